@@ -1,0 +1,164 @@
+"""Saved models: safetensors with everything needed to load them again in one JSON header. No pickle, ever.
+
+A checkpoint names its own shape, settings, symbol table, data and most frequent answers, so that no flag is repeated to load it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.config import ModelShape, flat_settings, settings_from
+from model.corpus import Split, Vocabulary, answer_always, ceiling, encode_sentences, load_sentences, split_stories
+from model.errors import CheckpointError, ConfigError
+from model.evaluation import Evaluation, evaluate_split
+from model.layers import ABSENT
+from model.network import Conditions, SymmetricNetwork
+from model.parameters import ParameterStore
+from model.stories import Sentence
+from model.trainer import FusedTrainer
+
+FORMAT, VERSION = "tuner checkpoint", 1
+LARGEST_FILE = 4 << 30
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Which data a model was trained on, in the words of `--data`, `--num-stories` and the split's seed."""
+
+    source: str
+    stories: int | None
+    seed: int
+
+
+def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSource, evaluation: Evaluation | None) -> None:
+    """Writes one slot's model; the file appears under its name only when it is whole."""
+    snapshot, corpus = trainer.snapshot(slot), trainer.corpus
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": flat_settings(trainer.shape, snapshot.hyperparameters),
+        "max_rules": trainer.shape.max_rules,
+        "max_propositions": trainer.shape.max_propositions,
+        "max_tokens": corpus.max_tokens,
+        "epochs": snapshot.hyperparameters.epochs,
+        "epoch": snapshot.epoch,
+        "seed": snapshot.hyperparameters.seed,
+        "symbols": corpus.vocabulary.symbols,
+        "endings": corpus.vocabulary.endings,
+        "data": {"name": corpus.name, "fingerprint": corpus.fingerprint, **vars(data)},
+        "most_frequent": corpus.answers,
+        "evaluation": evaluation.as_dict() if evaluation else None,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(trainer.parameters(slot), partial, metadata={"tuner": json.dumps(header)})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class Checkpoint:
+    """A loaded model: parses, generates, and can be evaluated on any data."""
+
+    def __init__(self, path: Path, header: dict[str, Any], tensors: dict[str, Tensor], device: torch.device) -> None:
+        self.path, self.header = path, header
+        try:
+            shape, self.hyperparameters = settings_from(
+                header["settings"], epochs=header["epochs"], seed=header["seed"], max_rules=header["max_rules"]
+            )
+            self.shape = ModelShape(**{**vars(shape), "max_propositions": header["max_propositions"]})
+            self.vocabulary = Vocabulary(header["symbols"], header["endings"])
+            self.data = DataSource(*(header["data"][key] for key in ("source", "stories", "seed")))
+            self.answers = [str(answer) for answer in header["most_frequent"]]
+            self.max_tokens = int(header["max_tokens"])
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"{path} has a damaged header ({error}); train again with `tuner train`") from error
+        self.network = SymmetricNetwork(self.shape, self.vocabulary, self.max_tokens, device)
+        specs = self.network.specs()
+        wanted, found = {spec.name: spec.size for spec in specs}, {name: tuple(t.shape) for name, t in tensors.items()}
+        if wanted != found:
+            name = next(iter(sorted(set(wanted.items()) ^ set(found.items()))))[0]
+            raise CheckpointError(f"{path}: parameter {name} is {found.get(name)}, its header says {wanted.get(name)}; the file is damaged")
+        self.store = ParameterStore(specs, 1, device, torch.float32)
+        self.store.write(0, self.store.rows_of(tensors))
+
+    @property
+    def conditions(self) -> Conditions:
+        """The rules this model uses; no dropout."""
+        number = torch.arange(self.shape.max_rules, device=self.store.device)
+        return Conditions(torch.where(number < self.hyperparameters.num_rules, 0.0, ABSENT)[None])
+
+    def check(self, expected: dict[str, Any]) -> None:
+        """Compares settings the user named (the original's flags) with the checkpoint's own.
+
+        Raises:
+            CheckpointError: one of them differs.
+        """
+        own = flat_settings(self.shape, self.hyperparameters)
+        for name, value in expected.items():
+            if value is not None and own[name] != value:
+                raise CheckpointError(f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape")
+
+    def evaluate(self, source: str | None, stories: int | None, split: str) -> Evaluation:
+        """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence."""
+        data = self.data if source is None else DataSource(source, stories, self.data.seed)
+        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed)
+        chosen = self._choose(sentences, split, data.seed)
+        encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
+        kinds = {relation: self.vocabulary.id(relation) for relation in ("type", "has_property")}
+        parameters = self.network.with_tables(self.store.views)
+        evaluation = evaluate_split(self.network, parameters, self.conditions, encoded, kinds)[0]
+        references = {
+            "most_frequent": answer_always(chosen, self.answers),
+            "ceiling": ceiling(chosen, self.vocabulary, self.shape.max_propositions),
+        }
+        return Evaluation(evaluation.figures, references)
+
+    @staticmethod
+    def _choose(sentences: list[Sentence], split: str, seed: int) -> list[Sentence]:
+        if split == "all":
+            return sentences
+        place = split_stories((s.story_id for s in sentences), seed)
+        trained = {s.tokens for s in sentences if place[s.story_id] == "train"}
+        chosen = [s for s in sentences if place[s.story_id] == split and s.tokens not in trained]
+        if not chosen:
+            raise CheckpointError(f"the {split} split of {len(place)} stories is empty; use --split all or more stories")
+        return chosen
+
+
+def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing, no checkpoint, a pickle, damaged or of another version.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; `tuner best --json` names the best trial's")
+    if path.stat().st_size > LARGEST_FILE:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; a checkpoint has at most {LARGEST_FILE:,}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".pkl"):
+        raise CheckpointError(
+            f"{path} is a PyTorch pickle, as the original's best_model.pt: loading one can run any code, and it names neither its shape "
+            "nor its vocabulary. Train a model that can be loaded with `tuner train` or `tuner search`"
+        )
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = json.loads((file.metadata() or {})["tuner"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+    except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of `tuner` ({type(error).__name__}: {error}); give a file made by `tuner train`") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
+        raise CheckpointError(f"{path} is not of this version's form ({FORMAT!r}, version {VERSION}); train again with `tuner train`")
+    return Checkpoint(path, header, tensors, device)

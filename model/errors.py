@@ -1,0 +1,28 @@
+"""The errors of the `model` room. Every one says what was given, what is allowed and what to do next.
+
+    ModelError
+    |-- ConfigError       a shape or a hyperparameter that is out of range
+    |-- DataError         a data file that is missing, empty or not of the form
+    |-- CheckpointError   a file that is no checkpoint, or one that does not fit what was asked
+    `-- DeviceError       a device that this machine does not have
+"""
+
+
+class ModelError(Exception):
+    """Anything the user can mend: the command line prints the message and exits with status 2."""
+
+
+class ConfigError(ModelError):
+    """A shape or a hyperparameter out of range."""
+
+
+class DataError(ModelError):
+    """Data that cannot be read; names file, line and fault."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+class DeviceError(ModelError):
+    """A device that this machine does not have."""

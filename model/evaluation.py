@@ -1,0 +1,199 @@
+"""How good a model is: component accuracy beside what a constant would score and what unknown words leave possible.
+
+All counts are kept on the device for all slots at once and read once. A gold word that train does not know never counts as right,
+nor does a proposition beyond the model's places; both stay in the denominators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.config import ROLES
+from model.corpus import PAD, SPECIAL_SYMBOLS, UNKNOWN, Split
+from model.layers import Parameters
+from model.network import Conditions, SymmetricNetwork
+
+KINDS = ("type", "has_property", "verb")
+WORDS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's figures on one split, as fractions 0..1; `figures` holds what the command line prints."""
+
+    figures: dict[str, Any]
+    references: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> float:
+        """The component accuracy: the mean of entity, relation and value accuracy."""
+        return float(self.figures["component_accuracy"])
+
+    @property
+    def round_trip(self) -> float:
+        """The share of sentences whose propositions survive generate-then-parse."""
+        return float(self.figures["round_trip"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures with the most frequent answer and the ceiling beside them."""
+        return {**self.figures, **self.references}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of sentences: symbols, 0 where it says nothing."""
+
+    propositions_KBP3: Tensor
+
+    @property
+    def filled_KBP(self) -> Tensor:
+        return self.propositions_KBP3[..., 0] != PAD
+
+
+def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, conditions: Conditions) -> Answer:
+    """The most likely symbol of every role at every place that is more likely filled than not."""
+    mask = (tokens_KBT != PAD).to(p["table"].dtype)
+    parsed = network.parse(p, network.embed(p, tokens_KBT), mask, conditions, network.shape.max_propositions)
+    slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
+    scores = network.scores(p, parsed.roles_KBP3D.view(slots, sentences * places * 3, dim), "role_bias")
+    best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)
+    return Answer(best * (parsed.presence_KBP > 0)[..., None])
+
+
+def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, conditions: Conditions) -> Tensor:
+    """The most likely length, then the most likely word at each token: `tokens_KBT`, 0 beyond the length."""
+    slots, sentences = propositions_KBP3.shape[:2]
+    presence = (propositions_KBP3[..., 0] != PAD).to(p["table"].dtype)
+    items = network.embed(p, propositions_KBP3)
+    start = torch.ones(slots, sentences, dtype=torch.int64, device=items.device)
+    length_KB = network.generate(p, items, presence, start, 1, conditions).length_KBL[..., 1:].argmax(-1) + 1
+    written = network.generate(p, items, presence, length_KB, network.max_tokens, conditions)
+    scores = network.scores(p, written.words_KBTD.view(slots, sentences * network.max_tokens, -1), "word_bias")
+    words = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, -1) + len(SPECIAL_SYMBOLS)
+    return words * (torch.arange(network.max_tokens, device=words.device) < length_KB[..., None])
+
+
+def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:
+    """Which propositions said match a gold one of their sentence, each gold one serving once: `hit_KBP`, in any order."""
+    same_said = (said[:, :, :, None] == said[:, :, None]).all(-1)
+    earlier = same_said & torch.ones(said.shape[2], said.shape[2], device=said.device, dtype=torch.bool).tril(-1)
+    nth = (earlier & filled[:, :, None]).sum(-1)
+    known = (gold != UNKNOWN).all(-1) & (gold[..., 0] != PAD)
+    available = ((said[:, :, :, None] == gold[:, :, None]).all(-1) & known[:, :, None]).sum(-1)
+    return filled & (nth < available)
+
+
+class Counter:
+    """Sums over sentences, `counts[name]_K`; adds one chunk after the other."""
+
+    def __init__(self, kinds: Mapping[str, int]) -> None:
+        self.counts: dict[str, Tensor] = {}
+        self.kinds = kinds
+
+    def _add(self, name: str, flags: Tensor) -> None:
+        total = flags.flatten(1).sum(1, dtype=torch.int64)
+        self.counts[name] = self.counts[name] + total if name in self.counts else total
+
+    def parsing(self, said: Answer, gold_KBQ3: Tensor) -> None:
+        """Compares what was said with the gold propositions (which may reach beyond the model's places)."""
+        said_KBP3, filled = said.propositions_KBP3, said.filled_KBP
+        places, reach = said_KBP3.shape[2], gold_KBQ3.shape[2]
+        width = max(places, reach)
+        padded = torch.nn.functional.pad(said_KBP3, (0, 0, 0, width - places))
+        gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - reach))
+        there = gold[..., 0] != PAD
+        right = (padded == gold) & there[..., None] & (gold != UNKNOWN)
+        number = right.sum(-1)
+        for scope, keep in (("", slice(None)), ("first_", slice(0, 1))):
+            self._add(f"{scope}gold", there[:, :, keep])
+            for role, name in enumerate(ROLES):
+                self._add(f"{scope}{name}", right[:, :, keep, role])
+            self._add(f"{scope}exact", number[:, :, keep] == 3)
+        self._add("at_least_one", number >= 1)
+        self._add("two_of_three", number >= 2)
+        self._add("spurious", filled & ~there[:, :, :places])
+        self._kinds(said_KBP3, filled, gold, there)
+
+    def _kinds(self, said: Tensor, filled: Tensor, gold: Tensor, there: Tensor) -> None:
+        hits = _true_positives(said, gold, filled)
+        for name, (flags, relation) in {"hits": (hits, said), "said": (filled, said), "wanted": (there, gold)}.items():
+            kind = relation[..., 1]
+            self._add(name, flags)
+            is_type, is_property = kind == self.kinds["type"], kind == self.kinds["has_property"]
+            self._add(f"{name}_type", flags & is_type)
+            self._add(f"{name}_has_property", flags & is_property)
+            self._add(f"{name}_verb", flags & ~is_type & ~is_property)
+
+    def generating(self, tokens_KBT: Tensor, written_KBT: Tensor, reread: Answer, gold_KBQ3: Tensor) -> None:
+        """Compares what was written with the sentence, and what was read back from it with the propositions."""
+        reach = tokens_KBT.shape[2]
+        written = torch.nn.functional.pad(written_KBT, (0, max(0, reach - written_KBT.shape[2])))[:, :, :reach]
+        real = tokens_KBT != PAD
+        self._add("tokens", real)
+        self._add("tokens_right", (written == tokens_KBT) & real)
+        width = max(gold_KBQ3.shape[2], reread.propositions_KBP3.shape[2])
+        again = torch.nn.functional.pad(reread.propositions_KBP3, (0, 0, 0, width - reread.propositions_KBP3.shape[2]))
+        gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - gold_KBQ3.shape[2]))
+        stating = gold[:, :, 0, 0] != PAD
+        survived = ((again == gold) & (gold != UNKNOWN)).flatten(2).all(-1)
+        self._add("stating", stating)
+        self._add("survived", stating & survived)
+
+    def figures(self, sentences: int) -> list[dict[str, Any]]:
+        """The figures of each slot; the only place where the device is waited for."""
+        names = list(self.counts)
+        table = torch.stack([self.counts[name] for name in names]).cpu().tolist()
+        return [_figures({name: row[slot] for name, row in zip(names, table, strict=True)}, sentences) for slot in range(len(table[0]))]
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _figures(n: Mapping[str, int], sentences: int) -> dict[str, Any]:
+    parts = {role: _share(n[role], n["gold"]) for role in ROLES}
+    precision, recall = _share(n["hits"], n["said"]), _share(n["hits"], n["wanted"])
+    return {
+        "sentences": sentences,
+        "component_accuracy": sum(parts.values()) / 3,
+        **parts,
+        **{name: _share(n[name], n["gold"]) for name in ("at_least_one", "two_of_three", "exact")},
+        "first": {name: _share(n[f"first_{name}"], n["first_gold"]) for name in (*ROLES, "exact")},
+        "triple_precision": precision,
+        "triple_recall": recall,
+        "triple_f1": _share(2 * n["hits"], n["said"] + n["wanted"]),
+        "f1": {kind: _share(2 * n[f"hits_{kind}"], n[f"said_{kind}"] + n[f"wanted_{kind}"]) for kind in KINDS},
+        "round_trip": _share(n["survived"], n["stating"]),
+        "token_accuracy": _share(n["tokens_right"], n["tokens"]),
+        "spurious": _share(n["spurious"], n["said"]),
+    }
+
+
+@torch.no_grad()
+def evaluate_split(
+    network: SymmetricNetwork, p: Parameters, conditions: Conditions, split: Split, kinds: Mapping[str, int]
+) -> list[Evaluation]:
+    """Every slot's figures on a split.
+
+    Args:
+        p: the parameters with their tables.
+        split: on the parameters' device.
+        kinds: the symbols of the relations `type` and `has_property`.
+    """
+    slots = p["table"].shape[0]
+    counter = Counter(kinds)
+    order = split.token_counts_N.argsort(stable=True)
+    places = network.shape.max_propositions
+    for rows in order.split(max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))):
+        width = min(split.tokens_NT.shape[1], network.max_tokens)
+        tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
+        gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
+        counter.parsing(parse_ids(network, p, tokens, conditions), gold)
+        written = generate_ids(network, p, gold[:, :, :places], conditions)
+        counter.generating(tokens, written, parse_ids(network, p, written, conditions), gold)
+    return [Evaluation(figures) for figures in counter.figures(len(split))]

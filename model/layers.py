@@ -1,0 +1,129 @@
+"""Layers over K models at once: each weight has a leading slot axis, each product is one batched product for all slots.
+
+Letters of the axes: K slots, B sentences, T tokens, P places for propositions, R rules, D hidden_dim, H half of it, I/O in and out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.parameters import ParameterSpec
+
+Parameters = Mapping[str, Tensor]
+ABSENT = -1e30  # added to a score it makes the softmax exactly 0; finite, so that a row of absent ones is no NaN
+
+
+def linear(x: Tensor, weight_KIO: Tensor, bias_KO: Tensor | None = None) -> Tensor:
+    """`x_K...I` times each slot's weight: `y_K...O`."""
+    slots, *middle, width = x.shape
+    rows = x.reshape(slots, -1, width)
+    y = torch.bmm(rows, weight_KIO) if bias_KO is None else torch.baddbmm(bias_KO[:, None, :], rows, weight_KIO)
+    return y.view(slots, *middle, -1)
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Layer normalisation without gain or bias: the next weight absorbs both."""
+    return functional.layer_norm(x, x.shape[-1:])
+
+
+def weight(name: str, fan_in: int, fan_out: int, gain: float = 1.0) -> ParameterSpec:
+    """A matrix whose output has about the variance `gain` squared for inputs of variance one."""
+    return ParameterSpec(name, (fan_in, fan_out), std=gain / math.sqrt(fan_in))
+
+
+def offset(name: str, *size: int, mean: float = 0.0) -> ParameterSpec:
+    """A parameter that starts at a constant and does not decay."""
+    return ParameterSpec(name, size, mean=mean, decays=False)
+
+
+def convolution_specs(name: str, dim: int) -> list[ParameterSpec]:
+    """The parameters of `convolve`."""
+    return [weight(f"{name}.in", 3 * dim, dim), offset(f"{name}.in_bias", dim), weight(f"{name}.out", dim, dim, 0.5)]
+
+
+def convolve(p: Parameters, name: str, x_KBTD: Tensor, mask_KBT1: Tensor | None, keep_KB1D: Tensor | None) -> Tensor:
+    """A residual convolution over each place and its two neighbours: one product for all places."""
+    u = normalise(x_KBTD)
+    u = u if mask_KBT1 is None else u * mask_KBT1
+    before = functional.pad(u[:, :, :-1], (0, 0, 1, 0))
+    after = functional.pad(u[:, :, 1:], (0, 0, 0, 1))
+    hidden = functional.gelu(linear(torch.cat((before, u, after), -1), p[f"{name}.in"], p[f"{name}.in_bias"]))
+    y = linear(hidden, p[f"{name}.out"])
+    return x_KBTD + (y if keep_KB1D is None else y * keep_KB1D)
+
+
+def attention_specs(name: str, dim: int) -> list[ParameterSpec]:
+    """The parameters of `attend`."""
+    return [weight(f"{name}.qkv", dim, 3 * dim), weight(f"{name}.out", dim, dim, 0.5)]
+
+
+def attend(p: Parameters, name: str, x_KBTD: Tensor, bias_KBT: Tensor, keep_KB1D: Tensor | None) -> Tensor:
+    """Residual self-attention of the places of a sentence to each other, four heads (Vaswani et al. 2017)."""
+    slots, sentences, places, dim = x_KBTD.shape
+    qkv = linear(normalise(x_KBTD), p[f"{name}.qkv"]).view(slots * sentences, places, 3, 4, dim // 4)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    bias = bias_KBT.reshape(slots * sentences, 1, 1, places).expand(-1, -1, places, -1)
+    read = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    y = linear(read.transpose(1, 2).reshape(slots, sentences, places, dim), p[f"{name}.out"])
+    return x_KBTD + (y if keep_KB1D is None else y * keep_KB1D)
+
+
+def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
+    """The parameters of the reversible rules: per half a gate and a map of rank dim / 8 for every rule."""
+    half, rank = dim // 2, max(2, dim // 8)
+    specs = []
+    for side in ("first", "second"):
+        specs += [
+            ParameterSpec(f"{name}.{side}.gate", (half, rules), std=1 / math.sqrt(half), rule_axis=1),
+            ParameterSpec(f"{name}.{side}.down", (half, rules, rank), std=1 / math.sqrt(half), rule_axis=1),
+            ParameterSpec(f"{name}.{side}.up", (rules, rank, half), std=1 / math.sqrt(rank), rule_axis=0),
+        ]
+    return specs
+
+
+def _fire(p: Parameters, name: str, half_KMH: Tensor, bias_KR: Tensor) -> Tensor:
+    """What the rules add to one half, having read the other: a gated mixture of the active rules' maps."""
+    down, up = p[f"{name}.down"], p[f"{name}.up"]
+    slots, width, rules, rank = down.shape
+    u = normalise(half_KMH)
+    gates_KMR = torch.softmax(linear(u, p[f"{name}.gate"]) + bias_KR[:, None, :], dim=-1)
+    hidden = functional.gelu(linear(u, down.view(slots, width, rules * rank)))
+    gated = hidden.view(slots, -1, rules, rank) * gates_KMR[..., None]
+    return linear(gated.view(slots, -1, rules * rank), up.view(slots, rules * rank, width))
+
+
+def apply_rules(p: Parameters, name: str, x: Tensor, bias_KR: Tensor) -> Tensor:
+    """From text to meaning: additive couplings (Dinh et al. 2015, NICE, eq. 4), each half changed by rules that read the other."""
+    first, second = x.view(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
+    first = first + _fire(p, f"{name}.first", second, bias_KR)
+    second = second + _fire(p, f"{name}.second", first, bias_KR)
+    return torch.cat((first, second), -1).view(x.shape)
+
+
+def invert_rules(p: Parameters, name: str, x: Tensor, bias_KR: Tensor) -> Tensor:
+    """From meaning to text: exactly undoes `apply_rules` with the same parameters."""
+    first, second = x.view(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
+    second = second - _fire(p, f"{name}.second", first, bias_KR)
+    first = first - _fire(p, f"{name}.first", second, bias_KR)
+    return torch.cat((first, second), -1).view(x.shape)
+
+
+def read_from(scores: Tensor, values: Tensor) -> Tensor:
+    """Attention that was scored by hand: `scores_KBQT` and `values_KBTD` give `read_KBQD`."""
+    slots, sentences, queries, places = scores.shape
+    weights = torch.softmax(scores, dim=-1).view(slots * sentences, queries, places)
+    return torch.bmm(weights, values.reshape(slots * sentences, places, -1)).view(slots, sentences, queries, -1)
+
+
+def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
+    """Scaled products of queries with keys: `scores_KBQT`."""
+    slots, sentences, queries, dim = queries_KBQD.shape
+    places = keys_KBTD.shape[2]
+    keys = keys_KBTD.reshape(slots * sentences, places, dim).transpose(1, 2)
+    scores = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
+    return scores.view(slots, sentences, queries, places)

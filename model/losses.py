@@ -1,0 +1,120 @@
+"""The four components of the loss, per slot, each differentiable end to end.
+
+    parse            the sentence's propositions, given the sentence
+    generate         the sentence's words and its length, given its propositions
+    cycle_forward    the sentence again, from the propositions just parsed (as distributions, not as choices)
+    cycle_backward   the propositions again, from the words just generated (as distributions)
+
+Cross-entropies are in nats: per gold component for propositions (plus the places' presence), per token for text.
+`proposition_loss = "mse"` regresses symbol ids instead, as the original script meant to: its plateau can be reproduced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.corpus import PAD
+from model.layers import Parameters
+from model.network import Conditions, Generated, Parsed, SymmetricNetwork
+from model.softmax import Scratch, softmax_over_table
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch for every slot: gold symbols, 0 where there is none."""
+
+    tokens_KBT: Tensor
+    propositions_KBP3: Tensor
+    seen_tokens_KBT: Tensor
+    """The tokens from which the parser understands the sentence (some replaced by the unknown word)."""
+    facts: int
+    """No slot has more propositions than this in the batch."""
+
+    def word_mask(self, dtype: torch.dtype) -> Tensor:
+        """1 where there is a token."""
+        return (self.tokens_KBT != PAD).to(dtype)
+
+    def filled(self, dtype: torch.dtype) -> Tensor:
+        """1 where there is a proposition, `filled_KBP`."""
+        return (self.propositions_KBP3[..., 0] != PAD).to(dtype)
+
+
+def _mean_over(values_KBx: Tensor, mask_KBx: Tensor) -> Tensor:
+    """Each slot's mean over what the mask keeps; 0 where it keeps nothing."""
+    return (values_KBx * mask_KBx).flatten(1).sum(1) / mask_KBx.flatten(1).sum(1).clamp(min=1)
+
+
+class ComponentLosses:
+    """Computes the components for a network; `kind` is the proposition loss."""
+
+    def __init__(self, network: SymmetricNetwork, kind: str) -> None:
+        self.network, self.kind = network, kind
+        self.scratch = Scratch()
+
+    def __call__(self, p: Parameters, batch: Batch, conditions: Conditions, cycles: bool = True) -> Tensor:
+        """The components from the parameters with their tables: `losses_4K` in the order of COMPONENTS; without `cycles` the two cycle components are 0."""
+        network, dtype = self.network, p["table"].dtype
+        words_KBT, filled_KBP = batch.word_mask(dtype), batch.filled(dtype)
+        tokens, places = batch.tokens_KBT.shape[2], filled_KBP.shape[2]
+        length_KB = words_KBT.sum(2).to(torch.int64)
+        words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
+        parsed = network.parse(p, words, words_KBT, conditions, places, seen)
+        parse_K, soft_items = self._proposition_loss(p, parsed, batch, filled_KBP, cycles)
+        items = network.embed(p, batch.propositions_KBP3)
+        generated = network.generate(p, items, filled_KBP, length_KB, tokens, conditions)
+        generate_K, soft_words = self._text_loss(p, generated, batch, words_KBT, length_KB, cycles)
+        if soft_items is None or soft_words is None:
+            return torch.stack((parse_K, generate_K, torch.zeros_like(parse_K), torch.zeros_like(parse_K)))
+        presence = torch.sigmoid(parsed.presence_KBP[:, :, :places])
+        rewritten = network.generate(p, soft_items, presence, length_KB, tokens, conditions)
+        reread = network.parse(p, soft_words, words_KBT, conditions, places)
+        forward_K, _ = self._text_loss(p, rewritten, batch, words_KBT, length_KB, False)
+        backward_K, _ = self._proposition_loss(p, reread, batch, filled_KBP, False)
+        return torch.stack((parse_K, generate_K, forward_K, backward_K))
+
+    def _proposition_loss(
+        self, p: Parameters, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss per slot and, where asked for, the propositions as expected vectors, `items_KBP3D`."""
+        slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
+        packed_KF = filled_KBP.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
+        row_KF = packed_KF + torch.arange(slots, device=packed_KF.device)[:, None] * (sentences * places)
+        states = parsed.roles_KBP3D.view(-1, 3 * dim)[row_KF].view(slots, -1, dim)
+        gold_KM = batch.propositions_KBP3.view(-1, 3)[row_KF].view(slots, -1)
+        values = self._values(p) if soft or self.kind == "mse" else None
+        loss_KM, means = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
+        if self.kind == "mse" and means is not None:
+            loss_KM = (means[..., dim] - gold_KM).square()
+        filled_everywhere = functional.pad(filled_KBP, (0, parsed.presence_KBP.shape[2] - places))
+        presence = functional.binary_cross_entropy_with_logits(parsed.presence_KBP, filled_everywhere, reduction="none")
+        loss_K = _mean_over(loss_KM, (gold_KM != PAD).to(loss_KM.dtype)) + presence.mean((1, 2))
+        if not soft or means is None:
+            return loss_K, None
+        nothing = torch.zeros_like(parsed.roles_KBP3D).view(-1, 3 * dim)
+        items = nothing.index_copy(0, row_KF.view(-1), means[..., :dim].reshape(-1, 3 * dim) * self.network.scale)
+        return loss_K, items.view(parsed.roles_KBP3D.shape)
+
+    def _values(self, p: Parameters) -> Tensor:
+        """What the softmax averages: the symbols' vectors, and under `mse` their ids in one more column."""
+        table_KSD = p["table"]
+        if self.kind != "mse":
+            return table_KSD
+        ids_S = torch.arange(table_KSD.shape[1], device=table_KSD.device, dtype=table_KSD.dtype)
+        return torch.cat((table_KSD, ids_S[:, None].expand(table_KSD.shape[0], -1, 1)), dim=2)
+
+    def _text_loss(
+        self, p: Parameters, generated: Generated, batch: Batch, words_KBT: Tensor, length_KB: Tensor, soft: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss per slot and, where asked for, the words as expected vectors, `words_KBTD`."""
+        slots, sentences, tokens, dim = generated.words_KBTD.shape
+        states_KMD = generated.words_KBTD.view(slots, sentences * tokens, dim)
+        table, gold_KM = p["table"], batch.tokens_KBT.view(slots, -1)
+        loss_KM, means = softmax_over_table(states_KMD, table, p["word_bias"], gold_KM, table if soft else None, self.scratch)
+        chosen = torch.log_softmax(generated.length_KBL, -1).gather(2, length_KB[..., None])
+        per_slot = (loss_KM.view(words_KBT.shape) * words_KBT).sum((1, 2)) - chosen.sum((1, 2))
+        words = None if means is None else means.view(generated.words_KBTD.shape) * self.network.scale
+        return per_slot / words_KBT.sum((1, 2)), words

@@ -1,0 +1,123 @@
+"""Where the numbers of K models lie: one flat buffer of short rows, every row owned by one slot.
+
+    rows        w0 of slot 0 | w0 of slot 1 | ... | w1 of slot 0 | w1 of slot 1 | ...        each ROW numbers wide
+    views       w0_K..., w1_K...: what the network computes with, contiguous per parameter
+    slot_rows   which rows belong to a slot: what snapshots, loading and the optimizer work with
+
+So a matrix product sees a contiguous (K, in, out) block, and the optimizer updates all parameters of all slots with one operation each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.noise import generator_for
+
+ROW = 16
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter of one slot.
+
+    Values are drawn normal with standard deviation `std` around `mean`. `rule_axis` names the axis over rules, along which
+    each rule is drawn by itself, so a model with fewer rules has the same numbers. `decays` says whether weight decay applies.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    std: float = 0.0
+    mean: float = 0.0
+    rule_axis: int | None = None
+    decays: bool = True
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.size)
+
+    @property
+    def rows(self) -> int:
+        return math.ceil(self.count / ROW)
+
+    def draw(self, seed: int) -> Tensor:
+        """The initial values of a trial with this seed (float32, on the CPU)."""
+        if self.std == 0.0:
+            return torch.full(self.size, self.mean)
+        if self.rule_axis is None:
+            return torch.randn(self.size, generator=generator_for(seed, self.name)) * self.std + self.mean
+        one = self.size[: self.rule_axis] + self.size[self.rule_axis + 1 :]
+        rules = [torch.randn(one, generator=generator_for(seed, self.name, rule)) for rule in range(self.size[self.rule_axis])]
+        return torch.stack(rules, self.rule_axis) * self.std + self.mean
+
+
+class ParameterStore:
+    """The buffers of `slots` models and of their optimizer: `values`, `moment1`, `moment2`, all (rows, ROW)."""
+
+    def __init__(self, specs: Sequence[ParameterSpec], slots: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.specs, self.slots, self.device, self.dtype = tuple(specs), slots, device, dtype
+        self.rows_per_slot = sum(spec.rows for spec in specs)
+        rows = self.rows_per_slot * slots
+        self.values, self.moment1, self.moment2 = (torch.zeros(rows, ROW, device=device, dtype=dtype) for _ in range(3))
+        self.gradient = torch.zeros_like(self.values)
+        self.slot_rows_KR = self._slot_rows()
+        self.row_slot_R = torch.empty(rows, dtype=torch.int64, device=device)
+        self.row_slot_R[self.slot_rows_KR] = torch.arange(slots, device=device)[:, None].expand(-1, self.rows_per_slot)
+        decays_R = torch.cat([torch.full((spec.rows * slots,), float(spec.decays)) for spec in specs])
+        self.decays_R1 = decays_R[:, None].to(device, dtype)
+        self.views = {name: view.detach().requires_grad_() for name, view in self._blocks(self.values).items()}
+        self.gradient_views = self._blocks(self.gradient)
+
+    @property
+    def layout(self) -> str:
+        """A digest of names and sizes: snapshots of another layout cannot be restored."""
+        return hashlib.sha256(repr([(spec.name, spec.size) for spec in self.specs]).encode()).hexdigest()[:16]
+
+    def _slot_rows(self) -> Tensor:
+        starts, first = [], 0
+        for spec in self.specs:
+            block = torch.arange(spec.rows * self.slots).view(self.slots, spec.rows) + first
+            starts.append(block)
+            first += spec.rows * self.slots
+        return torch.cat(starts, dim=1).to(self.device)
+
+    def _blocks(self, buffer: Tensor) -> dict[str, Tensor]:
+        blocks, first = {}, 0
+        for spec in self.specs:
+            block = buffer[first : first + spec.rows * self.slots].view(self.slots, spec.rows * ROW)
+            blocks[spec.name] = block[:, : spec.count].view(self.slots, *spec.size)
+            first += spec.rows * self.slots
+        return blocks
+
+    def initial_rows(self, seed: int) -> Tensor:
+        """The rows of a new model with this seed."""
+        drawn = [spec.draw(seed).flatten() for spec in self.specs]
+        padded = [torch.nn.functional.pad(v, (0, spec.rows * ROW - spec.count)) for v, spec in zip(drawn, self.specs, strict=True)]
+        return torch.cat(padded).view(-1, ROW).to(self.device, self.dtype)
+
+    def named(self, rows: Tensor) -> dict[str, Tensor]:
+        """One slot's rows taken apart into named parameters."""
+        parts = rows.split([spec.rows for spec in self.specs])
+        return {spec.name: part.flatten()[: spec.count].view(spec.size) for spec, part in zip(self.specs, parts, strict=True)}
+
+    def rows_of(self, named: dict[str, Tensor]) -> Tensor:
+        """The inverse of `named`."""
+        flat = [torch.nn.functional.pad(named[spec.name].flatten(), (0, spec.rows * ROW - spec.count)) for spec in self.specs]
+        return torch.cat(flat).view(-1, ROW).to(self.device, self.dtype)
+
+    def read(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Copies of one slot's values and moments."""
+        rows = self.slot_rows_KR[slot]
+        return self.values[rows], self.moment1[rows], self.moment2[rows]
+
+    def write(self, slot: int, values: Tensor, moment1: Tensor | None = None, moment2: Tensor | None = None) -> None:
+        """Overwrites one slot's values and moments (zero where not given)."""
+        rows = self.slot_rows_KR[slot]
+        with torch.no_grad():
+            for buffer, new in ((self.values, values), (self.moment1, moment1), (self.moment2, moment2)):
+                buffer[rows] = torch.zeros_like(values) if new is None else new.to(self.device, self.dtype)

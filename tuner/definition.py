@@ -1,0 +1,305 @@
+"""The study definition: a TOML file as a validated object. Nothing in it is executed.
+
+Every error names the key, what was given and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+import studies
+from model.config import SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
+from model.errors import ConfigError
+from tuner.errors import DefinitionError
+from tuner.pruning import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
+
+Value = bool | int | float | str
+LARGEST_FILE = 1 << 20
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Data(_Section):
+    """Which stories, how many of them, and the seed that splits (and, if synthetic, tells) them."""
+
+    source: str = "synthetic"
+    stories: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 1
+
+
+class Objective(_Section):
+    """What is judged, and below which round trip a trial is infeasible."""
+
+    metric: Literal["component_accuracy"] = "component_accuracy"
+    round_trip_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Budget(_Section):
+    """How many trials in all, of how many epochs, within how many minutes (0: no limit)."""
+
+    trials: Annotated[int, Field(ge=1, le=1_000_000)]
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    minutes: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Numbers(_Section):
+    """A range to search."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _sound(self) -> Numbers:
+        if self.low > self.high:
+            raise ValueError(f"low = {self.low} lies above high = {self.high}; allowed: low < high")
+        if self.low == self.high:
+            raise ValueError(f"low = high = {self.low} leaves nothing to search; put the value under [fixed]")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log = true needs low > 0, not {self.low}")
+        return self
+
+    def distribution(self, whole: bool) -> optuna.distributions.BaseDistribution:
+        """As Optuna's distribution, of whole numbers or of any."""
+        if whole:
+            return optuna.distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
+        return optuna.distributions.FloatDistribution(float(self.low), float(self.high), log=self.log)
+
+    def corners(self) -> list[Value]:
+        """The values that must be valid for the whole range to be."""
+        return [self.low, self.high]
+
+
+class Choices(_Section):
+    """A few values to search."""
+
+    choices: Annotated[list[Value], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _sound(self) -> Choices:
+        if len(set(map(repr, self.choices))) != len(self.choices):
+            raise ValueError(f"choices = {self.choices} names a value twice")
+        return self
+
+    def distribution(self, whole: bool) -> optuna.distributions.BaseDistribution:  # noqa: ARG002  the same call for both kinds
+        """As Optuna's distribution."""
+        return optuna.distributions.CategoricalDistribution(tuple(self.choices))
+
+    def corners(self) -> list[Value]:
+        """The values that must be valid."""
+        return list(self.choices)
+
+
+class Plateau(_Section):
+    """Settings of the plateau rule."""
+
+    window: Annotated[int, Field(ge=3)] = 5
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class Explosion(_Section):
+    """Settings of the explosion rule."""
+
+    factor: Annotated[float, Field(gt=0)] = 2.0
+    stay: Annotated[int, Field(ge=1)] = 2
+
+
+class Halving(_Section):
+    """Settings of the halving rule."""
+
+    first: Annotated[int, Field(ge=1)] = 3
+    eta: Annotated[int, Field(ge=2)] = 3
+    least: Annotated[int, Field(ge=1)] = 4
+
+
+class Pruning(_Section):
+    """Each rule by name with its settings; absent = off. `audit`: the share of stops not carried out, to measure them."""
+
+    plateau: Plateau | None = None
+    explosion: Explosion | None = None
+    halving: Halving | None = None
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def rule(self) -> Judge:
+        """The rules in force, explosion first."""
+        made: list[Judge] = []
+        if self.explosion is not None:
+            made.append(ExplosionRule(**self.explosion.model_dump()))
+        if self.plateau is not None:
+            made.append(PlateauRule(**self.plateau.model_dump()))
+        if self.halving is not None:
+            made.append(HalvingRule(**self.halving.model_dump()))
+        return FirstRule(tuple(made))
+
+
+class Confirm(_Section):
+    """How many of the best are retrained, with how many fresh seeds."""
+
+    top: Annotated[int, Field(ge=1)] = 1
+    seeds: Annotated[int, Field(ge=1)] = 3
+
+
+class StudyDefinition(_Section):
+    """A whole study. `baselines` run their full epochs, `enqueue` is tried first but judged like any other trial."""
+
+    name: str
+    summary: str = ""
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    data: Data = Data()
+    objective: Objective = Objective()
+    budget: Budget
+    search: dict[str, Numbers | Choices]
+    fixed: dict[str, Value] = {}
+    pruning: Pruning = Pruning()
+    baselines: list[dict[str, Value]] = []
+    enqueue: list[dict[str, Value]] = []
+    confirm: Confirm = Confirm()
+
+    @model_validator(mode="after")
+    def _reachable(self) -> StudyDefinition:
+        if not self.search:
+            raise ValueError("[search] is empty; name at least one setting to search")
+        for name in (*self.search, *self.fixed):
+            if name not in SETTING_NAMES:
+                raise ValueError(f"{name!r} is no setting; allowed: {', '.join(SETTING_NAMES)}")
+            if name in self.search and name in self.fixed:
+                raise ValueError(f"{name!r} stands under [search] and under [fixed]; keep one")
+        for name, space in self.search.items():
+            if name in SHAPE_NAMES and isinstance(space, Numbers):
+                raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
+            for value in space.corners():
+                self._check({**self._middle(), name: value}, f"search.{name}")
+        for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
+            for trial in trials:
+                self._check_trial(kind, trial)
+        return self
+
+    def _middle(self) -> dict[str, Value]:
+        return {**{name: space.corners()[0] for name, space in self.search.items()}, **self.fixed}
+
+    def _check(self, settings: dict[str, Value], where: str) -> None:
+        try:
+            settings_from(settings, epochs=self.budget.epochs, seed=0)
+        except ConfigError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    def _check_trial(self, kind: str, trial: dict[str, Value]) -> None:
+        label = f"{kind}: {trial.get('name', '(without a name)')}"
+        if not isinstance(trial.get("name"), str):
+            raise ValueError(f"{label}: each needs a name")
+        for name, value in self.point(trial).items():
+            if not self._holds(name, value):
+                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {self.search[name].model_dump()}")
+        for name in trial:
+            if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == trial[name]):
+                raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
+
+    def _holds(self, name: str, value: Value) -> bool:
+        space = self.search[name]
+        if isinstance(space, Choices):
+            return value in space.choices
+        return isinstance(value, (int, float)) and space.low <= value <= space.high
+
+    def point(self, trial: dict[str, Value]) -> dict[str, Value]:
+        """A named trial as a full point of the space: what it does not name has the model's default."""
+        defaults = flat_settings(ModelShape(), Hyperparameters())
+        return {name: trial.get(name, defaults[name]) for name in self.search}
+
+    def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
+        """The space as Optuna's distributions."""
+        return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
+
+    def settings(self, params: dict[str, Any], seed: int) -> tuple[ModelShape, Hyperparameters]:
+        """What a trial with these parameters is trained with, ready for an array with room for the largest `num_rules`."""
+        rules = self.search.get("num_rules")
+        most = max((int(value) for value in rules.corners()), default=0) if rules else 0
+        return settings_from({**self.fixed, **params}, epochs=self.budget.epochs, seed=seed, max_rules=most)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change when a study is continued: all but its size, time and words."""
+        content = self.model_dump(mode="json", exclude={"summary", "name", "confirm"})
+        content["budget"] = {"epochs": self.budget.epochs}
+        content["data"] = {"seed": self.data.seed}
+        return content
+
+    def changed(self, **changes: Any) -> StudyDefinition:
+        """The same with some of data.source, data.stories, budget.trials, ... replaced, where not None; keys use `_` for the dot."""
+        content = self.model_dump()
+        for key, value in changes.items():
+            if value is not None:
+                owner, _, leaf = key.partition("_")
+                (content[owner] if leaf else content)[leaf or owner] = value
+        return validated(content, "the command line")
+
+
+def validated(content: dict[str, Any], where: str) -> StudyDefinition:
+    """Checks a definition.
+
+    Raises:
+        DefinitionError: names the first key that is wrong, what was given and what is allowed.
+    """
+    try:
+        return StudyDefinition.model_validate(content)
+    except ValidationError as error:
+        raise DefinitionError(f"{where}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The most telling of pydantic's findings, as one sentence."""
+    first = max(error.errors(), key=lambda found: (found["type"] in ("extra_forbidden", "value_error"), len(found["loc"])))
+    place = ".".join(str(part) for part in first["loc"] if part not in ("Numbers", "Choices")) or "the definition"
+    if first["type"] == "extra_forbidden":
+        return f"{place} is not known; allowed {_allowed(first['loc'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in ("value_error", "missing") else f" (given: {first['input']!r})"
+    return f"{place}: {message}{given}"
+
+
+def _allowed(loc: tuple[int | str, ...]) -> str:
+    sections: dict[str, type[BaseModel]] = {
+        **{"data": Data, "objective": Objective, "budget": Budget, "pruning": Pruning, "confirm": Confirm, "plateau": Plateau},
+        **{"explosion": Explosion, "halving": Halving, "Numbers": Numbers, "Choices": Choices},
+    }
+    if "search" in loc[:1]:
+        return "in a range: low, high, log; in a choice: choices"
+    section = next((sections[str(part)] for part in reversed(loc[:-1]) if str(part) in sections), StudyDefinition)
+    return f"there: {', '.join(name for name in section.model_fields if name != 'name')}"
+
+
+def load_definition(study: str) -> StudyDefinition:
+    """A shipped study by name, or a TOML file by path.
+
+    Raises:
+        DefinitionError: there is no such study, or it cannot be used.
+    """
+    path = Path(study)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise DefinitionError(f"there is no study definition {path}")
+        if path.stat().st_size > LARGEST_FILE:
+            raise DefinitionError(f"{path} has {path.stat().st_size:,} bytes; a study definition has at most {LARGEST_FILE:,}")
+        text, name = path.read_bytes(), path.stem
+    elif study in studies.names():
+        text, name = studies.read(study), study
+    else:
+        raise DefinitionError(f"there is no study {study!r}; allowed: {', '.join(studies.names())}, or the path of a .toml file")
+    try:
+        content = tomllib.loads(text.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DefinitionError(f"{study} is not TOML: {error}") from error
+    if "name" in content:
+        raise DefinitionError(f"{study}: name is not known there; a study has the name of its file (or of --name)")
+    return validated({**content, "name": name}, study)
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's default, as `tuner train` uses it."""
+    return {**flat_settings(ModelShape(), Hyperparameters()), "epochs": dataclasses.asdict(Hyperparameters())["epochs"]}

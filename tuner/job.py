@@ -1,0 +1,92 @@
+"""What `tuner search` does, from a request to a summary: device, data, storage, study, search."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from model.checkpoint import DataSource
+from model.config import ModelShape
+from model.corpus import load_corpus
+from model.trainer import find_device
+from tuner.definition import StudyDefinition
+from tuner.progress import LiveProgress, PlainProgress
+from tuner.search import Observer, Search
+from tuner.storage import CurveTable, open_storage, shown
+from tuner.study import find_study, open_study
+from tuner.summary import finding, summarise, verdicts
+from tuner.training import SavingTrainer
+
+CPU_WIDTH, CUDA_WIDTH = 8, 32
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What `tuner search` was asked for; the definition has the command line's changes already."""
+
+    definition: StudyDefinition
+    storage: str
+    width: int | None
+    device: str
+    name: str | None
+    fresh: bool
+    checkpoints: Path = Path("runs/checkpoints")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's summary as an object and as lines of text."""
+
+    summary: dict[str, Any]
+    lines: list[str]
+
+
+@contextlib.contextmanager
+def _progress(console: Console) -> Iterator[Observer]:
+    if console.is_terminal:
+        with LiveProgress(console) as live:
+            yield live
+    else:
+        yield PlainProgress(console)
+
+
+def run_search(request: SearchRequest, console: Console) -> Report:
+    """Begins or continues a search and runs it to the end of its budget."""
+    definition, device = request.definition, find_device(request.device)
+    corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed)
+    storage = open_storage(request.storage)
+    study = open_study(storage, definition, corpus, request.name, request.fresh)
+    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+    curves = CurveTable(storage, study._study_id)
+
+    def make_trainer(shape: ModelShape, slots: int) -> SavingTrainer:
+        return SavingTrainer(shape, corpus, slots, str(device), data)
+
+    with _progress(console) as observer:
+        search = Search(
+            study,
+            definition,
+            make_trainer,
+            curves,
+            width=request.width or (CUDA_WIDTH if device.type == "cuda" else CPU_WIDTH),
+            device=str(device),
+            checkpoints=request.checkpoints,
+            minutes=definition.budget.minutes,
+            observer=observer,
+        )
+        search.run()
+    return report(request.storage, study.study_name)
+
+
+def report(storage_url: str, study_name: str) -> Report:
+    """The state of a study, running or ended."""
+    storage = open_storage(storage_url, create=False)
+    study = find_study(storage, study_name)
+    summary = summarise(study, shown(storage_url))
+    lines = finding(summary, CurveTable(storage, study._study_id).read())
+    return Report(summary, [*lines, *verdicts(study)])

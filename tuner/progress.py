@@ -1,0 +1,102 @@
+"""What a person sees in the terminal while a search runs: a live table of the slots, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tuner.search import Observer, Running, Search
+from tuner.verdict import Verdict
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
+    """A curve in `width` characters at most, from its lowest to its highest value."""
+    if not curve:
+        return ""
+    points = [curve[index * len(curve) // width] for index in range(width)] if len(curve) > width else list(curve)
+    low, high = min(points), max(points)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in points)
+
+
+class PlainProgress(Observer):
+    """One line an event, on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def started(self, running: Running) -> None:
+        """The trial and what it is."""
+        name = f" [{running.baseline}]" if running.baseline else ""
+        settings = " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in running.trial.params.items())
+        self._say(f"trial {running.trial.number} starts{name}: {settings}")
+
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+        """The verdict."""
+        self._say(f"trial {running.trial.number} {verdict.cause}: {verdict.reason}")
+
+
+class LiveProgress(Observer):
+    """A table that is drawn anew after every epoch, the last verdicts below it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live = Live(console=console, refresh_per_second=4, transient=True)
+        self.verdicts: list[str] = []
+        self.best: tuple[float, str] | None = None
+        self.best_baseline: tuple[float, str] | None = None
+        self.counts: dict[str, int] = {}
+        self.epochs, self.began = 0, time.monotonic()
+
+    def __enter__(self) -> LiveProgress:
+        self.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.live.stop()
+
+    def epoch(self, search: Search) -> None:
+        """Draws the slots."""
+        running = search.running
+        self.epochs += len(running)
+        self.live.update(Group(self._table(search, running), self._totals(search), *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.verdicts)))
+
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+        """Keeps the last five verdicts and the best values."""
+        self.counts[verdict.cause] = self.counts.get(verdict.cause, 0) + 1
+        self.verdicts = [*self.verdicts[-4:], f"trial {running.trial.number} {verdict.cause}: {verdict.reason}"]
+        if value is not None and running.baseline and (self.best_baseline is None or value > self.best_baseline[0]):
+            self.best_baseline = value, running.baseline
+        if value is not None and not running.baseline and (self.best is None or value > self.best[0]):
+            self.best = value, f"trial {running.trial.number}"
+
+    @staticmethod
+    def _table(search: Search, running: list[Running]) -> Table:
+        table = Table(title=search.study.study_name, expand=False, pad_edge=False)
+        for name in ("trial", "lr", "shape", "epoch", "loss", "accuracy", "curve"):
+            table.add_column(name, justify="left" if name in ("shape", "curve") else "right", no_wrap=True)
+        for one in running:
+            params, last = one.trial.params, one.curve[-1] if one.curve else {}
+            shape = f"{params.get('hidden_dim', '-')}/{params.get('num_rules', '-')}/{params.get('batch_size', '-')}"
+            mark = "*" if one.baseline else ""
+            epoch = f"{len(one.curve)}/{one.hyperparameters.epochs}"
+            cells = (f"{one.hyperparameters.lr:.2e}", shape, epoch, f"{last.get('loss', float('nan')):.4g}", f"{last.get('objective', 0.0):.3f}")
+            table.add_row(f"{one.trial.number}{mark}", *cells, sparkline(one.objective))
+        return table
+
+    def _totals(self, search: Search) -> Text:
+        rate = self.epochs / max(1e-9, time.monotonic() - self.began)
+        best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
+        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "baselines (*) running"
+        causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
+        return Text(f"{best}, {baseline}; {causes} of {search.definition.budget.trials}; {rate:.1f} trial-epochs a second")

@@ -1,0 +1,78 @@
+"""The seam between the search and whatever it trains: a trainer of K slots that knows no trials.
+
+`model.trainer.FusedTrainer` is one; another can stand in its place. All that the search needs is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from model.config import Hyperparameters, ModelShape
+
+
+class Record(Protocol):
+    """What an epoch of training says of a slot."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+
+    @property
+    def loss(self) -> float:
+        """The weighted training loss."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """Its components."""
+
+    @property
+    def gradient_norm(self) -> float:
+        """The mean norm of the gradient before clipping."""
+
+
+class Scored(Protocol):
+    """What an evaluation says of a slot."""
+
+    @property
+    def objective(self) -> float:
+        """What the search maximises."""
+
+    @property
+    def round_trip(self) -> float:
+        """The share of sentences whose propositions survive generate-then-parse."""
+
+    @property
+    def figures(self) -> Mapping[str, object]:
+        """Everything else, by name."""
+
+
+class Trainer(Protocol):
+    """K slots of one shape, trained side by side."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Seconds spent so far, by `training` and `evaluating`."""
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Puts a new model into a slot and leaves the others unchanged."""
+
+    def resize(self, keep: Sequence[int], slots: int) -> None:
+        """Makes `slots` slots, the first of which hold the old slots `keep` in that order, unchanged."""
+
+    def train_epoch(self) -> Sequence[Record | None]:
+        """One epoch for all slots; None for a free one."""
+
+    def evaluate(self) -> Sequence[Scored | None]:
+        """The validation figures of all slots; None for a free one."""
+
+    def save(self, slot: int, path: Path, evaluation: Scored) -> None:
+        """Writes the slot's model to a file that appears whole or not at all."""
+
+
+class TrainerFactory(Protocol):
+    """Makes trainers for the search."""
+
+    def __call__(self, shape: ModelShape, slots: int) -> Trainer:
+        """A trainer of this shape with so many free slots."""

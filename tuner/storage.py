@@ -1,0 +1,133 @@
+"""Opening a storage by URL, and the table of curves: the only file that imports SQLAlchemy.
+
+SQLite is opened in write-ahead mode, so that a dashboard that reads never waits for a search that writes, nor the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+from sqlalchemy import Column, Integer, MetaData, Table, Text, event
+from sqlalchemy.engine import URL, Engine, make_url
+
+from tuner.errors import StorageError
+
+DEFAULT_URL = "sqlite:///runs/tuner.db"
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 60
+
+_metadata = MetaData()
+_curves = Table(
+    "tuner_curves",
+    _metadata,
+    Column("study_id", Integer, primary_key=True),
+    Column("trial", Integer, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
+    Column("record", Text, nullable=False),
+)
+_schema = Table("tuner_schema", _metadata, Column("version", Integer, primary_key=True))
+
+
+def open_storage(url: str, create: bool = True) -> RDBStorage:
+    """Opens the storage of this URL; `create` makes the SQLite file where there is none.
+
+    Raises:
+        StorageError: it cannot be opened; the message hides any password.
+    """
+    parsed = _parsed(url)
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            _prepare_sqlite(parsed, create)
+        arguments: dict[str, Any] = {"pool_pre_ping": True}
+        if parsed.get_backend_name() == "sqlite":
+            arguments["connect_args"] = {"timeout": BUSY_SECONDS}
+        storage = RDBStorage(url, engine_kwargs=arguments)
+        if parsed.get_backend_name() == "sqlite":
+            event.listen(storage.engine, "connect", _tune_sqlite)
+        _check_schema(storage.engine)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
+        cause = getattr(error, "orig", None) or error
+        advice = "; install the driver with `pip install 'tuner[postgres]'`" if isinstance(error, ImportError) else ""
+        raise StorageError(f"the storage {shown(url)} cannot be opened: {_hide(str(cause), parsed)}{advice}") from error
+    return storage
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:
+        raise StorageError("the storage URL cannot be read; allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME") from error
+
+
+def shown(url: str) -> str:
+    """The URL as it may be shown: without its password."""
+    return _parsed(url).render_as_string(hide_password=True)
+
+
+def _hide(text: str, url: URL) -> str:
+    return text.replace(str(url.password), "***") if url.password else text
+
+
+def _prepare_sqlite(url: URL, create: bool) -> None:
+    if not url.database or url.database == ":memory:":
+        raise StorageError("a SQLite storage needs a file: sqlite:///runs/tuner.db")
+    path = Path(url.database)
+    if not create and not path.is_file():
+        raise StorageError(f"there is no storage {path}; `tuner search` makes one, --storage or TUNER_STORAGE names another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    with engine.connect() as connection:
+        mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
+    engine.dispose()
+    if mode != "wal":
+        raise StorageError(f"{path} cannot be put into write-ahead mode (it is {mode!r}); network file systems cannot: use a local disk")
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _check_schema(engine: Engine) -> None:
+    with engine.begin() as connection:
+        _metadata.create_all(connection)
+        version = connection.execute(sqlalchemy.select(_schema.c.version)).scalar()
+        if version is None:
+            connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+        elif version != SCHEMA_VERSION:
+            raise StorageError(f"the storage's curves have schema {version}, this program reads {SCHEMA_VERSION}; use the matching version of tuner")
+
+
+class CurveTable:
+    """Each trial's per-epoch records, in a table of our own beside Optuna's."""
+
+    def __init__(self, storage: RDBStorage, study_id: int) -> None:
+        self._engine, self._study_id = storage.engine, study_id
+
+    def add(self, records: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Stores (trial number, record) pairs in one transaction; a record of an epoch that is there already replaces it."""
+        if not records:
+            return
+        keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
+        rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
+        same = sqlalchemy.and_(*(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
+        with self._engine.begin() as connection:
+            connection.execute(_curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys])
+            connection.execute(_curves.insert(), rows)
+
+    def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:
+        """The curves by trial number, each in the order of its epochs."""
+        wanted = _curves.c.study_id == self._study_id
+        if trial is not None:
+            wanted = wanted & (_curves.c.trial == trial)
+        query = sqlalchemy.select(_curves.c.trial, _curves.c.record).where(wanted).order_by(_curves.c.trial, _curves.c.epoch)
+        curves: dict[int, list[dict[str, Any]]] = {}
+        with self._engine.connect() as connection:
+            for number, record in connection.execute(query):
+                curves.setdefault(number, []).append(json.loads(record))
+        return curves

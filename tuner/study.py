@@ -1,0 +1,111 @@
+"""Studies in a storage: naming, beginning, continuing, finding. A study remembers what it was defined as and on which data.
+
+A name is definition@data (`quick@synthetic-300`); `--fresh` appends a number and leaves the older study where it is.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from typing import Any
+
+import optuna
+from optuna.storages import RDBStorage
+
+from model.checkpoint import DataSource
+from model.corpus import Corpus
+from tuner.definition import StudyDefinition, validated
+from tuner.errors import StudyError
+
+PLACES = 8
+
+
+def _generations(storage: RDBStorage, base: str) -> list[str]:
+    names = set(optuna.get_all_study_names(storage))
+    found = [base] if base in names else []
+    while f"{base}.{len(found) + 1}" in names:
+        found.append(f"{base}.{len(found) + 1}")
+    return found
+
+
+def open_study(storage: RDBStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False) -> optuna.Study:
+    """Begins the study, or continues the latest of its name.
+
+    Raises:
+        StudyError: a study of that name exists with another space, epochs, seed or data.
+    """
+    base = f"{name or definition.name}@{corpus.name}"
+    generations = _generations(storage, base)
+    if generations and not fresh:
+        study = optuna.load_study(study_name=generations[-1], storage=storage)
+        if study.user_attrs.get("ready"):
+            _check_same(study, definition, corpus)
+            study.set_user_attr("definition", definition.model_dump(mode="json"))
+            return study
+    else:
+        chosen = base if not generations else f"{base}.{len(generations) + 1}"
+        study = optuna.create_study(study_name=chosen, storage=storage, direction="maximize", load_if_exists=True)
+    _set_up(study, definition, corpus)
+    return study
+
+
+def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
+    """Writes what a study must know of itself; `ready` comes last, so that a half-made one is made up for."""
+    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+    attributes: dict[str, Any] = {
+        "definition": definition.model_dump(mode="json"),
+        "identity": definition.identity(),
+        "data": {**vars(data), "name": corpus.name, "fingerprint": corpus.fingerprint},
+        "most_frequent": corpus.most_frequent("valid"),
+        "ceiling": corpus.ceiling("valid", PLACES),
+        "tuner_version": importlib.metadata.version("tuner"),
+    }
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    there = {trial.user_attrs.get("enqueued") for trial in study.get_trials(deepcopy=False)}
+    for kind, trials in (("baseline", definition.baselines), ("enqueue", definition.enqueue)):
+        for number, trial in enumerate(trials):
+            label = f"{kind} {number}"
+            marks = {"enqueued": label, **({"baseline": trial["name"]} if kind == "baseline" else {"suggested": trial["name"]})}
+            if label not in there:
+                study.enqueue_trial(definition.point(trial), user_attrs=marks)
+    study.set_user_attr("ready", True)
+
+
+def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
+    old, new = study.user_attrs["identity"], definition.identity()
+    advice = "begin another study with --name NAME, or begin this one anew with --fresh (the old one stays)"
+    if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
+        raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {advice}")
+    for section in new:
+        if json.dumps(old.get(section), sort_keys=True) != json.dumps(new[section], sort_keys=True):
+            raise StudyError(
+                f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
+                f"not {json.dumps(new[section])[:200]}; {advice}"
+            )
+
+
+def find_study(storage: RDBStorage, name: str) -> optuna.Study:
+    """The study of this full name, or the latest whose definition has this name.
+
+    Raises:
+        StudyError: there is none.
+    """
+    names = optuna.get_all_study_names(storage)
+    ours = [found for found in names if found == name or found.startswith(f"{name}@")]
+    if not ours:
+        known = ", ".join(sorted(names)) or "none yet; `tuner search` begins one"
+        raise StudyError(f"there is no study {name!r} in the storage; there are: {known}")
+    latest = name if name in names else max(ours, key=storage.get_study_id_from_name)
+    return optuna.load_study(study_name=latest, storage=storage)
+
+
+def definition_of(study: optuna.Study) -> StudyDefinition:
+    """The definition a study was begun with.
+
+    Raises:
+        StudyError: the study was not made by this program.
+    """
+    if "definition" not in study.user_attrs:
+        raise StudyError(f"the study {study.study_name} was not begun by `tuner search`")
+    return validated(study.user_attrs["definition"], study.study_name)

@@ -1,0 +1,103 @@
+"""What a study has found, as one object and as text: the best trial beside each baseline, the most frequent answer and the ceiling."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.definition import StudyDefinition
+from tuner.study import definition_of
+from tuner.verdict import PRUNED_CAUSES
+
+ROLES = ("entity", "relation", "value")
+
+
+def feasible_best(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial of the highest value whose constraints hold, the earliest of equals."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
+    return max(complete, key=lambda t: (t.value or 0.0, -t.number), default=None)
+
+
+def cause_of(trial: FrozenTrial) -> str:
+    """The cause of an ended trial's verdict."""
+    return str(trial.user_attrs.get("verdict", {}).get("cause", "failed"))
+
+
+def hyperparameters_of(definition: StudyDefinition, trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's settings, fixed ones included."""
+    return {**definition.fixed, **trial.params}
+
+
+def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
+    """What `tuner search --json` and `tuner status --json` print."""
+    definition, trials = definition_of(study), study.get_trials(deepcopy=False)
+    ended = [t for t in trials if t.state.is_finished()]
+    best = feasible_best(trials)
+    spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
+    stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
+    saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
+    seconds = study.user_attrs.get("seconds", {})
+    return {
+        "study": study.study_name,
+        "storage": storage_shown,
+        "trials": dict(sorted(Counter(map(cause_of, ended)).items())),
+        "running": sum(t.state == TrialState.RUNNING for t in trials),
+        "epochs_run": spent,
+        "epochs_saved": saved,
+        "best": None if best is None else _entry(definition, best),
+        "baselines": [_baseline(t) for t in trials if t.user_attrs.get("baseline")],
+        "most_frequent": study.user_attrs["most_frequent"],
+        "ceiling": study.user_attrs["ceiling"],
+        "seconds": {name: seconds.get(name, 0.0) for name in ("total", "training", "evaluating", "asking", "storing")},
+    }
+
+
+def _entry(definition: StudyDefinition, trial: FrozenTrial) -> dict[str, Any]:
+    settings = hyperparameters_of(definition, trial)
+    return {"trial": trial.number, "value": trial.value, "hyperparameters": settings, "checkpoint": trial.user_attrs.get("checkpoint")}
+
+
+def _baseline(trial: FrozenTrial) -> dict[str, Any]:
+    value = trial.value if trial.state == TrialState.COMPLETE else None
+    cause = cause_of(trial) if trial.state.is_finished() else None
+    return {"name": trial.user_attrs["baseline"], "trial": trial.number, "value": value, "cause": cause}
+
+
+def _percent(share: float | None) -> str:
+    return "      -" if share is None else f"{100 * share:6.2f}%"
+
+
+def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) -> list[str]:
+    """The table best / baselines / most frequent / ceiling, one line each."""
+    best = summary["best"]
+    lines = [f"study {summary['study']}", f"{'':44} objective  entity relation   value"]
+
+    def row(label: str, value: float | None, figures: dict[str, Any]) -> str:
+        return f"{label[:44]:44} {_percent(value):>9} " + " ".join(f"{_percent(figures.get(role)):>7}" for role in ROLES)
+
+    def last(trial: int) -> dict[str, Any]:
+        return curves[trial][-1] if curves.get(trial) else {}
+
+    ceiling, frequent = summary["ceiling"], summary["most_frequent"]
+    lines.append(row("ceiling (unknown words, places)", ceiling["component_accuracy"], ceiling))
+    if best is not None:
+        lines.append(row(f"best: trial {best['trial']}", best["value"], last(best["trial"])))
+    lines += [row(b["name"], b["value"], last(b["trial"])) for b in summary["baselines"]]
+    lines.append(row("always the most frequent answer", frequent["component_accuracy"], frequent))
+    if best is None:
+        lines.append("no trial has finished above the floor on round_trip yet")
+    else:
+        lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
+    counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
+    lines.append(f"trials: {counts}; {summary['running']} running; {summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping")
+    return lines
+
+
+def verdicts(study: optuna.Study) -> list[str]:
+    """Why each stopped trial was stopped, one line each."""
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and cause_of(t) != "finished"]
+    return [f"trial {t.number} {cause_of(t)} in epoch {t.user_attrs['verdict']['epoch']}: {t.user_attrs['verdict']['reason']}" for t in ended if "verdict" in t.user_attrs]

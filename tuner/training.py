@@ -1,0 +1,82 @@
+"""Training outside a search: one configuration from the command line, and the trainer that both use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import DataSource, save_checkpoint
+from model.config import ModelShape, settings_from
+from model.corpus import Corpus, load_corpus
+from model.evaluation import Evaluation
+from model.trainer import EpochRecord, FusedTrainer, find_device
+from tuner.seam import Scored
+
+
+class SavingTrainer(FusedTrainer):
+    """The fused trainer as the search wants it: it can write a slot's model with the name of its data."""
+
+    def __init__(self, shape: ModelShape, corpus: Corpus, slots: int, device: str, data: DataSource) -> None:
+        super().__init__(shape, corpus, slots, device)
+        self.data = data
+
+    def save(self, slot: int, path: Path, evaluation: Scored) -> None:
+        """Writes the slot's model with its validation figures."""
+        references = {"most_frequent": self.corpus.most_frequent("valid"), "ceiling": self.corpus.ceiling("valid", self.shape.max_propositions)}
+        save_checkpoint(path, self, slot, self.data, Evaluation(dict(evaluation.figures), references))
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `tuner train` was asked for."""
+
+    data: DataSource
+    settings: Mapping[str, Any]
+    epochs: int
+    seed: int
+    device: str
+    checkpoint: Path
+
+
+def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
+    """One epoch in the original script's form, with component accuracy beside it."""
+    figures = evaluation.figures
+    parts = {"loss": record.loss, "parse": record.losses["parse"], "gen": record.losses["generate"]}
+    cycles = {"cyc_f": record.losses["cycle_forward"], "cyc_b": record.losses["cycle_backward"]}
+    losses = ", ".join(f"{name}={value:.4f}" for name, value in {**parts, **cycles}.items())
+    accuracy = " ".join(f"{name} {100 * figures[name]:.2f} %" for name in ("entity", "relation", "value", "exact"))
+    return f"epoch {record.epoch}: {losses} | component accuracy {100 * evaluation.objective:.2f} % ({accuracy})"
+
+
+def train(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints."""
+    find_device(request.device)
+    shape, hyperparameters = settings_from(request.settings, epochs=request.epochs, seed=request.seed)
+    corpus = load_corpus(request.data.source, request.data.stories, request.data.seed)
+    trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
+    trainer.load(0, hyperparameters)
+    began, curve, evaluation = time.monotonic(), [], None
+    tell(f"{corpus.name}: {len(corpus.splits['train']):,} sentences to train on, {len(corpus.splits['valid']):,} to validate, {trainer.device}")
+    for _ in range(request.epochs):
+        record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
+        if record is None or evaluation is None:
+            raise RuntimeError("the trainer lost its slot")
+        tell(original_form(record, evaluation))
+        accuracy = {role: evaluation.figures[role] for role in ("entity", "relation", "value")}
+        losses = {"epoch": record.epoch, "loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
+        curve.append({**losses, "objective": evaluation.objective, **accuracy})
+    if evaluation is None:
+        raise RuntimeError("no epoch was trained")
+    trainer.save(0, request.checkpoint, evaluation)
+    references = {"most_frequent": corpus.most_frequent("valid"), "ceiling": corpus.ceiling("valid", shape.max_propositions)}
+    return {
+        "checkpoint": str(request.checkpoint),
+        "epochs": request.epochs,
+        "curve": curve,
+        "evaluation": {**evaluation.figures, **references},
+        "seconds": time.monotonic() - began,
+        "sentences_per_second": len(corpus.splits["train"]) * request.epochs / trainer.seconds["training"],
+    }
