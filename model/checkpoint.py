@@ -88,7 +88,9 @@ class Checkpoint:
         wanted, found = {spec.name: spec.size for spec in specs}, {name: tuple(t.shape) for name, t in tensors.items()}
         if wanted != found:
             name = next(iter(sorted(set(wanted.items()) ^ set(found.items()))))[0]
-            raise CheckpointError(f"{path}: parameter {name} is {found.get(name)}, its header says {wanted.get(name)}; the file is damaged")
+            raise CheckpointError(
+                f"{path}: parameter {name} is {found.get(name)}, its header says {wanted.get(name)}; the file is damaged"
+            )
         self.store = ParameterStore(specs, 1, device, torch.float32)
         self.store.write(0, self.store.rows_of(tensors))
 
@@ -107,7 +109,9 @@ class Checkpoint:
         own = flat_settings(self.shape, self.hyperparameters)
         for name, value in expected.items():
             if value is not None and own[name] != value:
-                raise CheckpointError(f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape")
+                raise CheckpointError(
+                    f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape"
+                )
 
     def evaluate(self, source: str | None, stories: int | None, split: str) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence."""
@@ -158,7 +162,11 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
             header = json.loads((file.metadata() or {})["tuner"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of `tuner` ({type(error).__name__}: {error}); give a file made by `tuner train`") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint of `tuner` ({type(error).__name__}: {error}); give a file made by `tuner train`"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise CheckpointError(f"{path} is not of this version's form ({FORMAT!r}, version {VERSION}); train again with `tuner train`")
+        raise CheckpointError(
+            f"{path} is not of this version's form ({FORMAT!r}, version {VERSION}); train again with `tuner train`"
+        )
     return Checkpoint(path, header, tensors, device)

@@ -122,7 +122,9 @@ SLOT_NAMES = (
 SETTING_NAMES = SHAPE_NAMES + SLOT_NAMES
 
 
-def settings_from(settings: Mapping[str, Any], *, epochs: int, seed: int, max_rules: int = 0) -> tuple[ModelShape, Hyperparameters]:
+def settings_from(
+    settings: Mapping[str, Any], *, epochs: int, seed: int, max_rules: int = 0
+) -> tuple[ModelShape, Hyperparameters]:
     """Turns flat named settings into a shape and hyperparameters; what is not named keeps its default.
 
     `max_rules` is the number of rule places of the array the trial will join (0: as many as the trial itself uses).

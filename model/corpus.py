@@ -123,7 +123,9 @@ def load_sentences(source: str, stories: int | None, seed: int) -> tuple[str, li
         return f"synthetic-{count}", tell_stories(count, seed)
     path = Path(source)
     if source == "tinystories" or not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}")
+        raise DataError(
+            f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}"
+        )
     sentences = read_jsonl(path, stories)
     digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode()).hexdigest()
     return f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}-{digest[:4]}", sentences
@@ -200,8 +202,14 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """The same split with its tensors on `device`."""
-        tensors = (self.tokens_NT, self.propositions_NQ3, self.token_counts_N, self.proposition_counts_N)
-        return Split(*(tensor.to(device) for tensor in tensors), self.stories_N, self.cut_tokens)
+        return Split(
+            self.tokens_NT.to(device),
+            self.propositions_NQ3.to(device),
+            self.token_counts_N.to(device),
+            self.proposition_counts_N.to(device),
+            self.stories_N,
+            self.cut_tokens,
+        )
 
 
 def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_tokens: int) -> Split:
@@ -329,12 +337,15 @@ def length_classes(split: Split, batch_size: int, places: int) -> list[LengthCla
     counts_N = split.proposition_counts_N.clamp(max=places)
     order_N = (split.token_counts_N * (places + 1) + counts_N).argsort(stable=True)
     size = batch_size * min(16, max(2, round(len(split) / batch_size / 24)))
-    return [_length_class(split, rows[counts_N[rows].argsort(stable=True)], counts_N, batch_size) for rows in order_N.split(size)]
+    return [
+        _length_class(split, rows[counts_N[rows].argsort(stable=True)], counts_N, batch_size)
+        for rows in torch.split(order_N, size)
+    ]
 
 
 def _length_class(split: Split, rows: Tensor, counts_N: Tensor, batch_size: int) -> LengthClass:
     number = math.ceil(len(rows) / batch_size)
     batches = tuple(len(range(batch, len(rows), number)) for batch in range(number))
-    largest = [counts_N[stratum].max() for stratum in rows.split(number)]
+    largest = [counts_N[stratum].max() for stratum in torch.split(rows, number)]
     width, places = int(split.token_counts_N[rows].max()), max(1, int(counts_N[rows].max()))
     return LengthClass(rows, width, places, max(1, int(sum(largest))), batches)

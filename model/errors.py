@@ -1,10 +1,10 @@
 """The errors of the `model` room. Every one says what was given, what is allowed and what to do next.
 
-    ModelError
-    |-- ConfigError       a shape or a hyperparameter that is out of range
-    |-- DataError         a data file that is missing, empty or not of the form
-    |-- CheckpointError   a file that is no checkpoint, or one that does not fit what was asked
-    `-- DeviceError       a device that this machine does not have
+ModelError
+|-- ConfigError       a shape or a hyperparameter that is out of range
+|-- DataError         a data file that is missing, empty or not of the form
+|-- CheckpointError   a file that is no checkpoint, or one that does not fit what was asked
+`-- DeviceError       a device that this machine does not have
 """
 
 

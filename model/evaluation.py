@@ -148,7 +148,10 @@ class Counter:
         """The figures of each slot; the only place where the device is waited for."""
         names = list(self.counts)
         table = torch.stack([self.counts[name] for name in names]).cpu().tolist()
-        return [_figures({name: row[slot] for name, row in zip(names, table, strict=True)}, sentences) for slot in range(len(table[0]))]
+        return [
+            _figures({name: row[slot] for name, row in zip(names, table, strict=True)}, sentences)
+            for slot in range(len(table[0]))
+        ]
 
 
 def _share(part: int, whole: int) -> float:
@@ -189,7 +192,8 @@ def evaluate_split(
     counter = Counter(kinds)
     order = split.token_counts_N.argsort(stable=True)
     places = network.shape.max_propositions
-    for rows in order.split(max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))):
+    at_once = max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))
+    for rows in torch.split(order, at_once):
         width = min(split.tokens_NT.shape[1], network.max_tokens)
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)

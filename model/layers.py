@@ -117,7 +117,8 @@ def read_from(scores: Tensor, values: Tensor) -> Tensor:
     """Attention that was scored by hand: `scores_KBQT` and `values_KBTD` give `read_KBQD`."""
     slots, sentences, queries, places = scores.shape
     weights = torch.softmax(scores, dim=-1).view(slots * sentences, queries, places)
-    return torch.bmm(weights, values.reshape(slots * sentences, places, -1)).view(slots, sentences, queries, -1)
+    read: Tensor = torch.bmm(weights, values.reshape(slots * sentences, places, -1)).view(slots, sentences, queries, -1)
+    return read
 
 
 def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
@@ -125,5 +126,5 @@ def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
     slots, sentences, queries, dim = queries_KBQD.shape
     places = keys_KBTD.shape[2]
     keys = keys_KBTD.reshape(slots * sentences, places, dim).transpose(1, 2)
-    scores = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
+    scores: Tensor = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
     return scores.view(slots, sentences, queries, places)

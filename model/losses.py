@@ -56,7 +56,10 @@ class ComponentLosses:
         self.scratch = Scratch()
 
     def __call__(self, p: Parameters, batch: Batch, conditions: Conditions, cycles: bool = True) -> Tensor:
-        """The components from the parameters with their tables: `losses_4K` in the order of COMPONENTS; without `cycles` the two cycle components are 0."""
+        """The components, `losses_4K` in the order of COMPONENTS, from the parameters with their tables.
+
+        Without `cycles` the two cycle components are not computed and stand as 0.
+        """
         network, dtype = self.network, p["table"].dtype
         words_KBT, filled_KBP = batch.word_mask(dtype), batch.filled(dtype)
         tokens, places = batch.tokens_KBT.shape[2], filled_KBP.shape[2]

@@ -111,7 +111,11 @@ class SymmetricNetwork:
             *(offset("parse.sharpness", 1, mean=1.5), offset("parse.nearness", 3, mean=0.5)),
         ]
         generate = [
-            *(weight("generate.in", 3 * dim, 2 * dim), offset("generate.in_bias", 2 * dim), weight("generate.state", 2 * dim, dim)),
+            *(
+                weight("generate.in", 3 * dim, 2 * dim),
+                offset("generate.in_bias", 2 * dim),
+                weight("generate.state", 2 * dim, dim),
+            ),
             ParameterSpec("generate.places", (places, dim), std=0.3),
             *convolution_specs("generate.neighbours", dim),
             *(weight("generate.length", dim, tokens + 1, 0.3), offset("generate.length_bias", tokens + 1)),
@@ -154,7 +158,13 @@ class SymmetricNetwork:
         return torch.baddbmm(p[bias][:, None], states_KMD, p["table"].transpose(1, 2))
 
     def parse(
-        self, p: Parameters, words_KBTD: Tensor, mask_KBT: Tensor, conditions: Conditions, places: int, seen_KBTD: Tensor | None = None
+        self,
+        p: Parameters,
+        words_KBTD: Tensor,
+        mask_KBT: Tensor,
+        conditions: Conditions,
+        places: int,
+        seen_KBTD: Tensor | None = None,
     ) -> Parsed:
         """Reads a sentence (embedded words, hard or soft) into the first `places` places; presence is scored for all places.
 
@@ -221,7 +231,7 @@ class SymmetricNetwork:
             scores = match(queries.view(slots, sentences, places * count, dim), keys).view(slots, sentences, places, count, -1)
             scores = scores + near_KBP3T[:, :, :, roles] + absent_KB11T
             read = read_from(scores.view(slots, sentences, places * count, -1), values)
-            found, copied = read.view(slots, sentences, places, count, 2 * dim).split(dim, dim=-1)
+            found, copied = read.view(slots, sentences, places, count, 2 * dim).chunk(2, dim=-1)
             return linear(found, p["parse.read"]), copied
 
         gate_KBP41 = 2 * torch.sigmoid(linear(s_KBPD, p["parse.copy"], p["parse.copy_bias"]))[..., None]

@@ -65,15 +65,16 @@ class _SoftmaxOverTable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None) -> tuple[Tensor | None, ...]:
         states, table, bias, gold, values, means = ctx.saved_tensors
+        values = None if d_means is None else values
         d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
         d_bias = torch.zeros_like(bias)
         d_values = None if values is None or not ctx.needs_input_grad[4] else torch.zeros_like(values)
         for rows in _chunks(states, table.shape[1]):
             chances = _log_softmax(states[:, rows], table, bias, ctx.scratch).exp_()
-            if d_values is not None:
+            if d_values is not None and d_means is not None:
                 torch.baddbmm(d_values, chances.transpose(1, 2), d_means[:, rows], out=d_values)
             lift = d_surprise[:, rows, None]
-            if values is not None:
+            if values is not None and d_means is not None:
                 expected = (d_means[:, rows] * means[:, rows]).sum(2, keepdim=True)
                 pull = ctx.scratch.take(1, states, *chances.shape)
                 torch.bmm(d_means[:, rows], values.transpose(1, 2), out=pull)

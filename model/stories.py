@@ -1,8 +1,8 @@
 """Synthetic stories with gold propositions: the default data, which needs no download.
 
 A small grammar over invented words with Zipfian frequencies: 500 entities (singular and plural), 200 adjectives and 100 verbs
-(lemma, past, participle), about 1,500 words. Active and passive sentences, adjectives, places, no pronouns. The propositions follow the same rules as
-the extraction from real text: for each noun in order its type, then what it does as the agent of a verb, then its properties.
+(lemma, past, participle), about 1,500 words. Active and passive sentences, adjectives, places, no pronouns. The propositions
+follow the rules for real text: for each noun in order its type, then what it does as a verb's agent, then its properties.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 Proposition = tuple[str, str, str]
 
 ENTITY_COUNT, ADJECTIVE_COUNT, VERB_COUNT = 500, 200, 100
-FAMILIAR_NOUNS = "girl boy cat dog bird tree box ball garden king queen bear river house stone apple boat flower door hat".split()
-FAMILIAR_ADJECTIVES = "little big red happy old small green shiny soft brave".split()
-FAMILIAR_VERBS = "finds:found:found sees:saw:seen takes:took:taken likes:liked:liked helps:helped:helped".split()
+FAMILIAR_NOUNS = ["girl", "boy", "cat", "dog", "bird", "tree", "box", "ball", "garden", "king", "bear", "river", "house", "boat"]
+FAMILIAR_ADJECTIVES = ["little", "big", "red", "happy", "old", "small", "green", "shiny", "soft", "brave"]
+FAMILIAR_VERBS = [("find", "found", "found"), ("see", "saw", "seen"), ("take", "took", "taken"), ("help", "helped", "helped")]
 PREPOSITIONS = ("in", "near", "under", "behind", "with")
 OPENINGS = (["one", "day", ","], ["then"], ["later", ","], ["soon"], ["at", "last", ","])
 
@@ -61,8 +61,7 @@ class _Lexicon:
         self.nouns = _invented_words(FAMILIAR_NOUNS, ENTITY_COUNT, ("n", "l", "k"))
         self.adjectives = _invented_words(FAMILIAR_ADJECTIVES, ADJECTIVE_COUNT, ("ish", "y"))
         stems = _invented_words([], VERB_COUNT - len(FAMILIAR_VERBS), ("t", "p"))
-        familiar = [tuple(entry.split(":")) for entry in FAMILIAR_VERBS]
-        self.verbs = [(third[:-1], past, participle) for third, past, participle in familiar]
+        self.verbs = list(FAMILIAR_VERBS)
         self.verbs += [(stem, stem + "ed", stem + ("en" if len(stem) % 2 else "ed")) for stem in stems]
 
     @staticmethod

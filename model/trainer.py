@@ -1,10 +1,10 @@
 """The fused trainer: K slots of one shape, each training its own trial; knows no trials, studies or verdicts.
 
-    load(slot, hyperparameters)   a new model into a slot, its neighbours untouched
-    train_epoch()                 one pass over the train split for all slots at once
-    evaluate(split)               component accuracy and the rest, per slot
-    snapshot(slot), restore(...)  everything a trial needs to go on, here or in another slot or trainer
-    unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of another width
+load(slot, hyperparameters)   a new model into a slot, its neighbours untouched
+train_epoch()                 one pass over the train split for all slots at once
+evaluate(split)               component accuracy and the rest, per slot
+snapshot(slot), restore(...)  everything a trial needs to go on, here or in another slot or trainer
+unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of another width
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def find_device(name: str) -> torch.device:
         raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
+        raise DeviceError(
+            f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto"
+        )
     return torch.device(name)
 
 
@@ -79,7 +81,12 @@ class FusedTrainer:
     """K slots over one corpus on one device."""
 
     def __init__(
-        self, shape: ModelShape, corpus: Corpus, slots: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        shape: ModelShape,
+        corpus: Corpus,
+        slots: int,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
@@ -173,7 +180,9 @@ class FusedTrainer:
             self._splits[split] = self.corpus.splits[split].to(self.device)
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         conditions = Conditions(_SlotTensors(states, self.store, self.shape.max_rules).rules_KR)
-        evaluations = evaluate_split(self.network, self.network.with_tables(self.store.views), conditions, self._splits[split], self._kinds)
+        evaluations = evaluate_split(
+            self.network, self.network.with_tables(self.store.views), conditions, self._splits[split], self._kinds
+        )
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
 
@@ -206,7 +215,9 @@ class FusedTrainer:
 
     def _backward(self, loss: Tensor) -> None:
         names = list(self.store.views)
-        gradients = torch.autograd.grad(loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True)
+        gradients = torch.autograd.grad(
+            loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True
+        )
         with torch.no_grad():
             torch._foreach_copy_([self.store.gradient_views[name] for name in names], list(gradients))
 

@@ -15,13 +15,22 @@ from rich.console import Console
 from model.errors import ModelError
 from tuner.errors import TunerError
 
-DASHES = {"token_normalize_func": lambda token: token.replace("_", "-"), "help_option_names": ["-h", "--help"], "max_content_width": 100}
+DASHES = {
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 100,
+}
 INTERRUPTED, TERMINATED = 130, 143
 
 study_argument = click.argument("study", default="quick")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 storage_option = click.option(
-    "--storage", metavar="URL", envvar="TUNER_STORAGE", default="sqlite:///runs/tuner.db", show_default=True, help="Where studies are kept."
+    "--storage",
+    metavar="URL",
+    envvar="TUNER_STORAGE",
+    default="sqlite:///runs/tuner.db",
+    show_default=True,
+    help="Where studies are kept.",
 )
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 data_option = click.option("--data", metavar="D", help="synthetic, or a .jsonl[.gz] file of sentences.")
@@ -57,7 +66,9 @@ def cli() -> None:
 @stories_option
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Trials in all, however often the search is continued.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on."
+)
 @click.option("--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once.")
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
@@ -65,7 +76,9 @@ def cli() -> None:
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
-def search(study: str, storage: str, width: str, device: str, name: str | None, fresh: bool, as_json: bool, **changes: Any) -> None:
+def search(
+    study: str, storage: str, width: str, device: str, name: str | None, fresh: bool, as_json: bool, **changes: Any
+) -> None:
     """Searches, or continues a search. STUDY is a shipped study (quick, plateau) or a TOML file.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
@@ -73,7 +86,13 @@ def search(study: str, storage: str, width: str, device: str, name: str | None, 
     from tuner.definition import load_definition
     from tuner.job import SearchRequest, run_search
 
-    names = {"data": "data_source", "num_stories": "data_stories", "trials": "budget_trials", "epochs": "budget_epochs", "timeout": "budget_minutes"}
+    names = {
+        "data": "data_source",
+        "num_stories": "data_stories",
+        "trials": "budget_trials",
+        "epochs": "budget_epochs",
+        "timeout": "budget_minutes",
+    }
     definition = load_definition(study).changed(**{names.get(key, key): value for key, value in changes.items()})
     request = SearchRequest(definition, storage, _width(width), device, name, fresh)
     report = run_search(request, Console(stderr=True))
@@ -84,7 +103,9 @@ def _width(width: str) -> int | None:
     if width == "auto":
         return None
     if not width.isdigit() or not 1 <= int(width) <= 4096:
-        raise click.BadParameter(f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width")
+        raise click.BadParameter(
+            f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width"
+        )
     return int(width)
 
 
@@ -149,8 +170,14 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--word-dropout", type=float, metavar="X", help="How often rare words are hidden from the parser."),
         click.option("--clip-norm", type=float, metavar="X", help="Largest gradient norm."),
         click.option("--proposition-loss", metavar="L", help="cross_entropy or mse."),
-        *(click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.") for part in ("parse", "generate")),
-        *(click.option(f"--weight-cycle-{way}", type=float, metavar="X", help=f"Weight of the {way} cycle.") for way in ("forward", "backward")),
+        *(
+            click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.")
+            for part in ("parse", "generate")
+        ),
+        *(
+            click.option(f"--weight-cycle-{way}", type=float, metavar="X", help=f"Weight of the {way} cycle.")
+            for way in ("forward", "backward")
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -166,17 +193,29 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @cli.command()
 @data_option
 @stories_option
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split.")
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split."
+)
 @click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
 @click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
 @_settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The trial's seed.")
 @click.option("--split-seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="The split's seed.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True
+)
 @device_option
 @json_option
 def train(
-    data: str | None, num_stories: int | None, epochs: int, seed: int, split_seed: int, checkpoint: Path, device: str, as_json: bool, **options: Any
+    data: str | None,
+    num_stories: int | None,
+    epochs: int,
+    seed: int,
+    split_seed: int,
+    checkpoint: Path,
+    device: str,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Trains one configuration and prints its losses in the original's form, component accuracy beside them.
 
@@ -188,7 +227,14 @@ def train(
     source = DataSource(data or "synthetic", num_stories, split_seed)
     request = TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
     result = train(request, lambda line: click.echo(line, err=as_json))
-    _print(as_json, result, [f"checkpoint: {result['checkpoint']}", f"{result['seconds']:.1f} s, {result['sentences_per_second']:.0f} sentences a second"])
+    _print(
+        as_json,
+        result,
+        [
+            f"checkpoint: {result['checkpoint']}",
+            f"{result['seconds']:.1f} s, {result['sentences_per_second']:.0f} sentences a second",
+        ],
+    )
 
 
 @cli.command()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
-import waitress
 from optuna.storages import RDBStorage
 from optuna_dashboard import wsgi
+from waitress import serve as serve_forever
 
 HOST = "127.0.0.1"
 
 
 def serve(storage: RDBStorage, port: int, tell: Callable[[str], None]) -> None:
     """Serves the dashboard until interrupted."""
-    server = waitress.create_server(wsgi(storage), host=HOST, port=port, threads=4)
-    tell(f"optuna-dashboard: http://{HOST}:{server.effective_port}/dashboard (Ctrl-C ends it)")
-    try:
-        server.run()
-    finally:
-        server.close()
+    with socket.create_server((HOST, port)) as listening:
+        tell(f"optuna-dashboard: http://{HOST}:{listening.getsockname()[1]}/dashboard (Ctrl-C ends it)")
+        serve_forever(wsgi(storage), sockets=[listening], threads=4)

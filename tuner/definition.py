@@ -174,7 +174,9 @@ class StudyDefinition(_Section):
                 raise ValueError(f"{name!r} stands under [search] and under [fixed]; keep one")
         for name, space in self.search.items():
             if name in SHAPE_NAMES and isinstance(space, Numbers):
-                raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
+                raise ValueError(
+                    f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}"
+                )
             for value in space.corners():
                 self._check({**self._middle(), name: value}, f"search.{name}")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
@@ -195,12 +197,16 @@ class StudyDefinition(_Section):
         label = f"{kind}: {trial.get('name', '(without a name)')}"
         if not isinstance(trial.get("name"), str):
             raise ValueError(f"{label}: each needs a name")
-        for name, value in self.point(trial).items():
+        for name, value in self.point(trial).items():  # with defaults for what is not named
             if not self._holds(name, value):
-                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {self.search[name].model_dump()}")
+                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {self._space(name)}")
         for name in trial:
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == trial[name]):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
+
+    def _space(self, name: str) -> str:
+        """A space as it stands in the file."""
+        return ", ".join(f"{key} = {value}" for key, value in self.search[name].model_dump().items())
 
     def _holds(self, name: str, value: Value) -> bool:
         space = self.search[name]

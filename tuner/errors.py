@@ -1,9 +1,9 @@
 """The errors of the `tuner` room. Each says what was given, what is allowed and what to do next.
 
-    TunerError
-    |-- DefinitionError   a study definition that cannot be read or reached
-    |-- StudyError        a study that does not exist, or exists with another space
-    `-- StorageError      a storage that cannot be opened
+TunerError
+|-- DefinitionError   a study definition that cannot be read or reached
+|-- StudyError        a study that does not exist, or exists with another space
+`-- StorageError      a storage that cannot be opened
 """
 
 

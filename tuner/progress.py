@@ -38,10 +38,12 @@ class PlainProgress(Observer):
     def started(self, running: Running) -> None:
         """The trial and what it is."""
         name = f" [{running.baseline}]" if running.baseline else ""
-        settings = " ".join(f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in running.trial.params.items())
+        settings = " ".join(
+            f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in running.trial.params.items()
+        )
         self._say(f"trial {running.trial.number} starts{name}: {settings}")
 
-    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  the reason has the value
         """The verdict."""
         self._say(f"trial {running.trial.number} {verdict.cause}: {verdict.reason}")
 
@@ -69,7 +71,13 @@ class LiveProgress(Observer):
         """Draws the slots."""
         running = search.running
         self.epochs += len(running)
-        self.live.update(Group(self._table(search, running), self._totals(search), *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.verdicts)))
+        self.live.update(
+            Group(
+                self._table(search, running),
+                self._totals(search),
+                *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.verdicts),
+            )
+        )
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
@@ -90,7 +98,13 @@ class LiveProgress(Observer):
             shape = f"{params.get('hidden_dim', '-')}/{params.get('num_rules', '-')}/{params.get('batch_size', '-')}"
             mark = "*" if one.baseline else ""
             epoch = f"{len(one.curve)}/{one.hyperparameters.epochs}"
-            cells = (f"{one.hyperparameters.lr:.2e}", shape, epoch, f"{last.get('loss', float('nan')):.4g}", f"{last.get('objective', 0.0):.3f}")
+            cells = (
+                f"{one.hyperparameters.lr:.2e}",
+                shape,
+                epoch,
+                f"{last.get('loss', float('nan')):.4g}",
+                f"{last.get('objective', 0.0):.3f}",
+            )
             table.add_row(f"{one.trial.number}{mark}", *cells, sparkline(one.objective))
         return table
 

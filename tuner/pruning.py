@@ -86,7 +86,12 @@ class ExplosionRule:
 
     def __call__(self, history: History) -> Verdict | None:
         epoch, loss = history.epoch, history.loss
-        bad = [("loss", loss), ("objective", history.objective), ("gradient norm", history.gradient_norm), *history.losses.items()]
+        bad = [
+            ("loss", loss),
+            ("objective", history.objective),
+            ("gradient norm", history.gradient_norm),
+            *history.losses.items(),
+        ]
         for name, curve in bad:
             if curve and not math.isfinite(curve[-1]):
                 before = next((value for value in reversed(curve) if math.isfinite(value)), math.nan)
@@ -146,7 +151,9 @@ class PlateauRule:
         """Up to which epoch a trial at this level may wait for its fall."""
         best = max((max(peer) for peer in history.peers if peer), default=level)
         left = level + 0.25 * (best - level)
-        times = sorted(next(e for e, value in enumerate(peer, 1) if value > left) for peer in history.peers if peer and max(peer) > left)
+        times = sorted(
+            next(e for e, value in enumerate(peer, 1) if value > left) for peer in history.peers if peer and max(peer) > left
+        )
         if best - level < 0.02 or len(times) < 3:
             return max(self.window, history.epochs / 2)
         return max(self.window, 1.5 * times[int(0.9 * (len(times) - 1))])
@@ -178,7 +185,8 @@ class HalvingRule:
         better = sum(value > own for value in there)
         if better < kept:
             return None
-        reason = f"objective {own:.3f} in epoch {epoch}: {better} of {len(there)} others were better, the best {kept} go on (from {there[kept - 1]:.3f})"
+        ahead = f"{better} of {len(there)} others were better, the best {kept} go on (from {there[kept - 1]:.3f})"
+        reason = f"objective {own:.3f} in epoch {epoch}: {ahead}"
         return Verdict("outpaced", epoch, reason, {"objective": own, "better": better, "peers": len(there)})
 
 

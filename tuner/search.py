@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,7 +123,7 @@ class Search:
         self.width, self.device, self.checkpoints = width, device, checkpoints
         self.observer = observer or Observer()
         self.arrays: dict[ModelShape, Array] = {}
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._began = clock, clock()
         self._deadline = self._began + minutes * 60 if minutes else float("inf")
         self._rule = definition.pruning.rule()
@@ -163,7 +163,9 @@ class Search:
             begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
             if len(begun) >= self.definition.budget.trials:
                 return None
-            self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", len(begun)) % 2**32)
+            self.study.sampler = optuna.samplers.TPESampler(
+                seed=derived_seed(self.definition.seed, "sampler", len(begun)) % 2**32
+            )
             trial = self.study.ask(self.definition.distributions())
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31
         _, hyperparameters = self.definition.settings(trial.params, seed)
@@ -258,7 +260,9 @@ class Search:
         value = running.objective[-1] if verdict.cause == "finished" else None
         attributes: dict[str, Any] = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
         if value is not None and running.scored is not None:
-            path = self.checkpoints / re.sub(r"[^A-Za-z0-9@._-]", "_", self.study.study_name) / f"trial-{trial.number}.safetensors"
+            path = (
+                self.checkpoints / re.sub(r"[^A-Za-z0-9@._-]", "_", self.study.study_name) / f"trial-{trial.number}.safetensors"
+            )
             array.trainer.save(slot, path, running.scored)
             attributes["checkpoint"] = str(path)
             trial.set_constraint("round_trip", self.definition.objective.round_trip_floor - running.scored.round_trip)
@@ -276,9 +280,9 @@ class Search:
         """Adds this run's seconds to the study's."""
         for array in self.arrays.values():
             self._count(array.trainer)
-        total = Counter(self.study.user_attrs.get("seconds", {}))
-        total.update({**self.seconds, "total": self._clock() - self._began})
-        self.study.set_user_attr("seconds", {name: round(value, 3) for name, value in total.items()})
+        earlier = self.study.user_attrs.get("seconds", {})
+        now = {**self.seconds, "total": self._clock() - self._began}
+        self.study.set_user_attr("seconds", {name: round(earlier.get(name, 0.0) + value, 3) for name, value in now.items()})
 
 
 def _point(record: Record, scored: Scored) -> dict[str, Any]:
@@ -305,4 +309,4 @@ def _alive(owner: dict[str, Any] | None) -> bool:
         return False
     if owner["host"] != socket.gethostname():
         return True
-    return owner["started"] != "" and _started_at(owner["pid"]) == owner["started"] and owner["pid"] != os.getpid()
+    return bool(owner["started"]) and bool(_started_at(owner["pid"]) == owner["started"]) and owner["pid"] != os.getpid()

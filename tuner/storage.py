@@ -62,7 +62,9 @@ def _parsed(url: str) -> URL:
     try:
         return make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise StorageError("the storage URL cannot be read; allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME") from error
+        raise StorageError(
+            "the storage URL cannot be read; allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+        ) from error
 
 
 def shown(url: str) -> str:
@@ -86,7 +88,9 @@ def _prepare_sqlite(url: URL, create: bool) -> None:
         mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
     engine.dispose()
     if mode != "wal":
-        raise StorageError(f"{path} cannot be put into write-ahead mode (it is {mode!r}); network file systems cannot: use a local disk")
+        raise StorageError(
+            f"{path} cannot be put into write-ahead mode (it is {mode!r}); network file systems cannot: use a local disk"
+        )
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
@@ -100,7 +104,9 @@ def _check_schema(engine: Engine) -> None:
         if version is None:
             connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
         elif version != SCHEMA_VERSION:
-            raise StorageError(f"the storage's curves have schema {version}, this program reads {SCHEMA_VERSION}; use the matching version of tuner")
+            raise StorageError(
+                f"the storage's curves have schema {version}, this program reads {SCHEMA_VERSION}; use the matching version of tuner"
+            )
 
 
 class CurveTable:
@@ -115,9 +121,13 @@ class CurveTable:
             return
         keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
         rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
-        same = sqlalchemy.and_(*(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
+        same = sqlalchemy.and_(
+            *(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch"))
+        )
         with self._engine.begin() as connection:
-            connection.execute(_curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys])
+            connection.execute(
+                _curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys]
+            )
             connection.execute(_curves.insert(), rows)
 
     def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:

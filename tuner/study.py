@@ -28,7 +28,9 @@ def _generations(storage: RDBStorage, base: str) -> list[str]:
     return found
 
 
-def open_study(storage: RDBStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False) -> optuna.Study:
+def open_study(
+    storage: RDBStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
+) -> optuna.Study:
     """Begins the study, or continues the latest of its name.
 
     Raises:

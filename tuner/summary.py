@@ -58,7 +58,12 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
 
 def _entry(definition: StudyDefinition, trial: FrozenTrial) -> dict[str, Any]:
     settings = hyperparameters_of(definition, trial)
-    return {"trial": trial.number, "value": trial.value, "hyperparameters": settings, "checkpoint": trial.user_attrs.get("checkpoint")}
+    return {
+        "trial": trial.number,
+        "value": trial.value,
+        "hyperparameters": settings,
+        "checkpoint": trial.user_attrs.get("checkpoint"),
+    }
 
 
 def _baseline(trial: FrozenTrial) -> dict[str, Any]:
@@ -93,11 +98,13 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     else:
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
-    lines.append(f"trials: {counts}; {summary['running']} running; {summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping")
+    epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"
+    lines.append(f"trials: {counts}; {summary['running']} running; {epochs}")
     return lines
 
 
 def verdicts(study: optuna.Study) -> list[str]:
     """Why each stopped trial was stopped, one line each."""
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and cause_of(t) != "finished"]
-    return [f"trial {t.number} {cause_of(t)} in epoch {t.user_attrs['verdict']['epoch']}: {t.user_attrs['verdict']['reason']}" for t in ended if "verdict" in t.user_attrs]
+    stored = {t.number: t.user_attrs["verdict"] for t in study.get_trials(deepcopy=False) if "verdict" in t.user_attrs}
+    stopped = {number: verdict for number, verdict in stored.items() if verdict["cause"] != "finished"}
+    return [f"trial {number} {v['cause']} in epoch {v['epoch']}: {v['reason']}" for number, v in stopped.items()]

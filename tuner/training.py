@@ -25,8 +25,12 @@ class SavingTrainer(FusedTrainer):
 
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
         """Writes the slot's model with its validation figures."""
-        references = {"most_frequent": self.corpus.most_frequent("valid"), "ceiling": self.corpus.ceiling("valid", self.shape.max_propositions)}
-        save_checkpoint(path, self, slot, self.data, Evaluation(dict(evaluation.figures), references))
+        save_checkpoint(path, self, slot, self.data, Evaluation(dict(evaluation.figures), self.references()))
+
+    def references(self) -> dict[str, Any]:
+        """What always answering the most frequent value scores on the validation split, and the ceiling there."""
+        places = self.shape.max_propositions
+        return {"most_frequent": self.corpus.most_frequent("valid"), "ceiling": self.corpus.ceiling("valid", places)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def train(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Any]:
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
     trainer.load(0, hyperparameters)
     began, curve, evaluation = time.monotonic(), [], None
-    tell(f"{corpus.name}: {len(corpus.splits['train']):,} sentences to train on, {len(corpus.splits['valid']):,} to validate, {trainer.device}")
+    sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
+    tell(f"{corpus.name}: {', '.join(sizes)} sentences; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
     for _ in range(request.epochs):
         record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
         if record is None or evaluation is None:
@@ -71,12 +76,11 @@ def train(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Any]:
     if evaluation is None:
         raise RuntimeError("no epoch was trained")
     trainer.save(0, request.checkpoint, evaluation)
-    references = {"most_frequent": corpus.most_frequent("valid"), "ceiling": corpus.ceiling("valid", shape.max_propositions)}
     return {
         "checkpoint": str(request.checkpoint),
         "epochs": request.epochs,
         "curve": curve,
-        "evaluation": {**evaluation.figures, **references},
+        "evaluation": {**evaluation.figures, **trainer.references()},
         "seconds": time.monotonic() - began,
         "sentences_per_second": len(corpus.splits["train"]) * request.epochs / trainer.seconds["training"],
     }
