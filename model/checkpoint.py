@@ -88,9 +88,7 @@ class Checkpoint:
         wanted, found = {spec.name: spec.size for spec in specs}, {name: tuple(t.shape) for name, t in tensors.items()}
         if wanted != found:
             name = next(iter(sorted(set(wanted.items()) ^ set(found.items()))))[0]
-            raise CheckpointError(
-                f"{path}: parameter {name} is {found.get(name)}, its header says {wanted.get(name)}; the file is damaged"
-            )
+            raise CheckpointError(f"{path}: parameter {name} is {found.get(name)}, its header says {wanted.get(name)}; the file is damaged")
         self.store = ParameterStore(specs, 1, device, torch.float32)
         self.store.write(0, self.store.rows_of(tensors))
 
@@ -166,7 +164,5 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
             f"{path} is no checkpoint of `tuner` ({type(error).__name__}: {error}); give a file made by `tuner train`"
         ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} is not of this version's form ({FORMAT!r}, version {VERSION}); train again with `tuner train`"
-        )
+        raise CheckpointError(f"{path} is not of this version's form ({FORMAT!r}, version {VERSION}); train again with `tuner train`")
     return Checkpoint(path, header, tensors, device)

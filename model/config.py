@@ -84,7 +84,9 @@ class Hyperparameters:
     `warmup` is the share of all steps over which the learning rate rises from zero; after it the rate falls on half a
     cosine to `final_lr` times its peak at the last of `epochs`. `dropout` zeroes features of a whole sentence (Gal and
     Ghahramani 2016). `word_dropout` = a hides a token from the parser with chance a / (a + its count in train), so that it
-    learns what an unknown word may be (Kiperwasser and Goldberg 2016). `clip_norm` bounds a slot's gradient norm.
+    learns what an unknown word may be (Kiperwasser and Goldberg 2016). `word_swap` is the chance that an
+    entity is replaced by another one, in a sentence and its propositions alike (Jia and Liang 2016, "Data recombination").
+    `clip_norm` bounds a slot's gradient norm.
     """
 
     lr: float = 3e-3
@@ -92,7 +94,8 @@ class Hyperparameters:
     loss_weights: LossWeights = field(default_factory=LossWeights)
     weight_decay: float = 0.01
     dropout: float = 0.1
-    word_dropout: float = 0.5
+    word_dropout: float = 1.0
+    word_swap: float = 0.1
     clip_norm: float = 1.0
     warmup: float = 0.05
     final_lr: float = 0.05
@@ -105,6 +108,7 @@ class Hyperparameters:
         _number("weight_decay", self.weight_decay, 0.0, 1e3)
         _number("dropout", self.dropout, 0.0, 0.95)
         _number("word_dropout", self.word_dropout, 0.0, 1e6)
+        _number("word_swap", self.word_swap, 0.0, 1.0)
         _number("clip_norm", self.clip_norm, 1e-9, 1e12)
         _number("warmup", self.warmup, 0.0, 1.0)
         _number("final_lr", self.final_lr, 0.0, 1.0)
@@ -117,14 +121,12 @@ SLOT_NAMES = (
     "lr",
     "num_rules",
     *(f"loss_weights.{component}" for component in COMPONENTS),
-    *("weight_decay", "dropout", "word_dropout", "clip_norm", "warmup", "final_lr"),
+    *("weight_decay", "dropout", "word_dropout", "word_swap", "clip_norm", "warmup", "final_lr"),
 )
 SETTING_NAMES = SHAPE_NAMES + SLOT_NAMES
 
 
-def settings_from(
-    settings: Mapping[str, Any], *, epochs: int, seed: int, max_rules: int = 0
-) -> tuple[ModelShape, Hyperparameters]:
+def settings_from(settings: Mapping[str, Any], *, epochs: int, seed: int, max_rules: int = 0) -> tuple[ModelShape, Hyperparameters]:
     """Turns flat named settings into a shape and hyperparameters; what is not named keeps its default.
 
     `max_rules` is the number of rule places of the array the trial will join (0: as many as the trial itself uses).

@@ -123,9 +123,7 @@ def load_sentences(source: str, stories: int | None, seed: int) -> tuple[str, li
         return f"synthetic-{count}", tell_stories(count, seed)
     path = Path(source)
     if source == "tinystories" or not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(
-            f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}"
-        )
+        raise DataError(f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}")
     sentences = read_jsonl(path, stories)
     digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode()).hexdigest()
     return f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}-{digest[:4]}", sentences
@@ -337,10 +335,7 @@ def length_classes(split: Split, batch_size: int, places: int) -> list[LengthCla
     counts_N = split.proposition_counts_N.clamp(max=places)
     order_N = (split.token_counts_N * (places + 1) + counts_N).argsort(stable=True)
     size = batch_size * min(16, max(2, round(len(split) / batch_size / 24)))
-    return [
-        _length_class(split, rows[counts_N[rows].argsort(stable=True)], counts_N, batch_size)
-        for rows in torch.split(order_N, size)
-    ]
+    return [_length_class(split, rows[counts_N[rows].argsort(stable=True)], counts_N, batch_size) for rows in torch.split(order_N, size)]
 
 
 def _length_class(split: Split, rows: Tensor, counts_N: Tensor, batch_size: int) -> LengthClass:

@@ -148,10 +148,7 @@ class Counter:
         """The figures of each slot; the only place where the device is waited for."""
         names = list(self.counts)
         table = torch.stack([self.counts[name] for name in names]).cpu().tolist()
-        return [
-            _figures({name: row[slot] for name, row in zip(names, table, strict=True)}, sentences)
-            for slot in range(len(table[0]))
-        ]
+        return [_figures({name: row[slot] for name, row in zip(names, table, strict=True)}, sentences) for slot in range(len(table[0]))]
 
 
 def _share(part: int, whole: int) -> float:

@@ -87,7 +87,7 @@ class ComponentLosses:
         packed_KF = filled_KBP.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
         row_KF = packed_KF + torch.arange(slots, device=packed_KF.device)[:, None] * (sentences * places)
         states = parsed.roles_KBP3D.view(-1, 3 * dim)[row_KF].view(slots, -1, dim)
-        gold_KM = batch.propositions_KBP3.view(-1, 3)[row_KF].view(slots, -1)
+        gold_KM = batch.propositions_KBP3.reshape(-1, 3)[row_KF].view(slots, -1)
         values = self._values(p) if soft or self.kind == "mse" else None
         loss_KM, means = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
         if self.kind == "mse" and means is not None:
@@ -115,7 +115,7 @@ class ComponentLosses:
         """The loss per slot and, where asked for, the words as expected vectors, `words_KBTD`."""
         slots, sentences, tokens, dim = generated.words_KBTD.shape
         states_KMD = generated.words_KBTD.view(slots, sentences * tokens, dim)
-        table, gold_KM = p["table"], batch.tokens_KBT.view(slots, -1)
+        table, gold_KM = p["table"], batch.tokens_KBT.reshape(slots, -1)
         loss_KM, means = softmax_over_table(states_KMD, table, p["word_bias"], gold_KM, table if soft else None, self.scratch)
         chosen = torch.log_softmax(generated.length_KBL, -1).gather(2, length_KB[..., None])
         per_slot = (loss_KM.view(words_KBT.shape) * words_KBT).sum((1, 2)) - chosen.sum((1, 2))

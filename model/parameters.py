@@ -97,9 +97,7 @@ class ParameterStore:
     def initial_rows(self, seed: int) -> Tensor:
         """The rows of a new model with this seed."""
         drawn = [spec.draw(seed).flatten() for spec in self.specs]
-        padded = [
-            torch.nn.functional.pad(v, (0, spec.rows * ROW - spec.count)) for v, spec in zip(drawn, self.specs, strict=True)
-        ]
+        padded = [torch.nn.functional.pad(v, (0, spec.rows * ROW - spec.count)) for v, spec in zip(drawn, self.specs, strict=True)]
         return torch.cat(padded).view(-1, ROW).to(self.device, self.dtype)
 
     def named(self, rows: Tensor) -> dict[str, Tensor]:

@@ -128,8 +128,4 @@ class _Teller:
 def tell_stories(count: int, seed: int) -> list[Sentence]:
     """`count` stories; the same seed gives the same stories, and a smaller count gives the first of a larger one."""
     teller = _Teller(seed)
-    return [
-        Sentence(f"synthetic-{number:05d}", tuple(words), tuple(facts))
-        for number in range(count)
-        for words, facts in teller.story()
-    ]
+    return [Sentence(f"synthetic-{number:05d}", tuple(words), tuple(facts)) for number in range(count) for words, facts in teller.story()]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.augmentation import EntitySwap
 from model.config import COMPONENTS, Hyperparameters, ModelShape
 from model.corpus import PAD, Corpus, LengthClass, Split, length_classes
 from model.errors import DeviceError
@@ -71,9 +72,7 @@ def find_device(name: str) -> torch.device:
         raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise DeviceError(
-            f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto"
-        )
+        raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
     return torch.device(name)
 
 
@@ -101,6 +100,7 @@ class FusedTrainer:
         counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
         counts[PAD] = math.inf
         self._word_counts_S = counts.to(self.device)
+        self._swap = EntitySwap(corpus, self.device)
         self._kinds = {relation: corpus.vocabulary.id(relation) for relation in ("type", "has_property")}
 
     @property
@@ -164,14 +164,19 @@ class FusedTrainer:
         sums_5K = torch.zeros(5, self.slots, device=self.device, dtype=self.store.dtype)
         for step, (length_class, start, size) in enumerate(self._schedule):
             batch = self._batch(length_class, order_KN[:, start : start + size], settings, step)
-            conditions = settings.conditions(step, size, self.shape.hidden_dim)
-            losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
-            self._backward((losses_4K * settings.weights_4K).sum())
-            norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
-            sums_5K += torch.cat((losses_4K.detach() * size, norm_K[None]))
+            sums_5K += self._step(step, batch, settings, factors, cycles)
         rows = sums_5K.cpu().tolist()
         self.seconds["training"] += time.perf_counter() - started
         return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
+
+    def _step(self, step: int, batch: Batch, settings: _SlotTensors, factors: StepFactors, cycles: bool) -> Tensor:
+        """One optimizer step of all slots; the losses times the batch's size and the gradient norms, `sums_5K`."""
+        size = batch.tokens_KBT.shape[1]
+        conditions = settings.conditions(step, size, self.shape.hidden_dim)
+        losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
+        self._backward((losses_4K * settings.weights_4K).sum())
+        norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
+        return torch.cat((losses_4K.detach() * size, norm_K[None]))
 
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
         """Evaluates all slots on a split; None for a free slot."""
@@ -180,9 +185,7 @@ class FusedTrainer:
             self._splits[split] = self.corpus.splits[split].to(self.device)
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         conditions = Conditions(_SlotTensors(states, self.store, self.shape.max_rules).rules_KR)
-        evaluations = evaluate_split(
-            self.network, self.network.with_tables(self.store.views), conditions, self._splits[split], self._kinds
-        )
+        evaluations = evaluate_split(self.network, self.network.with_tables(self.store.views), conditions, self._splits[split], self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
 
@@ -206,18 +209,20 @@ class FusedTrainer:
         train = self._splits["train"]
         tokens = train.tokens_NT[:, : length_class.tokens][rows_KB]
         propositions = train.propositions_NQ3[:, : length_class.propositions][rows_KB]
-        if not settings.drops_words:
-            return Batch(tokens, propositions, tokens, length_class.facts)
-        chances = uniform(settings.seed_K, settings.step_K + step, tokens[0].numel(), stream=2).view(tokens.shape)
-        strength = settings.word_dropout_K[:, None, None]
-        hidden = chances * (self._word_counts_S[tokens] + strength) < strength
-        return Batch(tokens, propositions, torch.where(hidden, self.network.hide(tokens), tokens), length_class.facts)
+        steps_K = settings.step_K + step
+        if settings.swaps:
+            tokens, propositions = self._swap.swap(tokens, propositions, settings.seed_K, steps_K, settings.word_swap_K)
+        seen = tokens
+        if settings.drops_words:
+            chances = uniform(settings.seed_K, steps_K, tokens[0].numel(), stream=2).view(tokens.shape)
+            strength = settings.word_dropout_K[:, None, None]
+            hidden = chances * (self._word_counts_S[tokens] + strength) < strength
+            seen = torch.where(hidden, self.network.hide(tokens), tokens)
+        return Batch(tokens, propositions, seen, length_class.facts)
 
     def _backward(self, loss: Tensor) -> None:
         names = list(self.store.views)
-        gradients = torch.autograd.grad(
-            loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True
-        )
+        gradients = torch.autograd.grad(loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True)
         with torch.no_grad():
             torch._foreach_copy_([self.store.gradient_views[name] for name in names], list(gradients))
 
@@ -247,6 +252,7 @@ class _SlotTensors:
         self.weights_4K = torch.stack([tensor([getattr(hp.loss_weights, name) for hp in hps]) for name in COMPONENTS])
         self.decay_K, self.clip_K = tensor([hp.weight_decay for hp in hps]), tensor([hp.clip_norm for hp in hps])
         self.dropout_K, self.word_dropout_K = tensor([hp.dropout for hp in hps]), tensor([hp.word_dropout for hp in hps])
+        self.word_swap_K, self.swaps = tensor([hp.word_swap for hp in hps]), any(hp.word_swap for hp in hps)
         self.drops, self.drops_words = any(hp.dropout for hp in hps), any(hp.word_dropout for hp in hps)
         self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
         self.step_K = torch.tensor([state.step for state in states], device=store.device)
@@ -257,9 +263,7 @@ class _SlotTensors:
         """The rules in use and the dropout masks of one step."""
         if not self.drops:
             return Conditions(self.rules_KR)
-        return Conditions(
-            self.rules_KR, dropout_masks(self.seed_K, self.step_K + step, self.dropout_K, sentences, dim, self.dtype)
-        )
+        return Conditions(self.rules_KR, dropout_masks(self.seed_K, self.step_K + step, self.dropout_K, sentences, dim, self.dtype))
 
 
 def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[LengthClass, int, int]]:

@@ -5,9 +5,7 @@ from importlib import resources
 
 def names() -> list[str]:
     """The shipped studies."""
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in resources.files(__name__).iterdir() if entry.name.endswith(".toml"))
 
 
 def read(name: str) -> bytes:

@@ -66,9 +66,7 @@ def cli() -> None:
 @stories_option
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Trials in all, however often the search is continued.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on."
-)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on.")
 @click.option("--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once.")
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
@@ -76,9 +74,7 @@ def cli() -> None:
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
-def search(
-    study: str, storage: str, width: str, device: str, name: str | None, fresh: bool, as_json: bool, **changes: Any
-) -> None:
+def search(study: str, storage: str, width: str, device: str, name: str | None, fresh: bool, as_json: bool, **changes: Any) -> None:
     """Searches, or continues a search. STUDY is a shipped study (quick, plateau) or a TOML file.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
@@ -103,9 +99,7 @@ def _width(width: str) -> int | None:
     if width == "auto":
         return None
     if not width.isdigit() or not 1 <= int(width) <= 4096:
-        raise click.BadParameter(
-            f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width"
-        )
+        raise click.BadParameter(f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width")
     return int(width)
 
 
@@ -170,10 +164,7 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--word-dropout", type=float, metavar="X", help="How often rare words are hidden from the parser."),
         click.option("--clip-norm", type=float, metavar="X", help="Largest gradient norm."),
         click.option("--proposition-loss", metavar="L", help="cross_entropy or mse."),
-        *(
-            click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.")
-            for part in ("parse", "generate")
-        ),
+        *(click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.") for part in ("parse", "generate")),
         *(
             click.option(f"--weight-cycle-{way}", type=float, metavar="X", help=f"Weight of the {way} cycle.")
             for way in ("forward", "backward")
@@ -193,17 +184,13 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @cli.command()
 @data_option
 @stories_option
-@click.option(
-    "--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split."
-)
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split.")
 @click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
 @click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
 @_settings_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The trial's seed.")
 @click.option("--split-seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="The split's seed.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True
-)
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True)
 @device_option
 @json_option
 def train(

@@ -174,9 +174,7 @@ class StudyDefinition(_Section):
                 raise ValueError(f"{name!r} stands under [search] and under [fixed]; keep one")
         for name, space in self.search.items():
             if name in SHAPE_NAMES and isinstance(space, Numbers):
-                raise ValueError(
-                    f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}"
-                )
+                raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
             for value in space.corners():
                 self._check({**self._middle(), name: value}, f"search.{name}")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):

@@ -151,9 +151,7 @@ class PlateauRule:
         """Up to which epoch a trial at this level may wait for its fall."""
         best = max((max(peer) for peer in history.peers if peer), default=level)
         left = level + 0.25 * (best - level)
-        times = sorted(
-            next(e for e, value in enumerate(peer, 1) if value > left) for peer in history.peers if peer and max(peer) > left
-        )
+        times = sorted(next(e for e, value in enumerate(peer, 1) if value > left) for peer in history.peers if peer and max(peer) > left)
         if best - level < 0.02 or len(times) < 3:
             return max(self.window, history.epochs / 2)
         return max(self.window, 1.5 * times[int(0.9 * (len(times) - 1))])

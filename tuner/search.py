@@ -163,9 +163,7 @@ class Search:
             begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
             if len(begun) >= self.definition.budget.trials:
                 return None
-            self.study.sampler = optuna.samplers.TPESampler(
-                seed=derived_seed(self.definition.seed, "sampler", len(begun)) % 2**32
-            )
+            self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", len(begun)) % 2**32)
             trial = self.study.ask(self.definition.distributions())
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31
         _, hyperparameters = self.definition.settings(trial.params, seed)
@@ -260,9 +258,7 @@ class Search:
         value = running.objective[-1] if verdict.cause == "finished" else None
         attributes: dict[str, Any] = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
         if value is not None and running.scored is not None:
-            path = (
-                self.checkpoints / re.sub(r"[^A-Za-z0-9@._-]", "_", self.study.study_name) / f"trial-{trial.number}.safetensors"
-            )
+            path = self.checkpoints / re.sub(r"[^A-Za-z0-9@._-]", "_", self.study.study_name) / f"trial-{trial.number}.safetensors"
             array.trainer.save(slot, path, running.scored)
             attributes["checkpoint"] = str(path)
             trial.set_constraint("round_trip", self.definition.objective.round_trip_floor - running.scored.round_trip)

@@ -88,9 +88,7 @@ def _prepare_sqlite(url: URL, create: bool) -> None:
         mode = connection.exec_driver_sql("PRAGMA journal_mode=WAL").scalar()
     engine.dispose()
     if mode != "wal":
-        raise StorageError(
-            f"{path} cannot be put into write-ahead mode (it is {mode!r}); network file systems cannot: use a local disk"
-        )
+        raise StorageError(f"{path} cannot be put into write-ahead mode (it is {mode!r}); network file systems cannot: use a local disk")
 
 
 def _tune_sqlite(connection: Any, _: Any) -> None:
@@ -121,13 +119,9 @@ class CurveTable:
             return
         keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
         rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
-        same = sqlalchemy.and_(
-            *(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch"))
-        )
+        same = sqlalchemy.and_(*(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
         with self._engine.begin() as connection:
-            connection.execute(
-                _curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys]
-            )
+            connection.execute(_curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys])
             connection.execute(_curves.insert(), rows)
 
     def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:

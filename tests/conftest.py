@@ -1,0 +1,32 @@
+"""Shared pieces of the tests: small corpora, and where the real stories lie."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+
+from model.corpus import Corpus, load_corpus
+
+REAL_STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinystories" / "stories.jsonl.gz"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_and_repeatable() -> None:
+    """Two threads and no chatter, so that sums and output are the same everywhere."""
+    torch.set_num_threads(2)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="session")
+def small_corpus() -> Corpus:
+    """Thirty synthetic stories."""
+    return load_corpus("synthetic", 30, 1)
+
+
+@pytest.fixture
+def real_stories() -> Path:
+    """The shared real stories."""
+    if not REAL_STORIES.is_file():
+        pytest.skip(f"needs the shared real stories at {REAL_STORIES}, which are not kept in the repository")
+    return REAL_STORIES
