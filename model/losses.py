@@ -89,7 +89,7 @@ class ComponentLosses:
         states = parsed.roles_KBP3D.view(-1, 3 * dim)[row_KF].view(slots, -1, dim)
         gold_KM = batch.propositions_KBP3.reshape(-1, 3)[row_KF].view(slots, -1)
         values = self._values(p) if soft or self.kind == "mse" else None
-        loss_KM, means = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
+        loss_KM, means, _ = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
         if self.kind == "mse" and means is not None:
             loss_KM = (means[..., dim] - gold_KM).square()
         filled_everywhere = functional.pad(filled_KBP, (0, parsed.presence_KBP.shape[2] - places))
@@ -112,12 +112,19 @@ class ComponentLosses:
     def _text_loss(
         self, p: Parameters, generated: Generated, batch: Batch, words_KBT: Tensor, length_KB: Tensor, soft: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The loss per slot and, where asked for, the words as expected vectors, `words_KBTD`."""
+        """The loss per slot and, where asked for, the words as the parser will read them, `words_KBTD`.
+
+        Forward they are the likeliest words, as when a sentence is really written; backward the gradient is that of the expected
+        vectors (the straight-through estimator, Bengio et al. 2013).
+        """
         slots, sentences, tokens, dim = generated.words_KBTD.shape
         states_KMD = generated.words_KBTD.view(slots, sentences * tokens, dim)
         table, gold_KM = p["table"], batch.tokens_KBT.reshape(slots, -1)
-        loss_KM, means = softmax_over_table(states_KMD, table, p["word_bias"], gold_KM, table if soft else None, self.scratch)
+        loss_KM, means, choices = softmax_over_table(states_KMD, table, p["word_bias"], gold_KM, table if soft else None, self.scratch)
         chosen = torch.log_softmax(generated.length_KBL, -1).gather(2, length_KB[..., None])
         per_slot = (loss_KM.view(words_KBT.shape) * words_KBT).sum((1, 2)) - chosen.sum((1, 2))
-        words = None if means is None else means.view(generated.words_KBTD.shape) * self.network.scale
-        return per_slot / words_KBT.sum((1, 2)), words
+        loss_K = per_slot / words_KBT.sum((1, 2))
+        if means is None or choices is None:
+            return loss_K, None
+        expected, likeliest = means * self.network.scale, self.network.embed(p, choices)
+        return loss_K, (expected + (likeliest - expected).detach()).view(generated.words_KBTD.shape)

@@ -50,20 +50,24 @@ class _SoftmaxOverTable(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, table: Tensor, bias: Tensor, gold: Tensor, values: Tensor | None, scratch: Scratch
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         surprise = torch.empty(gold.shape, dtype=states.dtype, device=states.device)
         means = None if values is None else states.new_empty(*gold.shape, values.shape[2])
+        choices = None if values is None else torch.empty_like(gold)
         for rows in _chunks(states, table.shape[1]):
             logs = _log_softmax(states[:, rows], table, bias, scratch)
             surprise[:, rows] = -logs.gather(2, gold[:, rows, None]).squeeze(2)
-            if values is not None and means is not None:
+            if values is not None and means is not None and choices is not None:
+                choices[:, rows] = logs.argmax(2)
                 means[:, rows] = torch.bmm(logs.exp_(), values)
         ctx.scratch = scratch
         ctx.save_for_backward(states, table, bias, gold, values, means)
-        return surprise, means
+        if choices is not None:
+            ctx.mark_non_differentiable(choices)
+        return surprise, means, choices
 
     @staticmethod
-    def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
         states, table, bias, gold, values, means = ctx.saved_tensors
         values = None if d_means is None else values
         d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
@@ -90,12 +94,12 @@ class _SoftmaxOverTable(torch.autograd.Function):
 
 def softmax_over_table(
     states_KMD: Tensor, table_KSD: Tensor, bias_KS: Tensor, gold_KM: Tensor, values_KSV: Tensor | None, scratch: Scratch
-) -> tuple[Tensor, Tensor | None]:
-    """The surprise at the gold symbols, `surprise_KM` in nats, and the mean value under the softmax, `means_KMV`.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The surprise at the gold symbols (`surprise_KM`, nats), the mean value (`means_KMV`) and the likeliest symbol (`choices_KM`).
 
-    Without `values_KSV` no means are computed and None stands in their place.
+    Without `values_KSV` neither means nor choices are computed, and None stands in their place.
     """
-    result: tuple[Tensor, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor | None, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
         states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch
     )
     return result

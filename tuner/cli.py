@@ -79,8 +79,12 @@ def search(study: str, storage: str, width: str, device: str, name: str | None, 
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
     """
+    import optuna
+
     from tuner.definition import load_definition
     from tuner.job import SearchRequest, run_search
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 
     names = {
         "data": "data_source",

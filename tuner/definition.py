@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 import studies
 from model.config import SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
@@ -98,11 +98,20 @@ class Choices(_Section):
         return list(self.choices)
 
 
+def _kind(space: Any) -> str:
+    """Which of the two a space is meant to be, so that its faults are told in its own words."""
+    return "Choices" if isinstance(space, Choices) or (isinstance(space, dict) and "choices" in space) else "Numbers"
+
+
+Space = Annotated[Annotated[Numbers, Tag("Numbers")] | Annotated[Choices, Tag("Choices")], Discriminator(_kind)]
+
+
 class Plateau(_Section):
     """Settings of the plateau rule."""
 
     window: Annotated[int, Field(ge=3)] = 5
     share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    near: Annotated[float, Field(ge=0, lt=1)] = 0.15
 
 
 class Explosion(_Section):
@@ -156,7 +165,7 @@ class StudyDefinition(_Section):
     data: Data = Data()
     objective: Objective = Objective()
     budget: Budget
-    search: dict[str, Numbers | Choices]
+    search: dict[str, Space]
     fixed: dict[str, Value] = {}
     pruning: Pruning = Pruning()
     baselines: list[dict[str, Value]] = []
@@ -195,19 +204,17 @@ class StudyDefinition(_Section):
         label = f"{kind}: {trial.get('name', '(without a name)')}"
         if not isinstance(trial.get("name"), str):
             raise ValueError(f"{label}: each needs a name")
-        for name, value in self.point(trial).items():  # with defaults for what is not named
-            if not self._holds(name, value):
-                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {self._space(name)}")
+        for name, space in self.search.items():
+            value = self.point(trial)[name]  # the default where the trial does not name it
+            if not self._holds(space, value):
+                allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump().items())
+                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {allowed}")
         for name in trial:
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == trial[name]):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
 
-    def _space(self, name: str) -> str:
-        """A space as it stands in the file."""
-        return ", ".join(f"{key} = {value}" for key, value in self.search[name].model_dump().items())
-
-    def _holds(self, name: str, value: Value) -> bool:
-        space = self.search[name]
+    @staticmethod
+    def _holds(space: Numbers | Choices, value: Value) -> bool:
         if isinstance(space, Choices):
             return value in space.choices
         return isinstance(value, (int, float)) and space.low <= value <= space.high

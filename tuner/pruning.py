@@ -113,12 +113,14 @@ class PlateauRule:
     """No progress beyond noise in the last `window` epochs, in the objective and in the loss, with no prospect of mattering.
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
-    Theil-Sen slope plus two standard errors, over the epochs that remain, does not reach the best of its peers. A trial that lies
+    Theil-Sen slope plus two standard errors, over the epochs that remain, does not come near the best of its peers (within the share
+    `near` of the way up from chance): what has converged up there has finished. A trial that lies
     at the level of chance waits for as long as its peers took to leave that level, half of its epochs where none has left it.
     """
 
     window: int = 5
     share: float = 0.05
+    near: float = 0.15
 
     def __call__(self, history: History) -> Verdict | None:
         epoch = history.epoch
@@ -130,7 +132,8 @@ class PlateauRule:
             return None
         slope, error = slope_with_error(recent)
         level, reach = statistics.median(recent), recent[-1] + max(0.0, slope + 2 * error) * (history.epochs - epoch)
-        target = max((max(peer) for peer in history.peers if peer), default=math.inf)
+        best = max((max(peer) for peer in history.peers if peer), default=math.inf)
+        target = best - self.near * (best - (history.chance if history.chance is not None else level))
         if reach >= target or epoch < self._patience(history, level):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
@@ -231,8 +234,8 @@ def _curve(trial: FrozenTrial, sign: float) -> Curve:
 class PlateauPruner(RulePruner):
     """Stops what makes no progress beyond its own noise; see `PlateauRule`."""
 
-    def __init__(self, epochs: int, window: int = 5, share: float = 0.05) -> None:
-        super().__init__(PlateauRule(window, share), epochs)
+    def __init__(self, epochs: int, window: int = 5, share: float = 0.05, near: float = 0.15) -> None:
+        super().__init__(PlateauRule(window, share, near), epochs)
 
 
 class ExplosionPruner(RulePruner):

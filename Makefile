@@ -1,0 +1,34 @@
+# Everything this project does, by name. PYTHON names the interpreter that makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search test bench clean
+
+search: .venv/installed  ## set up and search: minutes on two cores
+	$(BIN)/tuner search quick
+
+test: .venv/tested  ## what CI runs, fastest first
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
+	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_readme.py
+
+bench: .venv/installed  ## the trainer's speed on this machine
+	$(BIN)/python -m benchmarks.trainer_speed --json
+
+.venv/made:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tuner needs Python 3.11 or later; name one with make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/tested: .venv/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[dev,postgres]'
+	touch $@
+
+clean:
+	rm -rf .venv

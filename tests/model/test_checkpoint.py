@@ -1,0 +1,64 @@
+"""Checkpoints name everything they need, and what is none is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import DataSource, load_checkpoint, save_checkpoint
+from model.config import Hyperparameters, ModelShape
+from model.corpus import Corpus
+from model.errors import CheckpointError
+from model.trainer import FusedTrainer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def saved(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FusedTrainer]:
+    """A checkpoint of the second of two slots, with fewer rules than its array has places for."""
+    trainer = FusedTrainer(ModelShape(hidden_dim=32, batch_size=8, max_rules=8), small_corpus, 2)
+    for slot in range(2):
+        trainer.load(slot, Hyperparameters(lr=5e-3, epochs=2, num_rules=4, seed=slot))
+    trainer.train_epoch()
+    path = tmp_path_factory.mktemp("checkpoints") / "model.safetensors"
+    save_checkpoint(path, trainer, 1, DataSource("synthetic", 30, 1), None)
+    return path, trainer
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_a_loaded_model_scores_as_the_one_that_was_saved(saved: tuple[Path, FusedTrainer], split: str) -> None:
+    """Shape, vocabulary, data and split come from the file alone."""
+    path, trainer = saved
+    expected = trainer.evaluate(split)[1]
+    assert expected is not None
+    found = load_checkpoint(path, CPU).evaluate(None, None, split)
+    assert found.figures == expected.figures
+    assert found.references["ceiling"] == trainer.corpus.ceiling(split, 8)
+    assert found.references["most_frequent"] == trainer.corpus.most_frequent(split)
+
+
+def test_no_partial_file_stays_and_the_original_flags_are_checked(saved: tuple[Path, FusedTrainer]) -> None:
+    """A flag that agrees is fine, one that does not is an error naming both."""
+    path, _ = saved
+    assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
+    checkpoint = load_checkpoint(path, CPU)
+    checkpoint.check({"hidden_dim": 32, "num_rules": None})
+    with pytest.raises(CheckpointError, match="num_rules = 4, not 16"):
+        checkpoint.check({"hidden_dim": 32, "num_rules": 16})
+
+
+def test_what_is_no_checkpoint_is_refused_with_the_reason(saved: tuple[Path, FusedTrainer], tmp_path: Path) -> None:
+    """Missing, empty, cut, a pickle, another safetensors file, a damaged header."""
+    whole = saved[0].read_bytes()
+    torch.save({"a": torch.ones(1)}, tmp_path / "best_model.pt")
+    cases = {"none": None, "empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello, world, this is no checkpoint"}
+    cases["damaged"] = whole.replace(b"max_tokens", b"max_tokans", 1)
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            load_checkpoint(path, CPU)
+    with pytest.raises(CheckpointError, match="pickle"):
+        load_checkpoint(tmp_path / "best_model.pt", CPU)

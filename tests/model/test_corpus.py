@@ -1,0 +1,141 @@
+"""Reading, splitting, symbols, ceilings and length classes."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.corpus import Corpus, Vocabulary, ceiling, length_classes, load_corpus, load_sentences, read_jsonl, split_stories
+from model.errors import DataError
+from model.noise import generator_for
+from model.stories import Sentence, tell_stories
+
+GOOD = {"story_id": "a", "tokens": ["a", "cat", "."], "propositions": [["cat", "type", "cat"]]}
+
+
+def write(path: Path, *lines: object) -> Path:
+    """A data file of these lines."""
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b"{", "not JSON"),
+        (b'"a"', "it is a str"),
+        (b"\xff\xfe", "not UTF-8"),
+        ({**GOOD, "propositions": [["cat", "type"]]}, "proposition 1 is"),
+        ({**GOOD, "propositions": [["cat", "type", 3]]}, "proposition 1 is"),
+        ({**GOOD, "tokens": []}, "tokens"),
+        ({**GOOD, "tokens": "a cat"}, "tokens"),
+        ({**GOOD, "story_id": 1}, "story_id"),
+        ({"tokens": ["a"]}, "story_id"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_line_not_of_the_form_names_file_line_and_fault(tmp_path: Path, line: object, fault: str) -> None:
+    """Nothing is guessed and nothing is skipped."""
+    path = write(tmp_path / "data.jsonl", GOOD, line)
+    with pytest.raises(DataError, match=r"data\.jsonl, line 2: .*" + fault):
+        read_jsonl(path)
+
+
+def test_missing_empty_and_cut_files_are_named(tmp_path: Path) -> None:
+    """Each says which file and what is allowed."""
+    with pytest.raises(DataError, match="no data file"):
+        read_jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match="is empty"):
+        read_jsonl(write(tmp_path / "empty.jsonl"))
+    whole = gzip.compress(json.dumps(GOOD).encode() * 50)
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-12])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_jsonl(tmp_path / "cut.jsonl.gz")
+    with pytest.raises(DataError, match="is not known"):
+        load_sentences("stories.csv", None, 1)
+
+
+def test_fewer_stories_are_the_first_ones(tmp_path: Path) -> None:
+    """`--num-stories N` takes the first N story ids."""
+    path = write(tmp_path / "data.jsonl", *({**GOOD, "story_id": story} for story in "abcab"))
+    assert {s.story_id for s in read_jsonl(path, 2)} == {"a", "b"}
+    assert len(read_jsonl(path, 2)) == 4
+
+
+@given(st.integers(10, 300), st.integers(0, 5))
+def test_splits_are_80_10_10_by_story_and_repeat(count: int, seed: int) -> None:
+    """Whatever the order of the stories."""
+    ids = [f"s{number}" for number in range(count)]
+    split = split_stories(ids, seed)
+    assert split == split_stories(reversed(ids), seed)
+    shares = [sum(where == part for where in split.values()) for part in ("train", "valid", "test")]
+    assert shares[0] == round(0.8 * count)
+    assert abs(shares[1] - shares[2]) <= 1
+
+
+def test_validation_sentences_seen_in_train_are_left_out_and_counted(small_corpus: Corpus) -> None:
+    """Word for word."""
+    trained = {s.tokens for s in small_corpus.sentences["train"]}
+    assert all(s.tokens not in trained for split in ("valid", "test") for s in small_corpus.sentences[split])
+    sentences = tell_stories(30, 1)
+    seen = sentences[0]
+    copies = [Sentence(s.story_id, seen.tokens, seen.propositions) if number % 3 == 0 else s for number, s in enumerate(sentences)]
+    assert Corpus("copies", copies, 1).left_out["valid"] > 0
+
+
+def test_the_vocabulary_comes_from_train_alone(small_corpus: Corpus) -> None:
+    """Words of other splits are unknown, lower the ceiling, and are read by their ending."""
+    vocabulary = small_corpus.vocabulary
+    train = {w for s in small_corpus.sentences["train"] for w in (*s.tokens, *(w for p in s.propositions for w in p))}
+    other = {w for s in small_corpus.sentences["valid"] for w in s.tokens} - train
+    assert other
+    assert all(word in vocabulary for word in train)
+    assert all(word not in vocabulary and vocabulary.input_id(word) >= len(vocabulary) for word in other)
+    assert "<pad>" not in vocabulary
+    assert small_corpus.ceiling("valid", 8)["entity"] < 1
+    assert small_corpus.ceiling("train", 99)["entity"] == 1
+
+
+def test_the_ceiling_counts_unknown_words_and_places() -> None:
+    """By hand: one of two entities known; a third proposition has no place."""
+    vocabulary = Vocabulary(["<pad>", "<unknown>", "cat", "type"], [""])
+    sentences = [Sentence("a", ("x",), (("cat", "type", "cat"), ("dog", "type", "dog"), ("cat", "type", "cat")))]
+    found = ceiling(sentences, vocabulary, 2)
+    assert found["entity"] == found["exact"] == pytest.approx(1 / 3)
+    assert found["relation"] == pytest.approx(2 / 3)
+
+
+def test_most_frequent_answers_score_what_they_score(small_corpus: Corpus) -> None:
+    """`type` is the most frequent relation; the share is counted over all propositions."""
+    gold = [p for s in small_corpus.sentences["valid"] for p in s.propositions]
+    assert small_corpus.answers[1] == "type"
+    assert small_corpus.most_frequent("valid")["relation"] == pytest.approx(sum(p[1] == "type" for p in gold) / len(gold))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 3))
+def test_every_trial_sees_every_sentence_once_within_the_bounds(small_corpus: Corpus, batch_size: int, seed: int) -> None:
+    """Whoever draws: the classes' widths and the number of propositions of a batch hold."""
+    split = small_corpus.splits["train"]
+    seen = []
+    for length_class in length_classes(split, batch_size, 8):
+        rows = length_class.draw(generator_for(seed))
+        seen += rows.tolist()
+        assert int(split.token_counts_N[rows].max()) == length_class.tokens
+        assert max(length_class.batches) <= batch_size
+        for batch in torch.split(rows, list(length_class.batches)):
+            assert int(split.proposition_counts_N[batch].clamp(max=8).sum()) <= length_class.facts
+    assert sorted(seen) == list(range(len(split)))
+
+
+def test_the_shared_stories_are_what_their_note_says(real_stories: Path) -> None:
+    """Sentences, entities and relations of the first hundred stories, as in the data's README."""
+    sentences = read_jsonl(real_stories, 100)
+    assert len(sentences) == 1166
+    assert len({p[0] for s in sentences for p in s.propositions}) == 462
+    corpus = load_corpus(str(real_stories), 100, 1)
+    assert 0.65 <= corpus.ceiling("valid", 8)["entity"] <= 0.76

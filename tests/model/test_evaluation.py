@@ -1,0 +1,71 @@
+"""The figures, against small cases counted by hand and against a slow count in words."""
+
+import pytest
+import torch
+
+from model.config import Hyperparameters, ModelShape
+from model.corpus import UNKNOWN, Corpus
+from model.evaluation import Answer, Counter, parse_ids
+from model.network import Conditions
+from model.trainer import FusedTrainer
+
+KINDS = {"type": 2, "has_property": 3}
+
+
+def figures(said: list[list[list[int]]], gold: list[list[list[int]]]) -> dict:
+    """Figures of one slot."""
+    counter = Counter(KINDS)
+    answer, wanted = Answer(torch.tensor([said])), torch.tensor([gold])
+    counter.parsing(answer, wanted)
+    counter.generating(torch.ones(1, len(gold), 1, dtype=torch.int64), torch.ones(1, len(gold), 1, dtype=torch.int64), answer, wanted)
+    return counter.figures(len(gold))[0]
+
+
+def test_positions_orders_and_kinds_are_counted_as_defined() -> None:
+    """Two sentences: one shifted by a place, one right; a spurious proposition; a gold one beyond the places."""
+    shifted = [[7, 2, 7], [8, 2, 8]], [[8, 2, 8], [8, 3, 9], [7, 2, 7]]
+    right = [[5, 6, 8], [9, 2, 9]], [[5, 6, 8], [0, 0, 0], [0, 0, 0]]
+    found = figures([shifted[0], right[0]], [shifted[1], right[1]])
+    assert found["entity"] == pytest.approx(2 / 4)
+    assert found["relation"] == pytest.approx(2 / 4)
+    assert found["exact"] == pytest.approx(1 / 4)
+    assert found["first"]["exact"] == pytest.approx(1 / 2)
+    assert found["spurious"] == pytest.approx(1 / 4)
+    assert found["triple_precision"] == pytest.approx(3 / 4)
+    assert found["triple_recall"] == pytest.approx(3 / 4)
+    assert found["f1"] == {"type": pytest.approx(2 * 2 / 5), "has_property": 0.0, "verb": 1.0}
+
+
+def test_unknown_gold_never_counts_as_right() -> None:
+    """Not even when the model says the unknown word; and a repeated answer finds one gold proposition once."""
+    found = figures([[[UNKNOWN, 2, 7], [5, 2, 5]], [[5, 2, 5], [5, 2, 5]]], [[[UNKNOWN, 2, 7], [5, 2, 5]], [[6, 2, 6], [5, 2, 5]]])
+    assert found["entity"] == pytest.approx(2 / 4)
+    assert found["triple_precision"] == pytest.approx(2 / 4)
+    assert found["round_trip"] == 0.0
+
+
+def test_evaluation_agrees_with_a_slow_count_in_words(small_corpus: Corpus) -> None:
+    """A trained model's figures, counted sentence by sentence."""
+    trainer = FusedTrainer(ModelShape(hidden_dim=32, batch_size=8), small_corpus, 1)
+    trainer.load(0, Hyperparameters(lr=5e-3, epochs=4))
+    for _ in range(4):
+        trainer.train_epoch()
+    evaluation = trainer.evaluate("valid")[0]
+    assert evaluation is not None
+    split, symbols = small_corpus.splits["valid"], small_corpus.vocabulary.symbols
+    parameters = trainer.network.with_tables(trainer.store.views)
+    said = parse_ids(trainer.network, parameters, split.tokens_NT[None], Conditions(torch.zeros(1, 16))).propositions_KBP3[0]
+    gold = right = hits = 0
+    for sentence, places in zip(small_corpus.sentences["valid"], said.tolist(), strict=True):
+        words = [tuple(symbols[i] for i in ids) if ids[0] else None for ids in places]
+        for place, proposition in enumerate(sentence.propositions):
+            gold += 1
+            right += place < len(words) and words[place] is not None and words[place][0] == proposition[0]
+        rest = list(sentence.propositions)
+        for answer in filter(None, words):
+            if answer in rest:
+                rest.remove(answer)
+                hits += 1
+    assert right > 0
+    assert evaluation.figures["entity"] == pytest.approx(right / gold)
+    assert evaluation.figures["triple_recall"] == pytest.approx(hits / gold)

@@ -1,0 +1,48 @@
+"""Imports point one way, and each heavy package is imported in one file only."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ALONE = {
+    "spacy": "model/extraction.py",
+    "ray": "tuner/ray_engine.py",
+    "sqlalchemy": "tuner/storage.py",
+    "optuna_dashboard": "tuner/dashboard.py",
+}
+ORDER = {
+    "model": ["errors", "config", "stories", "corpus", "noise", "parameters", "layers", "augmentation", "softmax", "network", "losses", "optimizer", "evaluation", "trainer", "checkpoint"],
+    "tuner": ["errors", "verdict", "pruning", "definition", "storage", "study", "summary", "seam", "search", "progress", "training", "job", "dashboard", "cli", "__main__"],
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules a file imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_every_module_imports_only_what_stands_before_it() -> None:
+    """The order is the architecture; `model` never imports `tuner` or Optuna."""
+    for package, order in ORDER.items():
+        assert sorted(order) == sorted(path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"), package
+        for place, module in enumerate(order):
+            for name in imports(ROOT / package / f"{module}.py"):
+                parts = name.split(".")
+                if parts[0] == package and len(parts) > 1 and parts[1] in order:
+                    assert order.index(parts[1]) < place, f"{package}/{module}.py imports {name}"
+                if package == "model":
+                    assert parts[0] not in ("tuner", "optuna"), f"model/{module}.py imports {name}"
+
+
+def test_heavy_packages_have_one_door_each() -> None:
+    """The only file that imports SQLAlchemy is the storage, and so on."""
+    for path in [*(ROOT / "model").glob("*.py"), *(ROOT / "tuner").glob("*.py")]:
+        for name in imports(path):
+            first = name.split(".")[0]
+            assert ALONE.get(first) in (None, path.relative_to(ROOT).as_posix()), f"{path} imports {first}"

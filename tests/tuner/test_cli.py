@@ -1,0 +1,221 @@
+"""The command line as a user meets it: help, JSON, the original's options, bad input, signals, the dashboard."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tuner.cli
+
+EVALUATE_KEYS = {
+    *("sentences", "component_accuracy", "entity", "relation", "value", "at_least_one", "two_of_three", "exact", "first"),
+    *("triple_precision", "triple_recall", "triple_f1", "f1", "round_trip", "spurious", "most_frequent", "ceiling"),
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small study, searched once."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "tiny.toml").write_text(
+        "[data]\nstories = 30\n[budget]\ntrials = 3\nepochs = 1\n[search]\nlr = { low = 1e-3, high = 1e-2, log = true }\n"
+        '[fixed]\nhidden_dim = 16\nnum_rules = 2\n[[baselines]]\nname = "slow"\nlr = 1e-3\n'
+    )
+    done = call(folder, "search", "tiny.toml", "--json")
+    assert done.returncode == 0, done.stderr
+    (folder / "search.json").write_text(done.stdout)
+    return folder
+
+
+def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real program in a real process."""
+    command = [sys.executable, "-m", "tuner", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL)
+
+
+def test_search_status_and_best_print_their_objects(home: Path) -> None:
+    """Exactly one JSON object on stdout, with the keys that scripts rely on."""
+    found = json.loads((home / "search.json").read_text())
+    assert {"study", "storage", "trials", "running", "epochs_run", "epochs_saved", "best", "baselines", "seconds"} <= found.keys()
+    assert {"total", "training", "asking", "storing"} <= found["seconds"].keys()
+    assert found["trials"] == {"finished": 3}
+    status = json.loads(call(home, "status", "tiny", "--json").stdout)
+    assert status == found
+    best = json.loads(call(home, "best", "tiny", "--json").stdout)
+    assert best == found["best"]
+    assert best["hyperparameters"]["hidden_dim"] == 16
+    text = call(home, "status", "tiny").stdout
+    assert all(words in text for words in ("ceiling", "slow", "most frequent answer", "best: trial"))
+
+
+def test_the_original_command_line_works_and_prints_its_form(home: Path) -> None:
+    """Underscores and all; then `evaluate` with its flags."""
+    options = ["--num_stories", "30", "--epochs", "2", "--batch_size", "16", "--lr", "0.003", "--hidden_dim", "32", "--num_rules", "4"]
+    done = call(home, "train", *options)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"loss=[\d.]+, parse=[\d.]+, gen=[\d.]+.*component accuracy [\d.]+ %", done.stdout)) == 2
+    path = "runs/checkpoints/train.safetensors"
+    scored = call(home, "evaluate", "--checkpoint", path, "--hidden_dim", "32", "--num_rules", "4", "--json")
+    assert scored.returncode == 0, scored.stderr
+    assert json.loads(scored.stdout).keys() >= EVALUATE_KEYS
+    wrong = call(home, "evaluate", path, "--num_rules", "16")
+    assert wrong.returncode == 2
+    assert "num_rules = 4, not 16" in wrong.stderr
+
+
+def test_train_prints_its_object(home: Path) -> None:
+    """With the curve and the validation figures; two runs of one seed are equal."""
+    options = [
+        "train",
+        "--num-stories",
+        "30",
+        "--epochs",
+        "1",
+        "--hidden-dim",
+        "16",
+        "--num-rules",
+        "2",
+        "--checkpoint",
+        "a.safetensors",
+        "--json",
+    ]
+    first, second = (json.loads(call(home, *options).stdout) for _ in range(2))
+    assert {"checkpoint", "epochs", "curve", "evaluation", "seconds", "sentences_per_second"} == first.keys()
+    point = {"epoch", "loss", "losses", "objective", "entity", "relation", "value", "gradient_norm"}
+    assert point == first["curve"][0].keys()
+    assert first["evaluation"].keys() >= EVALUATE_KEYS
+    assert first["curve"] == second["curve"]
+
+
+BAD_DATA = {
+    "missing.jsonl": None,
+    "empty.jsonl": b"",
+    "text.jsonl": b"once upon a time",
+    "two.jsonl": b'{"story_id": "a", "tokens": ["a"], "propositions": [["a", "type"]]}',
+    "latin.jsonl": b'{"story_id": "caf\xe9", "tokens": ["a"], "propositions": []}',
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "quik"], ["'quik'", "quick"]),
+        (["search", "unknown_key.toml"], ["budget.hours", "allowed"]),
+        (["search", "inverted.toml"], ["search.lr", "above"]),
+        (["search", "zero_width.toml"], ["search.lr", "[fixed]"]),
+        (["search", "quick", "--treils", "3"], ["--treils"]),
+        (["search", "quick", "--width", "many"], ["many", "auto"]),
+        *((["search", "quick", "--data", name], [name]) for name in BAD_DATA),
+        (["train", "--data", "two.jsonl"], ["two.jsonl, line 1", "proposition 1"]),
+        (["train", "--hidden-dim", "50"], ["hidden_dim", "50", "multiple of 16"]),
+        (["evaluate", "tiny.toml"], ["tiny.toml", "no checkpoint"]),
+        (["evaluate", "best_model.pt"], ["pickle", "tuner train"]),
+        (["evaluate"], ["CHECKPOINT"]),
+        (["search", "quick", "--storage", "sqlite:////proc/none/x.db"], ["/proc/none/x.db"]),
+        (["search", "quick", "--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/x"], ["cannot be opened"]),
+        (["search", "quick", "--device", "cuda:99"], ["cuda:99", "--device cpu"]),
+        (["search", "quick", "--device", "tpu"], ["tpu", "auto"]),
+        (["search", "other/tiny.toml"], ["another search", "--name", "--fresh"]),
+        (["status", "nothing"], ["'nothing'", "tiny@synthetic-30"]),
+    ],
+)
+def test_bad_input_says_what_was_given_and_ends_with_status_2(home: Path, arguments: list[str], words: list[str]) -> None:
+    """No traceback, nothing on stdout, nothing half-written."""
+    sound = (home / "tiny.toml").read_text()
+    changes = {
+        "unknown_key": ("trials = 3", "trials = 3\nhours = 2"),
+        "inverted": ("low = 1e-3", "low = 1e-1"),
+        "zero_width": ("low = 1e-3", "low = 1e-2"),
+    }
+    for name, (old, new) in changes.items():
+        (home / f"{name}.toml").write_text(sound.replace(old, new, 1))
+    (home / "other").mkdir(exist_ok=True)
+    (home / "other" / "tiny.toml").write_text(sound.replace("high = 1e-2", "high = 5e-2"))
+    (home / "best_model.pt").write_bytes(b"PK\x03\x04 a pickle in a zip")
+    for name, content in BAD_DATA.items():
+        if content is not None:
+            (home / name).write_bytes(content)
+    before = sorted(str(path) for path in home.rglob("*"))
+    done = call(home, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
+    assert done.stdout == ""
+    for word in words:
+        assert word in done.stderr
+    after = sorted(str(path) for path in home.rglob("*"))
+    assert [path for path in after if path not in before and not path.endswith(("-wal", "-shm"))] == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp_path: Path, number: int, status: int) -> None:
+    """What was running is taken up by the next start."""
+    (tmp_path / "tiny.toml").write_text((home / "tiny.toml").read_text().replace("epochs = 1", "epochs = 40"))
+    command = [sys.executable, "-m", "tuner", "search", "tiny.toml", "--width", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("trial 1 starts"):
+            process.send_signal(number)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == status
+    assert "Traceback" not in rest
+    running = json.loads(call(tmp_path, "status", "tiny", "--json").stdout)["running"]
+    assert running == 2
+
+
+def test_the_dashboard_serves_the_study_on_this_machine_only(home: Path) -> None:
+    """Any free port; its API names the study and its trials."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", "dashboard", "tiny", "--port", "0"], cwd=home, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "http://" in line)
+        url = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert url is not None
+        studies: dict[str, Any] = json.loads(urllib.request.urlopen(f"{url[0]}/api/studies", timeout=30).read())
+        assert "tiny@synthetic-30" in [entry["study_name"] for entry in studies["study_summaries"]]
+        page = urllib.request.urlopen(f"{url[0]}/dashboard", timeout=30).read()
+        assert b"<html" in page.lower()
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_the_stock_dashboard_opens_the_storage(home: Path) -> None:
+    """`optuna-dashboard sqlite:///runs/tuner.db`, as anybody would start it."""
+    program = Path(sys.executable).parent / "optuna-dashboard"
+    command = [str(program), "sqlite:///runs/tuner.db", "--port", "0", "--host", "127.0.0.1"]
+    process = subprocess.Popen(
+        command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "http://" in line:
+                break
+        assert any("http://" in line for line in lines), lines
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """And `--help` ends with status 0 and names every command."""
+    assert tuner.cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, command in tuner.cli.cli.commands.items():
+        assert name in overview
+        assert command.help is not None
+        assert f"Example: tuner {name}" in command.help

@@ -1,0 +1,127 @@
+"""The rules, as tables of curves and as laws; and the pruners in a plain `study.optimize`."""
+
+import math
+from dataclasses import replace
+
+import optuna
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tuner.pruning import ExplosionPruner, ExplosionRule, FirstOf, HalvingPruner, HalvingRule, History, PlateauPruner, PlateauRule
+
+RISING = tuple(0.9 * (1 - math.exp(-epoch / 5)) for epoch in range(1, 31))
+FALLING_LOSS = tuple(2 + 8 * math.exp(-epoch / 5) for epoch in range(30))
+FLAT = (0.26, 0.261, 0.259, 0.26, 0.26, 0.261, 0.26, 0.259, 0.26, 0.26)
+FLAT_LOSS = (343000.0, 342010.0, 342000.0, 342001.0, 341999.0, 342000.5, 342000.0, 342001.0, 341999.0, 342000.0)
+numbers = st.floats(-1e6, 1e6)
+
+
+def flat(epochs: int, **changes: object) -> History:
+    """A trial that lies at chance while three peers left it early."""
+    peers = tuple(RISING[:10] for _ in range(3))
+    return replace(History(FLAT[:epochs], FLAT_LOSS[:epochs], 30, chance=0.25, peers=peers), **changes)
+
+
+def test_a_flat_trial_is_stopped_with_a_reason_that_carries_figures() -> None:
+    """At the level of chance, with a flat loss, long after its peers left."""
+    verdict = PlateauRule()(flat(10))
+    assert verdict is not None
+    assert verdict.cause == "plateaued"
+    assert "0.260" in verdict.reason
+    assert "most frequent answer" in verdict.reason
+    assert verdict.evidence["level"] == pytest.approx(0.26, abs=0.002)
+
+
+def test_what_is_no_plateau_runs_on() -> None:
+    """Too early; a loss still falling; an objective rising to where it matters; converged at the top; alone before half time."""
+    rule = PlateauRule()
+    assert rule(flat(4)) is None
+    assert rule(flat(10, loss=FALLING_LOSS[:10])) is None
+    assert rule(flat(10, objective=RISING[:10])) is None
+    assert rule(flat(10, objective=tuple(value + 0.6 for value in FLAT), peers=(FLAT,))) is None
+    assert rule(flat(10, peers=())) is None
+
+
+@given(st.floats(0.001, 1000), st.floats(-1000, 1000))
+def test_scaling_or_shifting_the_loss_changes_no_plateau_verdict(scale: float, shift: float) -> None:
+    """The loss is judged by its own range."""
+    for loss in (FLAT_LOSS, FALLING_LOSS[:10]):
+        moved = tuple(value / 1e5 * scale + shift for value in loss)
+        assert (PlateauRule()(flat(10, loss=moved)) is None) == (PlateauRule()(flat(10, loss=loss)) is None)
+
+
+@given(st.lists(st.floats(0.06, 0.3), min_size=6, max_size=20), st.floats(-1e5, 1e5))
+def test_a_loss_that_improves_by_a_twentieth_of_its_range_in_every_window_is_no_plateau(steps: list[float], start: float) -> None:
+    """However slowly that is against the whole."""
+    loss = [start]
+    for step in steps:
+        loss.append(loss[-1] - step)
+    span = max(loss) - min(loss)
+    epochs = len(loss)
+    assume(all(loss[end - 5] - loss[end - 1] >= 0.05 * span for end in range(5, epochs + 1)))
+    assert PlateauRule()(History((0.2,) * epochs, tuple(loss), 30, peers=((0.9,) * epochs,) * 3)) is None
+
+
+def test_the_original_descent_is_no_plateau_by_its_loss() -> None:
+    """342,844 to 339,214 in 30 epochs is a steady descent, not a standstill."""
+    loss = tuple(342844 - epoch * (342844 - 339214) / 29 for epoch in range(30))
+    assert PlateauRule()(History((0.001,) * 20, loss[:20], 30, peers=((0.9,) * 20,) * 3)) is None
+
+
+@given(st.lists(numbers, min_size=1, max_size=20), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_what_is_not_finite_is_an_explosion_at_once(loss: list[float], value: float) -> None:
+    """In the loss or in the objective."""
+    objective = (0.5,) * (len(loss) + 1)
+    assert ExplosionRule()(History(objective, (*loss, value), 30)).cause == "exploded"
+    assert ExplosionRule()(History((*objective[1:], value), (), 30)).cause == "exploded"
+
+
+def test_a_loss_that_leaves_its_minimum_and_stays_away_is_an_explosion() -> None:
+    """Within five epochs of the turn; not a transient at the start, not one bad epoch, not noise at the bottom."""
+    falling, rule = [10.0, 8.0, 6.0, 5.0, 4.5], ExplosionRule()
+    exploded = [rule(History((0.3,) * n, tuple((falling + [30.0] * 5)[:n]), 30)) for n in range(1, 11)]
+    assert [verdict is not None for verdict in exploded].index(True) + 1 <= 5 + 5
+    for calm in ([10.0, 60.0, 9.0, 8.0, 7.0], [*falling, 30.0, 4.4, 4.3], [10.0, 3.0, 2.0, 1.0, 1.1, 1.3, 0.9, 1.4, 1.5]):
+        assert all(rule(History((0.3,) * n, tuple(calm[:n]), 30)) is None for n in range(1, len(calm) + 1))
+
+
+@given(st.permutations(range(9)))
+def test_halving_judges_a_cohort_alike_whatever_the_order_of_its_slots(order: list[int]) -> None:
+    """The same third goes on."""
+    values = [0.1 * number for number in range(9)]
+    curves = {number: (0.0, 0.0, values[number]) for number in order}
+    rule = HalvingRule()
+    stopped = {n for n in order if rule(History(curves[n], epochs=30, peers=tuple(curves[o] for o in order if o != n)))}
+    assert stopped == {0, 1, 2, 3, 4, 5}
+
+
+def test_halving_waits_for_its_rungs_and_for_enough_peers() -> None:
+    """Nothing between the rungs, nothing at the last epoch, nothing among few."""
+    peers = tuple((0.9,) * 9 for _ in range(8))
+    at = [HalvingRule()(History((0.1,) * epoch, epochs=9, peers=peers)) is not None for epoch in range(1, 10)]
+    assert at == [False, False, True, False, False, False, False, False, False]
+    assert HalvingRule()(History((0.1,) * 3, epochs=9, peers=peers[:3])) is None
+
+
+def test_the_pruners_work_in_a_plain_study() -> None:
+    """Anybody's `study.optimize`: the hopeless are pruned, the good ones are not, in either direction."""
+    for direction, sign in (("maximize", 1), ("minimize", -1)):
+        pruner = FirstOf(ExplosionPruner(30), PlateauPruner(30), HalvingPruner(30))
+        study = optuna.create_study(direction=direction, pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=1))
+
+        def objective(trial: optuna.Trial, sign: int = sign) -> float:
+            top = trial.suggest_float("top", 0.0, 1.0)
+            for epoch in range(1, 31):
+                value = top * RISING[epoch - 1] if trial.number != 5 or epoch < 4 else math.nan
+                trial.report(sign * value, epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+            return sign * top * RISING[-1]
+
+        study.optimize(objective, n_trials=30)
+        states = [trial.state.name for trial in study.trials]
+        assert states.count("PRUNED") >= 10
+        best = max(study.trials, key=lambda trial: trial.params["top"] if trial.number != 5 else 0.0)
+        assert best.state.name == "COMPLETE"
+        assert len(study.trials[5].intermediate_values) <= 4

@@ -1,0 +1,230 @@
+"""The search: a real one on synthetic stories, its endings, its continuation, and its loop with a trainer that follows a script."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from model.checkpoint import load_checkpoint
+from model.config import Hyperparameters, ModelShape
+from model.corpus import load_corpus
+from model.trainer import find_device
+from tuner.definition import StudyDefinition, validated
+from tuner.errors import StudyError
+from tuner.job import SearchRequest, report, run_search
+from tuner.search import Search
+from tuner.storage import CurveTable, open_storage
+from tuner.study import find_study, open_study
+
+CONTENT: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"source": "synthetic", "stories": 30, "seed": 1},
+    "budget": {"trials": 6, "epochs": 3},
+    "search": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "hidden_dim": {"choices": [16, 32]}, "num_rules": {"choices": [2, 4]}},
+    "fixed": {"batch_size": 16, "loss_weights.parse": 1.0},
+    "pruning": {"explosion": {}, "plateau": {}, "halving": {"first": 1, "eta": 2, "least": 3}},
+    "baselines": [{"name": "slow", "lr": 1e-4, "hidden_dim": 16, "num_rules": 2}],
+}
+
+
+def definition(**changes: Any) -> StudyDefinition:
+    """A study of seconds."""
+    return validated({**CONTENT, **changes}, "the test")
+
+
+def request(tmp_path: Path, made: StudyDefinition, **changes: Any) -> SearchRequest:
+    """A search in a folder of its own."""
+    base = SearchRequest(made, f"sqlite:///{tmp_path}/tuner.db", 3, "cpu", None, False, tmp_path / "checkpoints")
+    return dataclasses.replace(base, **changes)
+
+
+def quiet() -> Console:
+    """A console that nobody reads."""
+    return Console(file=open(os.devnull, "w"), force_terminal=False)
+
+
+def ended(study: optuna.Study) -> list[tuple[Any, ...]]:
+    """What must repeat: parameters, states, values, verdicts and curves."""
+    trials = study.get_trials()
+    return [(t.number, t.params, t.state, t.value, t.user_attrs["verdict"], t.intermediate_values) for t in trials]
+
+
+def test_a_real_search_finds_stops_explains_and_repeats(tmp_path: Path) -> None:
+    """Baselines first and in full, every ending with its verdict, the best trial's checkpoint loadable; twice the same, bit for bit."""
+    studies = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made = request(tmp_path / name, definition())
+        found = run_search(made, quiet())
+        studies.append(find_study(open_storage(made.storage), "tiny"))
+    trials = studies[0].get_trials()
+    assert len(trials) == 6
+    assert trials[0].user_attrs["baseline"] == "slow"
+    assert trials[0].user_attrs["epochs_run"] == 3
+    assert {t.state for t in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        assert trial.user_attrs["verdict"]["reason"]
+        assert len(trial.intermediate_values) == trial.user_attrs["epochs_run"]
+    assert found.summary["epochs_run"] + found.summary["epochs_saved"] == 18
+    assert found.summary["best"]["value"] == max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    figures = load_checkpoint(Path(found.summary["best"]["checkpoint"]), find_device("cpu")).evaluate(None, None, "valid").figures
+    assert figures["component_accuracy"] == found.summary["best"]["value"]
+    assert ended(studies[0]) == ended(studies[1])
+
+
+def test_a_finished_search_is_continued_by_a_larger_budget_only(tmp_path: Path) -> None:
+    """The budget is the total; with another space it is another study; --fresh keeps the old one."""
+    run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1})), quiet())
+    again = run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1})), quiet())
+    assert sum(again.summary["trials"].values()) == 2
+    more = run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 1})), quiet())
+    assert sum(more.summary["trials"].values()) == 4
+    other = {**CONTENT["search"], "lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+    with pytest.raises(StudyError, match=r"another search: .*--name NAME.*--fresh"):
+        run_search(request(tmp_path, definition(search=other, budget={"trials": 4, "epochs": 1})), quiet())
+    with pytest.raises(StudyError, match="another budget"):
+        run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 2})), quiet())
+    fresh = run_search(request(tmp_path, definition(search=other, budget={"trials": 2, "epochs": 1}), fresh=True), quiet())
+    assert fresh.summary["study"] == "tiny@synthetic-30.2"
+    url = f"sqlite:///{tmp_path}/tuner.db"
+    assert report(url, "tiny").summary["study"] == "tiny@synthetic-30.2"
+    assert sum(report(url, "tiny@synthetic-30").summary["trials"].values()) == 4
+
+
+def test_a_trial_below_the_floor_on_the_round_trip_is_never_best(tmp_path: Path) -> None:
+    """It is complete but infeasible."""
+    made = definition(budget={"trials": 2, "epochs": 1}, objective={"metric": "component_accuracy", "round_trip_floor": 1.0})
+    found = run_search(request(tmp_path, made), quiet())
+    assert found.summary["trials"] == {"finished": 2}
+    assert found.summary["best"] is None
+
+
+def test_a_killed_search_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -> None:
+    """A real process, a real kill -9: no trial lost or doubled, the same values as without the kill."""
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    for folder in (straight, killed):
+        folder.mkdir()
+    made = definition(pruning={})
+    run_search(request(straight, made, width=1), quiet())
+    code = (
+        "import sys, dataclasses; from pathlib import Path; from tests.tuner.test_search import *;"
+        "torch_threads = __import__('torch').set_num_threads(2);"
+        "run_search(request(Path(sys.argv[1]), definition(pruning={}), width=1), Console(stderr=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(killed)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("trial 2 starts"):
+            process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    run_search(request(killed, made, width=1), quiet())
+    one, other = (find_study(open_storage(f"sqlite:///{folder}/tuner.db"), "tiny") for folder in (straight, killed))
+    assert ended(one) == ended(other)
+
+
+@dataclasses.dataclass
+class Step:
+    """A scripted epoch: record and evaluation in one."""
+
+    epoch: int
+    loss: float
+    objective: float
+    gradient_norm: float = 1.0
+    round_trip: float = 1.0
+    losses: dict[str, float] = dataclasses.field(default_factory=dict)
+    figures: dict[str, object] = dataclasses.field(default_factory=dict)
+
+
+class ScriptedTrainer:
+    """Follows one formula per learning rate and notes what it was asked to do."""
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        self.shape, self.held, self.seconds = shape, [None] * slots, {"training": 0.0}
+        self.widths: list[int] = []
+        self.loads: list[tuple[int, float]] = []
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Notes the load."""
+        self.held[slot] = [hyperparameters, 0]
+        self.loads.append((slot, hyperparameters.lr))
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """Keeps what is kept."""
+        kept = [self.held[slot] for slot in keep]
+        self.held = kept + [None] * (slots - len(kept))
+
+    def train_epoch(self) -> list[Step | None]:
+        """One epoch of the formula: above a rate of 5e-3 the loss is NaN from the second epoch on."""
+        self.widths.append(len(self.held))
+        steps = []
+        for held in self.held:
+            held[1] += 1
+            exploded = held[0].lr > 5e-3 and held[1] > 1
+            steps.append(Step(held[1], float("nan") if exploded else 10.0 - held[1], held[0].lr * 100 * held[1] / 3))
+        self.steps = steps
+        return steps
+
+    def evaluate(self) -> list[Step | None]:
+        """The same objects."""
+        return self.steps
+
+    def save(self, slot: int, path: Path, evaluation: Any) -> None:
+        """Nothing to save."""
+
+
+def scripted(tmp_path: Path, made: StudyDefinition, width: int) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
+    """A search over scripted trainers."""
+    storage = open_storage(f"sqlite:///{tmp_path}/tuner.db")
+    study = open_study(storage, made, load_corpus("synthetic", 30, 1))
+    trainers: list[ScriptedTrainer] = []
+
+    def make(shape: ModelShape, slots: int) -> ScriptedTrainer:
+        trainers.append(ScriptedTrainer(shape, slots))
+        return trainers[-1]
+
+    curves = CurveTable(storage, study._study_id)
+    Search(study, made, make, curves, width=width, device="cpu", checkpoints=tmp_path).run()
+    return study, trainers, curves
+
+
+def test_slots_are_refilled_in_place_and_arrays_never_idle(tmp_path: Path) -> None:
+    """All slots are full until the budget is spent; an exploding trial frees its slot at once, with the reason."""
+    made = definition(
+        budget={"trials": 20, "epochs": 3}, search={"lr": {"low": 1e-4, "high": 1e-2}}, baselines=[], pruning={"explosion": {}}
+    )
+    study, (trainer,), curves = scripted(tmp_path, made, 4)
+    trials = study.get_trials()
+    assert len(trials) == 20
+    for trial in trials:
+        exploded = trial.params["lr"] > 5e-3
+        assert trial.user_attrs["verdict"]["cause"] == ("exploded" if exploded else "finished")
+        assert trial.state == (TrialState.PRUNED if exploded else TrialState.COMPLETE)
+        assert len(curves.read(trial.number)[trial.number]) == trial.user_attrs["epochs_run"] == (2 if exploded else 3)
+    assert {t.state for t in trials} == {TrialState.PRUNED, TrialState.COMPLETE}
+    assert set(trainer.widths[: 20 * 2 // 4 - 1]) == {4}
+    assert trainer.widths == sorted(trainer.widths, reverse=True)
+    assert {slot for slot, _ in trainer.loads} == {0, 1, 2, 3}
+
+
+def test_shapes_train_in_arrays_of_their_own(tmp_path: Path) -> None:
+    """One trainer a shape; `num_rules` shares an array, with room for the largest."""
+    study, trainers, _ = scripted(tmp_path, definition(pruning={}), 6)
+    assert {trainer.shape.hidden_dim for trainer in trainers} == {t.params["hidden_dim"] for t in study.get_trials()}
+    assert {trainer.shape.max_rules for trainer in trainers} == {4}
+
+
+def test_an_audited_trial_runs_on_and_remembers_the_stop(tmp_path: Path) -> None:
+    """With audit = 1 no stop but an explosion is carried out."""
+    rules = {"halving": {"first": 1, "eta": 2, "least": 1}, "audit": 1.0}
+    study, _, _ = scripted(tmp_path, definition(pruning=rules, search={"lr": {"low": 1e-4, "high": 4e-3}}, baselines=[]), 6)
+    trials = study.get_trials()
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert any("audited" in t.user_attrs for t in trials)

@@ -1,0 +1,75 @@
+"""Storages: write-ahead SQLite, the table of curves, and errors that hide passwords."""
+
+import sqlite3
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tuner.errors import StorageError
+from tuner.storage import CurveTable, open_storage, shown
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A SQLite storage that is not there yet, in a folder that is not there yet."""
+    return f"sqlite:///{tmp_path}/runs/tuner.db"
+
+
+def test_sqlite_is_opened_in_write_ahead_mode(url: str) -> None:
+    """Also on the second time, and a dashboard's plain connection sees it."""
+    for _ in range(2):
+        open_storage(url)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_curves_are_kept_by_trial_and_epoch_and_a_repeated_epoch_replaces(url: str) -> None:
+    """Studies do not see each other's."""
+    storage = open_storage(url)
+    first, second = (optuna.create_study(study_name=name, storage=storage)._study_id for name in "ab")
+    table = CurveTable(storage, first)
+    table.add([(0, {"epoch": 2, "loss": 1.0}), (1, {"epoch": 1, "loss": 3.0}), (0, {"epoch": 1, "loss": 2.0})])
+    table.add([(0, {"epoch": 2, "loss": 0.5})])
+    table.add([])
+    assert table.read() == {0: [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 0.5}], 1: [{"epoch": 1, "loss": 3.0}]}
+    assert table.read(1) == {1: [{"epoch": 1, "loss": 3.0}]}
+    assert CurveTable(storage, second).read() == {}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "cannot be read"),
+        ("sqlite:////proc/none/tuner.db", "cannot be opened"),
+        ("sqlite://", "needs a file"),
+        ("nodb://user:secret@host/name", "cannot be opened"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/name", "cannot be opened"),
+    ],
+)
+def test_what_cannot_be_opened_says_why_and_hides_the_password(url: str, message: str) -> None:
+    """Never a traceback, never a secret."""
+    with pytest.raises(StorageError, match=message) as error:
+        open_storage(url)
+    assert "secret" not in str(error.value)
+
+
+def test_a_missing_storage_is_not_made_by_those_who_only_read(url: str) -> None:
+    """`tuner status` on a machine without a search leaves no file behind."""
+    with pytest.raises(StorageError, match="there is no storage"):
+        open_storage(url, create=False)
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """And left as it was."""
+    path = tmp_path / "notes.db"
+    path.write_text("these are my notes, not a database; " * 100)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        open_storage(f"sqlite:///{path}")
+    assert path.read_text().startswith("these are my notes")
+
+
+def test_a_url_is_shown_without_its_password() -> None:
+    """Everywhere it is printed."""
+    assert shown("postgresql+psycopg://user:secret@host/name") == "postgresql+psycopg://user:***@host/name"
