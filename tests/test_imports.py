@@ -10,10 +10,11 @@ ALONE = {
     "sqlalchemy": "tuner/storage.py",
     "optuna_dashboard": "tuner/dashboard.py",
 }
-ORDER = {
-    "model": ["errors", "config", "stories", "corpus", "noise", "parameters", "layers", "augmentation", "softmax", "network", "losses", "optimizer", "evaluation", "trainer", "checkpoint"],
-    "tuner": ["errors", "verdict", "pruning", "definition", "storage", "study", "summary", "seam", "search", "progress", "training", "job", "dashboard", "cli", "__main__"],
-}
+MODEL = """
+errors config stories corpus noise parameters layers augmentation softmax network losses optimizer evaluation trainer checkpoint
+"""
+TUNER = "errors verdict pruning definition storage study summary seam search progress training job dashboard cli __main__"
+ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 
 
 def imports(path: Path) -> set[str]:

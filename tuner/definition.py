@@ -204,13 +204,14 @@ class StudyDefinition(_Section):
         label = f"{kind}: {trial.get('name', '(without a name)')}"
         if not isinstance(trial.get("name"), str):
             raise ValueError(f"{label}: each needs a name")
+        point = self.point(trial)
         for name, space in self.search.items():
-            value = self.point(trial)[name]  # the default where the trial does not name it
+            value = point[name]
             if not self._holds(space, value):
                 allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump().items())
                 raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {allowed}")
-        for name in trial:
-            if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == trial[name]):
+        for name, given in trial.items():
+            if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
 
     @staticmethod

@@ -71,13 +71,8 @@ class LiveProgress(Observer):
         """Draws the slots."""
         running = search.running
         self.epochs += len(running)
-        self.live.update(
-            Group(
-                self._table(search, running),
-                self._totals(search),
-                *(Text(line, no_wrap=True, overflow="ellipsis") for line in self.verdicts),
-            )
-        )
+        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (*self._totals(search), *self.verdicts)]
+        self.live.update(Group(self._table(search, running), *lines), refresh=True)
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
@@ -108,9 +103,9 @@ class LiveProgress(Observer):
             table.add_row(f"{one.trial.number}{mark}", *cells, sparkline(one.objective))
         return table
 
-    def _totals(self, search: Search) -> Text:
+    def _totals(self, search: Search) -> list[str]:
         rate = self.epochs / max(1e-9, time.monotonic() - self.began)
         best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
-        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "baselines (*) running"
+        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline has ended (*)"
         causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
-        return Text(f"{best}, {baseline}; {causes} of {search.definition.budget.trials}; {rate:.1f} trial-epochs a second")
+        return [f"{best}, {baseline}; {rate:.1f} trial-epochs a second", f"{causes} of {search.definition.budget.trials} trials"]
