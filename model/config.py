@@ -89,11 +89,11 @@ class Hyperparameters:
     `clip_norm` bounds a slot's gradient norm.
     """
 
-    lr: float = 3e-3
+    lr: float = 5e-3
     num_rules: int = 16
     loss_weights: LossWeights = field(default_factory=LossWeights)
-    weight_decay: float = 0.01
-    dropout: float = 0.1
+    weight_decay: float = 1.0
+    dropout: float = 0.2
     word_dropout: float = 1.0
     word_swap: float = 0.1
     clip_norm: float = 1.0
