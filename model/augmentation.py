@@ -30,7 +30,7 @@ class EntitySwap:
         chances = uniform(seed_K, step_K, 2 * sentences * places, stream=3).view(slots, 2, sentences, places)
         chosen_KBP = (chances[:, 0] < rate_K[:, None, None]) & in_text_KBPT.any(-1)
         first_KBP = same_KBPP.int().argmax(-1)  # places of one entity follow the first of them
-        chosen_KBP = chosen_KBP.gather(2, first_KBP)
+        chosen_KBP = chosen_KBP.gather(2, first_KBP) & (entity_KBP != PAD)
         drawn_KBP = self.entities_E[(chances[:, 1] * len(self.entities_E)).long()].gather(2, first_KBP)
         target_KBP = torch.where(chosen_KBP, drawn_KBP, entity_KBP)
         tokens = _replace(tokens_KBT, in_text_KBPT.transpose(2, 3), target_KBP)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,22 @@ class DataSource:
     source: str
     stories: int | None
     seed: int
+
+
+def check_writable(path: Path) -> None:
+    """Finds out before the training whether its checkpoint can be written.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; --checkpoint names a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSource, evaluation: Evaluation | None) -> None:
@@ -148,8 +165,11 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         raise CheckpointError(f"there is no checkpoint {path}; `tuner best --json` names the best trial's")
     if path.stat().st_size > LARGEST_FILE:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; a checkpoint has at most {LARGEST_FILE:,}")
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
     if start in (b"PK", b"\x80\x02", b"\x80\x04") or path.suffix in (".pt", ".pth", ".pkl"):
         raise CheckpointError(
             f"{path} is a PyTorch pickle, as the original's best_model.pt: loading one can run any code, and it names neither its shape "

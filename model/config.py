@@ -95,7 +95,7 @@ class Hyperparameters:
     weight_decay: float = 1.0
     dropout: float = 0.2
     word_dropout: float = 1.0
-    word_swap: float = 0.1
+    word_swap: float = 0.5
     clip_norm: float = 1.0
     warmup: float = 0.05
     final_lr: float = 0.05

@@ -99,7 +99,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Sentence:
         line = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error}); a line must be {FORM}") from error
     if fault := _fault(line):
         raise DataError(f"{where}: {fault}; a line must be {FORM}")
@@ -125,13 +125,13 @@ def load_sentences(source: str, stories: int | None, seed: int) -> tuple[str, li
     if source == "tinystories" or not path.name.endswith((".jsonl", ".jsonl.gz")):
         raise DataError(f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}")
     sentences = read_jsonl(path, stories)
-    digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode()).hexdigest()
+    digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}-{digest[:4]}", sentences
 
 
 def split_stories(story_ids: Iterable[str], seed: int) -> dict[str, str]:
     """Story id -> split: 80/10/10, cut by the rank of a hash of story id and seed."""
-    ranked = sorted(dict.fromkeys(story_ids), key=lambda story: hashlib.sha256(f"{seed}:{story}".encode()).digest())
+    ranked = sorted(dict.fromkeys(story_ids), key=lambda story: hashlib.sha256(f"{seed}:{story}".encode("utf-8", "surrogatepass")).digest())
     train, valid = round(0.8 * len(ranked)), round(0.9 * len(ranked))
     return {story: "train" if rank < train else "valid" if rank < valid else "test" for rank, story in enumerate(ranked)}
 
@@ -144,7 +144,7 @@ class Vocabulary:
 
     def __init__(self, symbols: Sequence[str], endings: Sequence[str]) -> None:
         self.symbols, self.endings = tuple(symbols), tuple(endings)
-        self._ids = {symbol: number for number, symbol in enumerate(self.symbols)}
+        self._ids = {symbol: number for number, symbol in enumerate(self.symbols) if number >= len(SPECIAL_SYMBOLS)}
         self._endings = {ending: number for number, ending in enumerate(self.endings)}
 
     @classmethod
@@ -153,10 +153,9 @@ class Vocabulary:
         counts = Counter(word for s in sentences for word in s.tokens)
         counts.update(word for s in sentences for proposition in s.propositions for word in proposition)
         words = sorted(counts, key=lambda word: (-counts[word], word))
-        symbols = [word for word in words if word not in SPECIAL_SYMBOLS]
-        shared = Counter(word[-length:] for word in symbols for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
+        shared = Counter(word[-length:] for word in words for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
         endings = [ending for ending, count in shared.items() if count >= ENDING_SHARED_BY]
-        return cls([*SPECIAL_SYMBOLS, *symbols], ["", *sorted(endings)])
+        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)])
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -165,9 +164,8 @@ class Vocabulary:
         return self.id(word) != UNKNOWN
 
     def id(self, word: str) -> int:
-        """The word's number; a special symbol written in a text is an unknown word."""
-        number = self._ids.get(word, UNKNOWN)
-        return number if number >= len(SPECIAL_SYMBOLS) else UNKNOWN
+        """The word's number; `<pad>` written in a text is a word like any other."""
+        return self._ids.get(word, UNKNOWN)
 
     def ending(self, word: str) -> int:
         """The number of the longest ending of the word that several words of train share."""
@@ -276,7 +274,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """A digest of every sentence and of the split."""
         content = repr([(split, s.story_id, s.tokens, s.propositions) for split in SPLITS for s in self.sentences[split]])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @cached_property
     def splits(self) -> dict[str, Split]:

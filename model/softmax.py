@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCRATCH_NUMBERS = 1 << 24
+SCRATCH_PER_SLOT = 1 << 20
 
 
 class Scratch:
@@ -34,8 +34,8 @@ class Scratch:
 
 
 def _chunks(states_KMD: Tensor, symbols: int) -> Iterator[slice]:
-    slots, rows, _ = states_KMD.shape
-    step = max(1, min(rows, SCRATCH_NUMBERS // (slots * symbols)))
+    rows = states_KMD.shape[1]
+    step = max(1, min(rows, SCRATCH_PER_SLOT // symbols))  # the number of chunks must not grow with the slots
     return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
 
 

@@ -68,7 +68,7 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or name.endswith(":") or (kind == "cpu" and number):
         raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -174,6 +174,8 @@ class FusedTrainer:
         size = batch.tokens_KBT.shape[1]
         conditions = settings.conditions(step, size, self.shape.hidden_dim)
         losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
+        asked_4K = settings.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
+        losses_4K = torch.where(asked_4K, losses_4K, 0.0)
         self._backward((losses_4K * settings.weights_4K).sum())
         norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
         return torch.cat((losses_4K.detach() * size, norm_K[None]))

@@ -22,9 +22,10 @@ TRIED = re.search(r"<!-- tried -->\s*```console\n(.*?)```", README, re.S)
 def test_every_command_of_the_readme_is_one_of_this_program(command: str) -> None:
     """Its options parse and its study is shipped."""
     words = shlex.split(command, comments=True)[1:]
-    name, parsed, rest = cli.resolve_command(cli.make_context("tuner", list(words)), words)
+    whole = cli.make_context("tuner", list(words))
+    name, parsed, rest = cli.resolve_command(whole, words)
     assert parsed is not None
-    context = parsed.make_context(name, rest)
+    context = parsed.make_context(name, rest, parent=whole)
     study = context.params.get("study")
     assert study is None or study.partition("@")[0] in studies.names()
 

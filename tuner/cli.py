@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ DASHES = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 100,
 }
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 
 study_argument = click.argument("study", default="quick")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -37,8 +38,17 @@ data_option = click.option("--data", metavar="D", help="synthetic, or a .jsonl[.
 stories_option = click.option("--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.")
 
 
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it: what is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
 def _print(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
-    click.echo(json.dumps(summary) if as_json else "\n".join(lines))
+    click.echo(json.dumps(_plain(summary), allow_nan=False) if as_json else "\n".join(lines))
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> list[str]:
@@ -102,7 +112,7 @@ def search(study: str, storage: str, width: str, device: str, name: str | None, 
 def _width(width: str) -> int | None:
     if width == "auto":
         return None
-    if not width.isdigit() or not 1 <= int(width) <= 4096:
+    if not width.isdecimal() or not 1 <= int(width) <= 4096:
         raise click.BadParameter(f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width")
     return int(width)
 
@@ -135,7 +145,7 @@ def best(study: str, storage: str, as_json: bool) -> None:
 
     found = report(storage, study).summary["best"]
     if found is None:
-        raise TunerError(f"no trial of {study} has finished yet; `tuner status {study}` says how far it is")
+        raise TunerError(f"no trial of {study} has finished above the floor on round_trip yet; `tuner status {study}` says how far it is")
     lines = [f"trial {found['trial']}: component accuracy {found['value']:.4f}", f"checkpoint: {found['checkpoint']}"]
     _print(as_json, found, [*lines, *(f"{name} = {value}" for name, value in found["hyperparameters"].items())])
 
@@ -264,13 +274,22 @@ def evaluate(
     _print(as_json, figures, _flat(figures))
 
 
-def _terminated(number: int, _: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+class _Signals:
+    """Remembers which signal ended the program: servers swallow the exception that it raises."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, _: Any) -> NoReturn:
+        self.status = 128 + number
+        raise SystemExit(self.status)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed, 2 bad usage or input, 130 and 143 after signals."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signals = _Signals()
     try:
         cli.main(args=arguments, prog_name="tuner", standalone_mode=False)
     except click.ClickException as error:
@@ -279,10 +298,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (TunerError, ModelError) as error:
         click.echo(f"error: {error}", err=True)
         return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; run the same command again to go on", err=True)
+    except SystemExit:
+        if not signals.status:
+            raise
+        click.echo("interrupted; a search goes on when it is run again", err=True)
+    except click.Abort:
         return INTERRUPTED
-    return 0
+    return signals.status
 
 
 def entry() -> NoReturn:

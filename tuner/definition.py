@@ -305,7 +305,7 @@ def load_definition(study: str) -> StudyDefinition:
         raise DefinitionError(f"there is no study {study!r}; allowed: {', '.join(studies.names())}, or the path of a .toml file")
     try:
         content = tomllib.loads(text.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DefinitionError(f"{study} is not TOML: {error}") from error
     if "name" in content:
         raise DefinitionError(f"{study}: name is not known there; a study has the name of its file (or of --name)")

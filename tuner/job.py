@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from model.trainer import find_device
 from tuner.definition import StudyDefinition
 from tuner.progress import LiveProgress, PlainProgress
 from tuner.search import Observer, Search
-from tuner.storage import CurveTable, open_storage, shown
+from tuner.storage import DEFAULT_URL, CurveTable, open_storage, shown
 from tuner.study import find_study, open_study
 from tuner.summary import finding, summarise, verdicts
 from tuner.training import SavingTrainer
@@ -55,6 +56,13 @@ def _progress(console: Console) -> Iterator[Observer]:
         yield PlainProgress(console)
 
 
+def _checkpoints(request: SearchRequest) -> Path:
+    """A folder for each storage but the usual one, so that studies of one name in two storages do not overwrite each other."""
+    if request.storage == DEFAULT_URL:
+        return request.checkpoints
+    return request.checkpoints / hashlib.sha256(shown(request.storage).encode()).hexdigest()[:8]
+
+
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     definition, device = request.definition, find_device(request.device)
@@ -63,6 +71,13 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
     curves = CurveTable(storage, study._study_id)
+
+    sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
+    left = sum(corpus.left_out.values())
+    stories = definition.data.stories or "all"
+    console.print(
+        f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train", soft_wrap=True
+    )
 
     def make_trainer(shape: ModelShape, slots: int) -> SavingTrainer:
         return SavingTrainer(shape, corpus, slots, str(device), data)
@@ -75,7 +90,7 @@ def run_search(request: SearchRequest, console: Console) -> Report:
             curves,
             width=request.width or (CUDA_WIDTH if device.type == "cuda" else CPU_WIDTH),
             device=str(device),
-            checkpoints=request.checkpoints,
+            checkpoints=_checkpoints(request),
             minutes=definition.budget.minutes,
             observer=observer,
         )

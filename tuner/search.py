@@ -27,6 +27,7 @@ from tuner.seam import Record, Scored, Trainer, TrainerFactory
 from tuner.storage import CurveTable
 from tuner.verdict import Verdict
 
+BEAT_SECONDS, SILENT_SECONDS = 30.0, 900.0
 KEPT_FIGURES = (
     *("entity", "relation", "value", "at_least_one", "two_of_three", "exact", "triple_precision", "triple_recall", "triple_f1"),
     *("round_trip", "token_accuracy", "spurious", "first", "f1"),
@@ -42,6 +43,8 @@ class Running:
     curve: list[dict[str, Any]] = field(default_factory=list)
     scored: Scored | None = None
     seconds: float = 0.0
+    reached: int = 0
+    """The last epoch it had reported before an interruption; it is judged anew only beyond it."""
 
     @property
     def baseline(self) -> str | None:
@@ -124,7 +127,7 @@ class Search:
         self.observer = observer or Observer()
         self.arrays: dict[ModelShape, Array] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._clock, self._began = clock, clock()
+        self._clock, self._began, self._beat = clock, clock(), clock()
         self._deadline = self._began + minutes * 60 if minutes else float("inf")
         self._rule = definition.pruning.rule()
         self._past: dict[int, tuple[float, ...]] = {}
@@ -137,14 +140,16 @@ class Search:
 
     def run(self) -> None:
         """Searches until the budget is used up; a killed search is continued by running it again."""
-        self._take_up()
-        self._place([])
-        while self.running and self._clock() < self._deadline:
-            self._advance()
-            ended = self._judge()
-            self.observer.epoch(self)
-            self._place(ended)
-        self._note_seconds()
+        try:
+            self._take_up()
+            self._place([])
+            while self.running and self._clock() < self._deadline:
+                self._advance()
+                ended = self._judge()
+                self.observer.epoch(self)
+                self._place(ended)
+        finally:
+            self._note_seconds()
 
     def _take_up(self) -> None:
         """Reads what earlier runs left: ended curves as peers, running trials of dead processes to be trained again."""
@@ -156,9 +161,10 @@ class Search:
 
     def _next(self) -> Running | None:
         """The next trial: one that was interrupted, else a new one while the budget lasts."""
-        started = self._clock()
+        started, reached = self._clock(), 0
         if self._left:
-            trial = Trial(self.study, self._left.pop(0)._trial_id)
+            left = self._left.pop(0)
+            trial, reached = Trial(self.study, left._trial_id), max(left.intermediate_values, default=0)
         else:
             begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
             if len(begun) >= self.definition.budget.trials:
@@ -170,7 +176,7 @@ class Search:
         for key, value in (("seed", seed), ("device", self.device), ("owner", _owner())):
             trial.set_user_attr(key, value)
         self.seconds["asking"] += self._clock() - started
-        return Running(trial, hyperparameters)
+        return Running(trial, hyperparameters, reached=reached)
 
     def _place(self, ended: list[tuple[ModelShape, int]]) -> None:
         """Fills the free slots; arrays without trials are given up."""
@@ -211,6 +217,10 @@ class Search:
             storage, number = self.study._storage, len(running.curve)
             storage.set_trial_intermediate_value(running.trial._trial_id, number, running.objective[-1])
         self.curves.add(points)
+        if started - self._beat > BEAT_SECONDS:
+            self._beat = started
+            for running in self.running:
+                running.trial.set_user_attr("owner", _owner())
         self.seconds["storing"] += self._clock() - started
 
     def _judge(self) -> list[tuple[ModelShape, int]]:
@@ -239,9 +249,10 @@ class Search:
             losses=losses,
             gradient_norm=tuple(point["gradient_norm"] for point in running.curve),
         )
-        verdict = None if running.baseline else self._rule(history)
+        verdict = None if running.baseline or epoch < running.reached else self._rule(history)
         if verdict is not None and verdict.cause != "exploded" and self._audited(running.trial.number):
-            running.trial.set_user_attr("audited", verdict.as_dict())
+            if "audited" not in running.trial.user_attrs:
+                running.trial.set_user_attr("audited", verdict.as_dict())
             verdict = None
         if verdict is None and epoch >= epochs:
             reason = f"ran its {epochs} epochs: component accuracy {running.objective[-1]:.3f}"
@@ -296,13 +307,13 @@ def _started_at(pid: int) -> str:
 
 
 def _owner() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started_at(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started_at(os.getpid()), "seen": time.time()}
 
 
 def _alive(owner: dict[str, Any] | None) -> bool:
-    """Whether the process that owns a trial still runs; one on another host is taken to be alive."""
+    """Whether the process that owns a trial still runs; one on another host (or container) must have been seen of late."""
     if owner is None:
         return False
     if owner["host"] != socket.gethostname():
-        return True
+        return time.time() - float(owner["seen"]) < SILENT_SECONDS
     return bool(owner["started"]) and bool(_started_at(owner["pid"]) == owner["started"]) and owner["pid"] != os.getpid()

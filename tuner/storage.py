@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -50,6 +51,7 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         storage = RDBStorage(url, engine_kwargs=arguments)
         if parsed.get_backend_name() == "sqlite":
             event.listen(storage.engine, "connect", _tune_sqlite)
+            storage.engine.dispose()  # connections opened before are opened anew, tuned
         _check_schema(storage.engine)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         cause = getattr(error, "orig", None) or error
@@ -69,11 +71,22 @@ def _parsed(url: str) -> URL:
 
 def shown(url: str) -> str:
     """The URL as it may be shown: without its password."""
-    return _parsed(url).render_as_string(hide_password=True)
+    parsed = _parsed(url)
+    query = {key: "***" if key in _secrets(parsed) else value for key, value in parsed.query.items()}
+    return parsed.set(query=query).render_as_string(hide_password=True)
+
+
+def _secrets(url: URL) -> list[str]:
+    """The keys of the URL's query that hold a password."""
+    return [key for key in url.query if "pass" in key.lower()]
 
 
 def _hide(text: str, url: URL) -> str:
-    return text.replace(str(url.password), "***") if url.password else text
+    passwords = [str(url.password)] if url.password else []
+    passwords += [str(url.query[key]) for key in _secrets(url)]
+    for password in passwords:
+        text = text.replace(password, "***").replace(quote(password, safe=""), "***")
+    return text
 
 
 def _prepare_sqlite(url: URL, create: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import DataSource, save_checkpoint
+from model.checkpoint import DataSource, check_writable, save_checkpoint
 from model.config import ModelShape, settings_from
 from model.corpus import Corpus, load_corpus
 from model.evaluation import Evaluation
@@ -58,6 +58,7 @@ def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
 def train(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Any]:
     """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints."""
     find_device(request.device)
+    check_writable(request.checkpoint)
     shape, hyperparameters = settings_from(request.settings, epochs=request.epochs, seed=request.seed)
     corpus = load_corpus(request.data.source, request.data.stories, request.data.seed)
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)

@@ -16,7 +16,7 @@ def plain(states, table, bias, gold, values):
 @pytest.mark.parametrize("scratch_numbers", [1 << 24, 64])
 def test_values_and_gradients_equal_the_plain_computation(monkeypatch: pytest.MonkeyPatch, scratch_numbers: int) -> None:
     """In one chunk and in many, with the table also serving as values."""
-    monkeypatch.setattr(softmax, "SCRATCH_NUMBERS", scratch_numbers)
+    monkeypatch.setattr(softmax, "SCRATCH_PER_SLOT", scratch_numbers)
     torch.manual_seed(0)
     size = {"states": (3, 7, 5), "table": (3, 11, 5), "bias": (3, 11)}
     results = []
