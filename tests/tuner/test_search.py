@@ -112,12 +112,12 @@ def test_a_killed_search_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -> 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     for folder in (straight, killed):
         folder.mkdir()
-    made = definition(pruning={})
+    made = definition()
     run_search(request(straight, made, width=1), quiet())
     code = (
         "import sys, dataclasses; from pathlib import Path; from tests.tuner.test_search import *;"
         "torch_threads = __import__('torch').set_num_threads(2);"
-        "run_search(request(Path(sys.argv[1]), definition(pruning={}), width=1), Console(stderr=True))"
+        "run_search(request(Path(sys.argv[1]), definition(), width=1), Console(stderr=True))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(killed)], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
