@@ -76,7 +76,8 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     left = sum(corpus.left_out.values())
     stories = definition.data.stories or "all"
     console.print(
-        f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train", soft_wrap=True
+        f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
+        soft_wrap=not console.is_terminal,
     )
 
     def make_trainer(shape: ModelShape, slots: int) -> SavingTrainer:
