@@ -20,8 +20,8 @@ from torch import Tensor
 from model.config import ModelShape, flat_settings, settings_from
 from model.corpus import Split, Vocabulary, answer_always, ceiling, encode_sentences, load_sentences, split_stories
 from model.errors import CheckpointError, ConfigError
-from model.evaluation import Evaluation, evaluate_split
-from model.layers import ABSENT
+from model.evaluation import Evaluation, evaluate_split, relation_kinds
+from model.layers import rules_in_use
 from model.network import Conditions, SymmetricNetwork
 from model.parameters import ParameterStore
 from model.stories import Sentence
@@ -112,8 +112,8 @@ class Checkpoint:
     @property
     def conditions(self) -> Conditions:
         """The rules this model uses; no dropout."""
-        number = torch.arange(self.shape.max_rules, device=self.store.device)
-        return Conditions(torch.where(number < self.hyperparameters.num_rules, 0.0, ABSENT)[None])
+        number = torch.tensor([self.hyperparameters.num_rules], device=self.store.device)
+        return Conditions(rules_in_use(number, self.shape.max_rules, self.store.dtype))
 
     def check(self, expected: dict[str, Any]) -> None:
         """Compares settings the user named (the original's flags) with the checkpoint's own.
@@ -134,9 +134,8 @@ class Checkpoint:
         _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed)
         chosen = self._choose(sentences, split, data.seed)
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
-        kinds = {relation: self.vocabulary.id(relation) for relation in ("type", "has_property")}
         parameters = self.network.with_tables(self.store.views)
-        evaluation = evaluate_split(self.network, parameters, self.conditions, encoded, kinds)[0]
+        evaluation = evaluate_split(self.network, parameters, self.conditions, encoded, relation_kinds(self.vocabulary))[0]
         references = {
             "most_frequent": answer_always(chosen, self.answers),
             "ceiling": ceiling(chosen, self.vocabulary, self.shape.max_propositions),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model.config import ROLES
-from model.corpus import PAD, SPECIAL_SYMBOLS, UNKNOWN, Split
+from model.corpus import PAD, SPECIAL_SYMBOLS, UNKNOWN, Split, Vocabulary
 from model.layers import Parameters
 from model.network import Conditions, SymmetricNetwork
 
@@ -172,6 +172,11 @@ def _figures(n: Mapping[str, int], sentences: int) -> dict[str, Any]:
         "token_accuracy": _share(n["tokens_right"], n["tokens"]),
         "spurious": _share(n["spurious"], n["said"]),
     }
+
+
+def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
+    """The symbols of the relations that are no verbs."""
+    return {relation: vocabulary.id(relation) for relation in KINDS if relation != "verb"}
 
 
 @torch.no_grad()

@@ -86,6 +86,12 @@ def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
     return specs
 
 
+def rules_in_use(number_K: Tensor, places: int, dtype: torch.dtype) -> Tensor:
+    """What masks the rules that a slot does not use: `bias_KR`, 0 for its first `number` rules, ABSENT for the rest."""
+    used_KR = torch.arange(places, device=number_K.device) < number_K[:, None]
+    return torch.where(used_KR, 0.0, ABSENT).to(dtype)
+
+
 def _fire(p: Parameters, name: str, half_KMH: Tensor, bias_KR: Tensor) -> Tensor:
     """What the rules add to one half, having read the other: a gated mixture of the active rules' maps."""
     down, up = p[f"{name}.down"], p[f"{name}.up"]

@@ -3,7 +3,7 @@
     parse            the sentence's propositions, given the sentence
     generate         the sentence's words and its length, given its propositions
     cycle_forward    the sentence again, from the propositions just parsed (as distributions, not as choices)
-    cycle_backward   the propositions again, from the words just generated (as distributions)
+    cycle_backward   the propositions again, from the words just generated (the likeliest ones, straight-through)
 
 Cross-entropies are in nats: per gold component for propositions (plus the places' presence), per token for text.
 `proposition_loss = "mse"` regresses symbol ids instead, as the original script meant to: its plateau can be reproduced.

@@ -22,8 +22,8 @@ from model.augmentation import EntitySwap
 from model.config import COMPONENTS, Hyperparameters, ModelShape
 from model.corpus import PAD, Corpus, LengthClass, Split, length_classes
 from model.errors import DeviceError
-from model.evaluation import Evaluation, evaluate_split
-from model.layers import ABSENT
+from model.evaluation import Evaluation, evaluate_split, relation_kinds
+from model.layers import rules_in_use
 from model.losses import Batch, ComponentLosses
 from model.network import Conditions, SymmetricNetwork, dropout_masks
 from model.noise import generator_for, uniform
@@ -101,7 +101,7 @@ class FusedTrainer:
         counts[PAD] = math.inf
         self._word_counts_S = counts.to(self.device)
         self._swap = EntitySwap(corpus, self.device)
-        self._kinds = {relation: corpus.vocabulary.id(relation) for relation in ("type", "has_property")}
+        self._kinds = relation_kinds(corpus.vocabulary)
 
     @property
     def slots(self) -> int:
@@ -183,13 +183,17 @@ class FusedTrainer:
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
         """Evaluates all slots on a split; None for a free slot."""
         started = time.perf_counter()
-        if split not in self._splits:
-            self._splits[split] = self.corpus.splits[split].to(self.device)
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         conditions = Conditions(_SlotTensors(states, self.store, self.shape.max_rules).rules_KR)
-        evaluations = evaluate_split(self.network, self.network.with_tables(self.store.views), conditions, self._splits[split], self._kinds)
+        evaluations = evaluate_split(self.network, self.network.with_tables(self.store.views), conditions, self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
+
+    def _split(self, name: str) -> Split:
+        """A split on the device, brought there once."""
+        if name not in self._splits:
+            self._splits[name] = self.corpus.splits[name].to(self.device)
+        return self._splits[name]
 
     def _state(self, slot: int) -> _Slot:
         state = self._slots[slot]
@@ -206,9 +210,7 @@ class FusedTrainer:
         return torch.stack(rows).to(self.device)
 
     def _batch(self, length_class: LengthClass, rows_KB: Tensor, settings: _SlotTensors, step: int) -> Batch:
-        if "train" not in self._splits:
-            self._splits["train"] = self.corpus.splits["train"].to(self.device)
-        train = self._splits["train"]
+        train = self._split("train")
         tokens = train.tokens_NT[:, : length_class.tokens][rows_KB]
         propositions = train.propositions_NQ3[:, : length_class.propositions][rows_KB]
         steps_K = settings.step_K + step
@@ -258,8 +260,7 @@ class _SlotTensors:
         self.drops, self.drops_words = any(hp.dropout for hp in hps), any(hp.word_dropout for hp in hps)
         self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
         self.step_K = torch.tensor([state.step for state in states], device=store.device)
-        number_K1 = torch.tensor([hp.num_rules for hp in hps], device=store.device)[:, None]
-        self.rules_KR = torch.where(torch.arange(max_rules, device=store.device) < number_K1, 0.0, ABSENT).to(store.dtype)
+        self.rules_KR = rules_in_use(torch.tensor([hp.num_rules for hp in hps], device=store.device), max_rules, store.dtype)
 
     def conditions(self, step: int, sentences: int, dim: int) -> Conditions:
         """The rules in use and the dropout masks of one step."""
