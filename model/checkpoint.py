@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelShape, flat_settings, settings_from
-from model.corpus import Split, Vocabulary, answer_always, ceiling, encode_sentences, load_sentences, split_stories
+from model.corpus import Split, Vocabulary, answer_always, ceiling, encode_sentences, load_sentences, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.layers import rules_in_use
@@ -146,11 +146,10 @@ class Checkpoint:
     def _choose(sentences: list[Sentence], split: str, seed: int) -> list[Sentence]:
         if split == "all":
             return sentences
-        place = split_stories((s.story_id for s in sentences), seed)
-        trained = {s.tokens for s in sentences if place[s.story_id] == "train"}
-        chosen = [s for s in sentences if place[s.story_id] == split and s.tokens not in trained]
+        chosen = split_sentences(sentences, seed)[0][split]
         if not chosen:
-            raise CheckpointError(f"the {split} split of {len(place)} stories is empty; use --split all or more stories")
+            stories = len({s.story_id for s in sentences})
+            raise CheckpointError(f"the {split} split of {stories} stories is empty; use --split all or more stories")
         return chosen
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -134,6 +134,15 @@ def split_stories(story_ids: Iterable[str], seed: int) -> dict[str, str]:
     ranked = sorted(dict.fromkeys(story_ids), key=lambda story: hashlib.sha256(f"{seed}:{story}".encode("utf-8", "surrogatepass")).digest())
     train, valid = round(0.8 * len(ranked)), round(0.9 * len(ranked))
     return {story: "train" if rank < train else "valid" if rank < valid else "test" for rank, story in enumerate(ranked)}
+
+
+def split_sentences(sentences: Sequence[Sentence], seed: int) -> tuple[dict[str, list[Sentence]], dict[str, int]]:
+    """The sentences of each split, and how many of valid and test are left out because they stand word for word in train."""
+    place = split_stories((s.story_id for s in sentences), seed)
+    parts = {split: [s for s in sentences if place[s.story_id] == split] for split in SPLITS}
+    trained = {s.tokens for s in parts["train"]}
+    fresh = {split: [s for s in parts[split] if s.tokens not in trained] for split in ("valid", "test")}
+    return {"train": parts["train"], **fresh}, {split: len(parts[split]) - len(fresh[split]) for split in fresh}
 
 
 class Vocabulary:
@@ -258,17 +267,13 @@ class Corpus:
         Raises:
             DataError: too few stories for three splits.
         """
-        place = split_stories((s.story_id for s in sentences), seed)
-        parts: dict[str, list[Sentence]] = {split: [s for s in sentences if place[s.story_id] == split] for split in SPLITS}
-        trained = {s.tokens for s in parts["train"]}
-        fresh = {split: [s for s in parts[split] if s.tokens not in trained] for split in ("valid", "test")}
         self.name, self.seed = name, seed
-        self.left_out = {split: len(parts[split]) - len(fresh[split]) for split in fresh}
-        self.sentences: Mapping[str, Sequence[Sentence]] = {"train": parts["train"], **fresh}
+        self.sentences, self.left_out = split_sentences(sentences, seed)
+        stories = len({s.story_id for s in sentences})
         if not all(any(s.propositions for s in self.sentences[split]) for split in SPLITS):
-            raise DataError(f"{name}: {len(place)} stories leave a split without propositions; at least 30 stories are advisable")
-        self.vocabulary = vocabulary or Vocabulary.of(parts["train"])
-        self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in parts["train"]))
+            raise DataError(f"{name}: {stories} stories leave a split without propositions; at least 30 stories are advisable")
+        self.vocabulary = vocabulary or Vocabulary.of(self.sentences["train"])
+        self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in self.sentences["train"]))
 
     @cached_property
     def fingerprint(self) -> str:
