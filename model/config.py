@@ -85,7 +85,7 @@ class Hyperparameters:
     cosine to `final_lr` times its peak at the last of `epochs`. `dropout` zeroes features of a whole sentence (Gal and
     Ghahramani 2016). `word_dropout` = a hides a token from the parser with chance a / (a + its count in train), so that it
     learns what an unknown word may be (Kiperwasser and Goldberg 2016). `word_swap` is the chance that an
-    entity is replaced by another one, in a sentence and its propositions alike (Jia and Liang 2016, "Data recombination").
+    entity or property is replaced by another one, in a sentence and its propositions alike (Jia and Liang 2016, "Data recombination").
     `clip_norm` bounds a slot's gradient norm.
     """
 
@@ -93,9 +93,9 @@ class Hyperparameters:
     num_rules: int = 16
     loss_weights: LossWeights = field(default_factory=LossWeights)
     weight_decay: float = 1.0
-    dropout: float = 0.2
+    dropout: float = 0.3
     word_dropout: float = 1.0
-    word_swap: float = 0.5
+    word_swap: float = 0.3
     clip_norm: float = 1.0
     warmup: float = 0.05
     final_lr: float = 0.05

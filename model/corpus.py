@@ -33,6 +33,11 @@ MAX_TOKENS = 64
 FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, value], ...]}'
 WORD_LENGTH = 256
 ENDING_LENGTH, ENDING_SHARED_BY = 3, 4
+INFLECTIONS = (
+    *(("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ing", ("", "e")), ("ed", ("e", ""))),
+    *(("ier", ("y",)), ("iest", ("y",)), ("er", ("", "e")), ("est", ("", "e"))),
+)
+BASE_LENGTH = 3
 LINE_BYTES = 1 << 20
 
 
@@ -145,6 +150,15 @@ def split_sentences(sentences: Sequence[Sentence], seed: int) -> tuple[dict[str,
     return {"train": parts["train"], **fresh}, {split: len(parts[split]) - len(fresh[split]) for split in fresh}
 
 
+def base_forms(word: str) -> Iterator[str]:
+    """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing."""
+    for ending, replacements in INFLECTIONS:
+        stem = word.removesuffix(ending)
+        if stem != word:
+            doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
+            yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
+
+
 class Vocabulary:
     """The symbol table: special symbols first, then words by falling frequency, then by alphabet; and the words' endings.
 
@@ -181,10 +195,17 @@ class Vocabulary:
         longest = range(min(ENDING_LENGTH, len(word) - 1), 0, -1)
         return next((self._endings[word[-length:]] for length in longest if word[-length:] in self._endings), 0)
 
+    def base(self, word: str) -> int:
+        """The symbol of the word's base form by the spelling (`needles` -> `needle`); PAD if the table holds none."""
+        return next((self._ids[base] for base in base_forms(word) if base in self._ids), PAD)
+
     def input_id(self, word: str) -> int:
-        """The number under which the word is read: its symbol, or its ending where it is unknown."""
-        number = self.id(word)
-        return len(self) + self.ending(word) if number == UNKNOWN else number
+        """The number under which the word is read: its symbol, else its base form's, else its ending's."""
+        return self._ids.get(word) or self.base(word) or len(self) + self.ending(word)
+
+    def symbol_bases(self) -> list[int]:
+        """The base form of every symbol of the table, PAD where there is none."""
+        return [PAD] * len(SPECIAL_SYMBOLS) + [self.base(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
 
     def symbol_endings(self) -> list[int]:
         """The ending of every symbol of the table."""

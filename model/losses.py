@@ -64,20 +64,39 @@ class ComponentLosses:
         words_KBT, filled_KBP = batch.word_mask(dtype), batch.filled(dtype)
         tokens, places = batch.tokens_KBT.shape[2], filled_KBP.shape[2]
         length_KB = words_KBT.sum(2).to(torch.int64)
-        words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
-        parsed = network.parse(p, words, words_KBT, conditions, places, seen)
-        parse_K, soft_items = self._proposition_loss(p, parsed, batch, filled_KBP, cycles)
         items = network.embed(p, batch.propositions_KBP3)
         generated = network.generate(p, items, filled_KBP, length_KB, tokens, conditions)
         generate_K, soft_words = self._text_loss(p, generated, batch, words_KBT, length_KB, cycles)
-        if soft_items is None or soft_words is None:
+        words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
+        if soft_words is None:
+            parsed = network.parse(p, words, words_KBT, conditions, places, seen)
+            parse_K, _ = self._proposition_loss(p, parsed, batch, filled_KBP, False)
             return torch.stack((parse_K, generate_K, torch.zeros_like(parse_K), torch.zeros_like(parse_K)))
+        parsed, reread = self._parse_twice(p, (words, soft_words), (seen, soft_words), words_KBT, conditions, places)
+        parse_K, soft_items = self._proposition_loss(p, parsed, batch, filled_KBP, True)
+        backward_K, _ = self._proposition_loss(p, reread, batch, filled_KBP, False)
+        if soft_items is None:
+            raise RuntimeError("the propositions parsed were asked for and not given")
         presence = torch.sigmoid(parsed.presence_KBP[:, :, :places])
         rewritten = network.generate(p, soft_items, presence, length_KB, tokens, conditions)
-        reread = network.parse(p, soft_words, words_KBT, conditions, places)
         forward_K, _ = self._text_loss(p, rewritten, batch, words_KBT, length_KB, False)
-        backward_K, _ = self._proposition_loss(p, reread, batch, filled_KBP, False)
         return torch.stack((parse_K, generate_K, forward_K, backward_K))
+
+    def _parse_twice(
+        self,
+        p: Parameters,
+        words: tuple[Tensor, Tensor],
+        seen: tuple[Tensor, Tensor],
+        words_KBT: Tensor,
+        conditions: Conditions,
+        places: int,
+    ) -> tuple[Parsed, Parsed]:
+        """The sentences as they are and as they were just written, parsed in one pass under the same dropout masks."""
+        keep = conditions.keep_KSBD
+        both = Conditions(conditions.rules_KR, None if keep is None else keep.repeat(1, 1, 2, 1))
+        parsed = self.network.parse(p, torch.cat(words, 1), words_KBT.repeat(1, 2, 1), both, places, torch.cat(seen, 1))
+        roles, presence = parsed.roles_KBP3D.chunk(2, dim=1), parsed.presence_KBP.chunk(2, dim=1)
+        return Parsed(roles[0], presence[0]), Parsed(roles[1], presence[1])
 
     def _proposition_loss(
         self, p: Parameters, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool
@@ -86,7 +105,7 @@ class ComponentLosses:
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
         packed_KF = filled_KBP.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
         row_KF = packed_KF + torch.arange(slots, device=packed_KF.device)[:, None] * (sentences * places)
-        states = parsed.roles_KBP3D.view(-1, 3 * dim)[row_KF].view(slots, -1, dim)
+        states = parsed.roles_KBP3D.reshape(-1, 3 * dim)[row_KF].view(slots, -1, dim)
         gold_KM = batch.propositions_KBP3.reshape(-1, 3)[row_KF].view(slots, -1)
         values = self._values(p) if soft or self.kind == "mse" else None
         loss_KM, means, _ = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
@@ -97,7 +116,7 @@ class ComponentLosses:
         loss_K = _mean_over(loss_KM, (gold_KM != PAD).to(loss_KM.dtype)) + presence.mean((1, 2))
         if not soft or means is None:
             return loss_K, None
-        nothing = torch.zeros_like(parsed.roles_KBP3D).view(-1, 3 * dim)
+        nothing = parsed.roles_KBP3D.new_zeros(slots * sentences * places, 3 * dim)
         items = nothing.index_copy(0, row_KF.view(-1), means[..., :dim].reshape(-1, 3 * dim) * self.network.scale)
         return loss_K, items.view(parsed.roles_KBP3D.shape)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelShape
-from model.corpus import UNKNOWN, Vocabulary
+from model.corpus import PAD, UNKNOWN, Vocabulary
 from model.layers import (
     ABSENT,
     Parameters,
@@ -82,6 +82,8 @@ class SymmetricNetwork:
     def __init__(self, shape: ModelShape, vocabulary: Vocabulary, max_tokens: int, device: torch.device) -> None:
         self.shape, self.symbols, self.max_tokens = shape, len(vocabulary), max_tokens
         self.endings = len(vocabulary.endings)
+        bases = torch.tensor(vocabulary.symbol_bases(), device=device)
+        self._base_S, self._has_base_S1 = bases, (bases != PAD)[:, None]
         self._ending_S = torch.tensor(vocabulary.symbol_endings(), device=device)
         self.scale = math.sqrt(shape.hidden_dim)
 
@@ -137,7 +139,8 @@ class SymmetricNetwork:
 
         A symbol's vector is its own plus that of its ending, so rare words start from what similar ones mean.
         """
-        table = p["symbols"] + p["endings"][:, self._ending_S]
+        base = p["symbols"].index_select(1, self._base_S) * self._has_base_S1
+        table = p["symbols"] + p["endings"].index_select(1, self._ending_S) + base
         unknown = p["symbols"][:, UNKNOWN : UNKNOWN + 1] + p["endings"]
         return {**p, "table": table, "inputs": torch.cat((table, unknown), dim=1)}
 

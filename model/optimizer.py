@@ -50,7 +50,8 @@ class StepFactors:
 
 def step_rows(store: ParameterStore, factors: StepFactors, step: int, decay_K: Tensor, clip_K: Tensor) -> Tensor:
     """One optimizer step for all slots from `store.gradient`; returns the gradient norm of each slot before clipping."""
-    squares_R = store.gradient.square().sum(1)
+    scratch = store.scratch
+    squares_R = torch.mul(store.gradient, store.gradient, out=scratch).sum(1)
     norm_K = squares_R[store.slot_rows_KR].sum(1).sqrt()
     scale_K = (clip_K / norm_K).clamp(max=1.0)
     rate_K = factors.rate_EK[step]
@@ -59,7 +60,7 @@ def step_rows(store: ParameterStore, factors: StepFactors, step: int, decay_K: T
     gradient = store.gradient.mul_(scale_R1)
     store.moment1.lerp_(gradient, 1 - BETA1)
     store.moment2.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-    denominator = store.moment2.sqrt().mul_(correction_R1).add_(EPSILON)
+    denominator = torch.sqrt(store.moment2, out=scratch).mul_(correction_R1).add_(EPSILON)
     store.values.mul_(1 - shrink_R1 * store.decays_R1)
     store.values.sub_(torch.div(store.moment1, denominator, out=denominator).mul_(stride_R1))
     return norm_K

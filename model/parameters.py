@@ -64,7 +64,7 @@ class ParameterStore:
         self.rows_per_slot = sum(spec.rows for spec in specs)
         rows = self.rows_per_slot * slots
         self.values, self.moment1, self.moment2 = (torch.zeros(rows, ROW, device=device, dtype=dtype) for _ in range(3))
-        self.gradient = torch.zeros_like(self.values)
+        self.gradient, self.scratch = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.slot_rows_KR = self._slot_rows()
         self.row_slot_R = torch.empty(rows, dtype=torch.int64, device=device)
         self.row_slot_R[self.slot_rows_KR] = torch.arange(slots, device=device)[:, None].expand(-1, self.rows_per_slot)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.augmentation import EntitySwap
+from model.augmentation import WordSwap
 from model.config import COMPONENTS, Hyperparameters, ModelShape
 from model.corpus import PAD, Corpus, LengthClass, Split, length_classes
 from model.errors import DeviceError
@@ -100,7 +100,7 @@ class FusedTrainer:
         counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
         counts[PAD] = math.inf
         self._word_counts_S = counts.to(self.device)
-        self._swap = EntitySwap(corpus, self.device)
+        self._swap = WordSwap(corpus, self.device)
         self._kinds = relation_kinds(corpus.vocabulary)
 
     @property

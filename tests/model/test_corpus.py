@@ -94,7 +94,8 @@ def test_the_vocabulary_comes_from_train_alone(small_corpus: Corpus) -> None:
     other = {w for s in small_corpus.sentences["valid"] for w in s.tokens} - train
     assert other
     assert all(word in vocabulary for word in train)
-    assert all(word not in vocabulary and vocabulary.input_id(word) >= len(vocabulary) for word in other)
+    assert all(word not in vocabulary for word in other)
+    assert all(vocabulary.input_id(word) == vocabulary.base(word) or vocabulary.input_id(word) >= len(vocabulary) for word in other)
     assert "<pad>" not in vocabulary
     assert small_corpus.ceiling("valid", 8)["entity"] < 1
     assert small_corpus.ceiling("train", 99)["entity"] == 1
@@ -139,3 +140,20 @@ def test_the_shared_stories_are_what_their_note_says(real_stories: Path) -> None
     assert len({p[0] for s in sentences for p in s.propositions}) == 462
     corpus = load_corpus(str(real_stories), 100, 1)
     assert 0.65 <= corpus.ceiling("valid", 8)["entity"] <= 0.76
+
+
+def test_an_inflected_word_leans_on_its_base_form() -> None:
+    """By spelling alone, and only where the table holds the base; an unknown word is read as its base."""
+    known = ("needle", "story", "stop", "bake", "big", "wish", "needles")
+    vocabulary = Vocabulary(["<pad>", "<unknown>", *known], ["", "es"])
+    based = {
+        word: vocabulary.symbols[vocabulary.base(word)] for word in ("stories", "stopped", "baking", "bigger", "wishes", "needles", "tree")
+    }
+    assert based == {
+        **{"stories": "story", "stopped": "stop", "baking": "bake", "bigger": "big", "wishes": "wish"},
+        **{"needles": "needle", "tree": "<pad>"},
+    }
+    assert vocabulary.input_id("needles") == vocabulary.id("needles")
+    assert vocabulary.input_id("stories") == vocabulary.id("story")
+    assert vocabulary.input_id("trees") == len(vocabulary) + 1
+    assert vocabulary.symbol_bases()[vocabulary.id("needles")] == vocabulary.id("needle")
