@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.corpus import PAD, Corpus
+from model.corpus import Corpus
 from model.noise import uniform
+from model.vocabulary import PAD
 
 ENTITY, VALUE = 0, 2
 

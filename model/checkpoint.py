@@ -18,14 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import ModelShape, flat_settings, settings_from
-from model.corpus import Split, Vocabulary, answer_always, ceiling, encode_sentences, load_sentences, split_sentences
+from model.corpus import Split, answer_always, ceiling, encode_sentences, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.layers import rules_in_use
 from model.network import Conditions, SymmetricNetwork
 from model.parameters import ParameterStore
+from model.sources import load_sentences
 from model.stories import Sentence
 from model.trainer import FusedTrainer
+from model.vocabulary import Vocabulary
 
 FORMAT, VERSION = "tuner checkpoint", 1
 LARGEST_FILE = 4 << 30

@@ -93,9 +93,9 @@ class Hyperparameters:
     num_rules: int = 16
     loss_weights: LossWeights = field(default_factory=LossWeights)
     weight_decay: float = 1.0
-    dropout: float = 0.3
+    dropout: float = 0.2
     word_dropout: float = 1.0
-    word_swap: float = 0.3
+    word_swap: float = 0.2
     clip_norm: float = 1.0
     warmup: float = 0.05
     final_lr: float = 0.05

@@ -1,22 +1,13 @@
-"""From sentences to tensors: reading, splitting by story, the symbol table, the ceiling, length classes.
-
-Knows the data contract (one sentence a line of JSON) and nothing of networks. The symbol table is shared by tokens, entities,
-relations and values and comes from the train split alone; a word it does not hold is `UNKNOWN` and always counts as wrong.
-"""
+"""From sentences to tensors: splitting by story, encoding, the ceiling, length classes. Knows nothing of networks."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import math
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,114 +15,13 @@ from torch import Tensor
 
 from model.config import ROLES
 from model.errors import DataError
-from model.stories import Sentence, tell_stories
+from model.extraction import Progress, silent
+from model.sources import load_sentences
+from model.stories import Sentence
+from model.vocabulary import Vocabulary
 
-PAD, UNKNOWN = 0, 1
-SPECIAL_SYMBOLS = ("<pad>", "<unknown>")
 SPLITS = ("train", "valid", "test")
 MAX_TOKENS = 64
-FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, value], ...]}'
-WORD_LENGTH = 256
-ENDING_LENGTH, ENDING_SHARED_BY = 3, 4
-INFLECTIONS = (
-    *(("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ing", ("", "e")), ("ed", ("e", ""))),
-    *(("ier", ("y",)), ("iest", ("y",)), ("er", ("", "e")), ("est", ("", "e"))),
-)
-BASE_LENGTH = 3
-LINE_BYTES = 1 << 20
-
-
-def _fault(line: Any) -> str | None:
-    """What is wrong with one decoded line, or None."""
-    if not isinstance(line, dict):
-        return f"it is a {type(line).__name__}, not an object"
-    if missing := [key for key in ("story_id", "tokens", "propositions") if key not in line]:
-        return f"it has no {missing[0]!r}"
-    if not isinstance(line["story_id"], str):
-        return f"story_id is {line['story_id']!r}, not a string"
-    if not _words(line["tokens"]) or not line["tokens"]:
-        return "tokens is not a list of one or more words"
-    if not isinstance(line["propositions"], list):
-        return "propositions is not a list"
-    for number, parts in enumerate(line["propositions"], 1):
-        if not _words(parts) or len(parts) != 3:
-            return f"proposition {number} is {json.dumps(parts)[:80]}, not [entity, relation, value]"
-    return None
-
-
-def _words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and 0 < len(word) <= WORD_LENGTH for word in value)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        number = 0
-        while line := file.readline(LINE_BYTES + 1):
-            number += 1
-            if len(line) > LINE_BYTES:
-                raise DataError(f"{path}, line {number}: longer than {LINE_BYTES:,} bytes; a line holds one sentence: {FORM}")
-            yield number, line
-
-
-def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
-    """The sentences of a `.jsonl` or `.jsonl.gz` file, of its first `stories` story ids.
-
-    Raises:
-        DataError: the file is missing, empty or not of the form; names file, line and fault.
-    """
-    if not path.is_file():
-        raise DataError(f"there is no data file {path}; allowed: 'synthetic' or a .jsonl[.gz] file of lines {FORM}")
-    sentences: list[Sentence] = []
-    seen: set[str] = set()
-    try:
-        for number, raw in _lines(path):
-            sentence = _parse_line(path, number, raw)
-            if sentence.story_id not in seen and stories is not None and len(seen) >= stories:
-                continue
-            seen.add(sentence.story_id)
-            sentences.append(sentence)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    if not sentences:
-        raise DataError(f"{path} is empty; a line of it must be {FORM}")
-    return sentences
-
-
-def _parse_line(path: Path, number: int, raw: bytes) -> Sentence:
-    where = f"{path}, line {number}"
-    try:
-        line = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error}); a line must be {FORM}") from error
-    if fault := _fault(line):
-        raise DataError(f"{where}: {fault}; a line must be {FORM}")
-    return Sentence(line["story_id"], tuple(line["tokens"]), tuple((e, r, v) for e, r, v in line["propositions"]))
-
-
-def _few(stories: int | None) -> str:
-    return "all" if stories is None else str(stories)
-
-
-def load_sentences(source: str, stories: int | None, seed: int) -> tuple[str, list[Sentence]]:
-    """The data's short name (as it stands in a study's name) and its sentences.
-
-    Args:
-        source: `synthetic` or the path of a data file.
-        stories: the first so many story ids; None for all (synthetic: 300).
-        seed: the synthetic stories' seed.
-    """
-    if source == "synthetic":
-        count = stories or 300
-        return f"synthetic-{count}", tell_stories(count, seed)
-    path = Path(source)
-    if source == "tinystories" or not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise DataError(f"data = {source!r} is not known; allowed: 'synthetic' or the path of a .jsonl or .jsonl.gz file of lines {FORM}")
-    sentences = read_jsonl(path, stories)
-    digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}-{digest[:4]}", sentences
 
 
 def split_stories(story_ids: Iterable[str], seed: int) -> dict[str, str]:
@@ -148,68 +38,6 @@ def split_sentences(sentences: Sequence[Sentence], seed: int) -> tuple[dict[str,
     trained = {s.tokens for s in parts["train"]}
     fresh = {split: [s for s in parts[split] if s.tokens not in trained] for split in ("valid", "test")}
     return {"train": parts["train"], **fresh}, {split: len(parts[split]) - len(fresh[split]) for split in fresh}
-
-
-def base_forms(word: str) -> Iterator[str]:
-    """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing."""
-    for ending, replacements in INFLECTIONS:
-        stem = word.removesuffix(ending)
-        if stem != word:
-            doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
-            yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
-
-
-class Vocabulary:
-    """The symbol table: special symbols first, then words by falling frequency, then by alphabet; and the words' endings.
-
-    Input ids go beyond the table: an unknown word is read as `len(vocabulary) + ending`, so that its ending still says something.
-    """
-
-    def __init__(self, symbols: Sequence[str], endings: Sequence[str]) -> None:
-        self.symbols, self.endings = tuple(symbols), tuple(endings)
-        self._ids = {symbol: number for number, symbol in enumerate(self.symbols) if number >= len(SPECIAL_SYMBOLS)}
-        self._endings = {ending: number for number, ending in enumerate(self.endings)}
-
-    @classmethod
-    def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
-        """The table of every token, entity, relation and value of `sentences` (the train split)."""
-        counts = Counter(word for s in sentences for word in s.tokens)
-        counts.update(word for s in sentences for proposition in s.propositions for word in proposition)
-        words = sorted(counts, key=lambda word: (-counts[word], word))
-        shared = Counter(word[-length:] for word in words for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
-        endings = [ending for ending, count in shared.items() if count >= ENDING_SHARED_BY]
-        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)])
-
-    def __len__(self) -> int:
-        return len(self.symbols)
-
-    def __contains__(self, word: str) -> bool:
-        return self.id(word) != UNKNOWN
-
-    def id(self, word: str) -> int:
-        """The word's number; `<pad>` written in a text is a word like any other."""
-        return self._ids.get(word, UNKNOWN)
-
-    def ending(self, word: str) -> int:
-        """The number of the longest ending of the word that several words of train share."""
-        longest = range(min(ENDING_LENGTH, len(word) - 1), 0, -1)
-        return next((self._endings[word[-length:]] for length in longest if word[-length:] in self._endings), 0)
-
-    def base(self, word: str) -> int:
-        """The symbol of the word's base form by the spelling (`needles` -> `needle`); PAD if the table holds none."""
-        return next((self._ids[base] for base in base_forms(word) if base in self._ids), PAD)
-
-    def input_id(self, word: str) -> int:
-        """The number under which the word is read: its symbol, else its base form's, else its ending's."""
-        return self._ids.get(word) or self.base(word) or len(self) + self.ending(word)
-
-    def symbol_bases(self) -> list[int]:
-        """The base form of every symbol of the table, PAD where there is none."""
-        return [PAD] * len(SPECIAL_SYMBOLS) + [self.base(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
-
-    def symbol_endings(self) -> list[int]:
-        """The ending of every symbol of the table."""
-        return [0] * len(SPECIAL_SYMBOLS) + [self.ending(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
 
 
 @dataclass(frozen=True)
@@ -329,10 +157,10 @@ class Corpus:
         return {name: [counts[symbol] for symbol in self.vocabulary.symbols] for name, counts in words.items()}
 
 
-def load_corpus(source: str, stories: int | None, seed: int, vocabulary: Vocabulary | None = None) -> Corpus:
+def load_corpus(source: str, stories: int | None, seed: int, progress: Progress = silent) -> Corpus:
     """Reads the data `source` and splits it; see `load_sentences` and `Corpus`."""
-    name, sentences = load_sentences(source, stories, seed)
-    return Corpus(name, sentences, seed, vocabulary)
+    name, sentences = load_sentences(source, stories, seed, progress)
+    return Corpus(name, sentences, seed)
 
 
 def ceiling(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int) -> dict[str, float]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from model.config import ROLES
-from model.corpus import PAD, SPECIAL_SYMBOLS, UNKNOWN, Split, Vocabulary
+from model.corpus import Split
 from model.layers import Parameters
 from model.network import Conditions, SymmetricNetwork
+from model.vocabulary import PAD, SPECIAL_SYMBOLS, UNKNOWN, Vocabulary
 
 KINDS = ("type", "has_property", "verb")
 WORDS_AT_ONCE = 8192

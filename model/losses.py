@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.corpus import PAD
 from model.layers import Parameters
 from model.network import Conditions, Generated, Parsed, SymmetricNetwork
+from model.shortlist import Candidates, shortlist, whole_table
 from model.softmax import Scratch, softmax_over_table
+from model.vocabulary import PAD
+
+SHORTLIST = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Batch:
     """The tokens from which the parser understands the sentence (some replaced by the unknown word)."""
     facts: int
     """No slot has more propositions than this in the batch."""
+    chances_KS: Tensor | None = None
+    """What decides which symbols a shortlist samples; None: the whole table."""
 
     def word_mask(self, dtype: torch.dtype) -> Tensor:
         """1 where there is a token."""
@@ -62,25 +67,32 @@ class ComponentLosses:
         """
         network, dtype = self.network, p["table"].dtype
         words_KBT, filled_KBP = batch.word_mask(dtype), batch.filled(dtype)
+        among = self._candidates(p, batch)
         tokens, places = batch.tokens_KBT.shape[2], filled_KBP.shape[2]
         length_KB = words_KBT.sum(2).to(torch.int64)
         items = network.embed(p, batch.propositions_KBP3)
         generated = network.generate(p, items, filled_KBP, length_KB, tokens, conditions)
-        generate_K, soft_words = self._text_loss(p, generated, batch, words_KBT, length_KB, cycles)
+        generate_K, soft_words = self._text_loss(p, among, generated, batch, words_KBT, length_KB, cycles)
         words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
         if soft_words is None:
             parsed = network.parse(p, words, words_KBT, conditions, places, seen)
-            parse_K, _ = self._proposition_loss(p, parsed, batch, filled_KBP, False)
+            parse_K, _ = self._proposition_loss(among, parsed, batch, filled_KBP, False)
             return torch.stack((parse_K, generate_K, torch.zeros_like(parse_K), torch.zeros_like(parse_K)))
         parsed, reread = self._parse_twice(p, (words, soft_words), (seen, soft_words), words_KBT, conditions, places)
-        parse_K, soft_items = self._proposition_loss(p, parsed, batch, filled_KBP, True)
-        backward_K, _ = self._proposition_loss(p, reread, batch, filled_KBP, False)
+        parse_K, soft_items = self._proposition_loss(among, parsed, batch, filled_KBP, True)
+        backward_K, _ = self._proposition_loss(among, reread, batch, filled_KBP, False)
         if soft_items is None:
             raise RuntimeError("the propositions parsed were asked for and not given")
         presence = torch.sigmoid(parsed.presence_KBP[:, :, :places])
         rewritten = network.generate(p, soft_items, presence, length_KB, tokens, conditions)
-        forward_K, _ = self._text_loss(p, rewritten, batch, words_KBT, length_KB, False)
+        forward_K, _ = self._text_loss(p, among, rewritten, batch, words_KBT, length_KB, False)
         return torch.stack((parse_K, generate_K, forward_K, backward_K))
+
+    def _candidates(self, p: Parameters, batch: Batch) -> Candidates:
+        if batch.chances_KS is None:
+            return whole_table(p)
+        needed_KN = torch.cat((batch.tokens_KBT.flatten(1), batch.propositions_KBP3.flatten(1)), dim=1)
+        return shortlist(p, needed_KN, batch.chances_KS, SHORTLIST)
 
     def _parse_twice(
         self,
@@ -99,7 +111,7 @@ class ComponentLosses:
         return Parsed(roles[0], presence[0]), Parsed(roles[1], presence[1])
 
     def _proposition_loss(
-        self, p: Parameters, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool
+        self, among: Candidates, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The loss per slot and, where asked for, the propositions as expected vectors, `items_KBP3D`."""
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
@@ -107,8 +119,9 @@ class ComponentLosses:
         row_KF = packed_KF + torch.arange(slots, device=packed_KF.device)[:, None] * (sentences * places)
         states = parsed.roles_KBP3D.reshape(-1, 3 * dim)[row_KF].view(slots, -1, dim)
         gold_KM = batch.propositions_KBP3.reshape(-1, 3)[row_KF].view(slots, -1)
-        values = self._values(p) if soft or self.kind == "mse" else None
-        loss_KM, means, _ = softmax_over_table(states, p["table"], p["role_bias"], gold_KM, values, self.scratch)
+        values = self._values(among) if soft or self.kind == "mse" else None
+        places_KM = among.places(gold_KM)
+        loss_KM, means, _ = softmax_over_table(states, among.table_KCD, among.role_bias_KC, places_KM, values, self.scratch)
         if self.kind == "mse" and means is not None:
             loss_KM = (means[..., dim] - gold_KM).square()
         filled_everywhere = functional.pad(filled_KBP, (0, parsed.presence_KBP.shape[2] - places))
@@ -120,16 +133,23 @@ class ComponentLosses:
         items = nothing.index_copy(0, row_KF.view(-1), means[..., :dim].reshape(-1, 3 * dim) * self.network.scale)
         return loss_K, items.view(parsed.roles_KBP3D.shape)
 
-    def _values(self, p: Parameters) -> Tensor:
+    def _values(self, among: Candidates) -> Tensor:
         """What the softmax averages: the symbols' vectors, and under `mse` their ids in one more column."""
-        table_KSD = p["table"]
+        table_KCD = among.table_KCD
         if self.kind != "mse":
-            return table_KSD
-        ids_S = torch.arange(table_KSD.shape[1], device=table_KSD.device, dtype=table_KSD.dtype)
-        return torch.cat((table_KSD, ids_S[:, None].expand(table_KSD.shape[0], -1, 1)), dim=2)
+            return table_KCD
+        ids_C = torch.arange(table_KCD.shape[1], device=table_KCD.device, dtype=table_KCD.dtype)
+        return torch.cat((table_KCD, ids_C[:, None].expand(table_KCD.shape[0], -1, 1)), dim=2)
 
     def _text_loss(
-        self, p: Parameters, generated: Generated, batch: Batch, words_KBT: Tensor, length_KB: Tensor, soft: bool
+        self,
+        p: Parameters,
+        among: Candidates,
+        generated: Generated,
+        batch: Batch,
+        words_KBT: Tensor,
+        length_KB: Tensor,
+        soft: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """The loss per slot and, where asked for, the words as the parser will read them, `words_KBTD`.
 
@@ -138,12 +158,12 @@ class ComponentLosses:
         """
         slots, sentences, tokens, dim = generated.words_KBTD.shape
         states_KMD = generated.words_KBTD.view(slots, sentences * tokens, dim)
-        table, gold_KM = p["table"], batch.tokens_KBT.reshape(slots, -1)
-        loss_KM, means, choices = softmax_over_table(states_KMD, table, p["word_bias"], gold_KM, table if soft else None, self.scratch)
+        gold_KM, values = among.places(batch.tokens_KBT.reshape(slots, -1)), among.table_KCD if soft else None
+        loss_KM, means, choices = softmax_over_table(states_KMD, among.table_KCD, among.word_bias_KC, gold_KM, values, self.scratch)
         chosen = torch.log_softmax(generated.length_KBL, -1).gather(2, length_KB[..., None])
         per_slot = (loss_KM.view(words_KBT.shape) * words_KBT).sum((1, 2)) - chosen.sum((1, 2))
         loss_K = per_slot / words_KBT.sum((1, 2))
         if means is None or choices is None:
             return loss_K, None
-        expected, likeliest = means * self.network.scale, self.network.embed(p, choices)
+        expected, likeliest = means * self.network.scale, self.network.embed(p, among.symbols(choices))
         return loss_K, (expected + (likeliest - expected).detach()).view(generated.words_KBTD.shape)

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.config import ModelShape
-from model.corpus import PAD, UNKNOWN, Vocabulary
 from model.layers import (
     ABSENT,
     Parameters,
@@ -40,6 +39,7 @@ from model.layers import (
 )
 from model.noise import keep_masks
 from model.parameters import ParameterSpec
+from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 MASKED_SITES = 8
 

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from model.augmentation import WordSwap
 from model.config import COMPONENTS, Hyperparameters, ModelShape
-from model.corpus import PAD, Corpus, LengthClass, Split, length_classes
+from model.corpus import Corpus, LengthClass, Split, length_classes
 from model.errors import DeviceError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.layers import rules_in_use
-from model.losses import Batch, ComponentLosses
+from model.losses import SHORTLIST, Batch, ComponentLosses
 from model.network import Conditions, SymmetricNetwork, dropout_masks
 from model.noise import generator_for, uniform
 from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
+from model.vocabulary import PAD
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class FusedTrainer:
         self._word_counts_S = counts.to(self.device)
         self._swap = WordSwap(corpus, self.device)
         self._kinds = relation_kinds(corpus.vocabulary)
+        self._shortens = len(corpus.vocabulary) > 2 * SHORTLIST and shape.proposition_loss != "mse"
 
     @property
     def slots(self) -> int:
@@ -222,7 +224,8 @@ class FusedTrainer:
             strength = settings.word_dropout_K[:, None, None]
             hidden = chances * (self._word_counts_S[tokens] + strength) < strength
             seen = torch.where(hidden, self.network.hide(tokens), tokens)
-        return Batch(tokens, propositions, seen, length_class.facts)
+        sampled = uniform(settings.seed_K, steps_K, self.network.symbols, stream=4) if self._shortens else None
+        return Batch(tokens, propositions, seen, length_class.facts, sampled)
 
     def _backward(self, loss: Tensor) -> None:
         names = list(self.store.views)

@@ -6,14 +6,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = {
     "spacy": "model/extraction.py",
+    "datasets": "model/hub.py",
     "ray": "tuner/ray_engine.py",
     "sqlalchemy": "tuner/storage.py",
     "optuna_dashboard": "tuner/dashboard.py",
 }
 MODEL = """
-errors config stories corpus noise parameters layers augmentation softmax network losses optimizer evaluation trainer checkpoint
+errors config stories extraction hub sources vocabulary corpus description
+noise parameters layers augmentation softmax network shortlist losses optimizer evaluation trainer checkpoint inference
 """
-TUNER = "errors verdict pruning definition storage study summary seam search progress training job dashboard cli __main__"
+TUNER = "errors verdict pruning definition storage study summary seam search progress training job dashboard options cli_model cli __main__"
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from rich.console import Console
 
 from model.errors import ModelError
+from tuner.cli_model import data, evaluate, generate, parse, train
 from tuner.errors import TunerError
+from tuner.options import data_option, device_option, json_option, show, stories_option
 
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -24,7 +22,6 @@ DASHES = {
 INTERRUPTED = 130
 
 study_argument = click.argument("study", default="quick")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 storage_option = click.option(
     "--storage",
     metavar="URL",
@@ -33,32 +30,6 @@ storage_option = click.option(
     show_default=True,
     help="Where studies are kept.",
 )
-device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-data_option = click.option("--data", metavar="D", help="synthetic, or a .jsonl[.gz] file of sentences.")
-stories_option = click.option("--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.")
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can say it: what is not finite becomes null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def _print(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
-    click.echo(json.dumps(_plain(summary), allow_nan=False) if as_json else "\n".join(lines))
-
-
-def _flat(figures: dict[str, Any], prefix: str = "") -> list[str]:
-    lines: list[str] = []
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            lines += _flat(value, f"{prefix}{name}.")
-        else:
-            lines.append(f"{prefix + name:34} " + (f"{100 * value:7.2f} %" if isinstance(value, float) else str(value)))
-    return lines
 
 
 @click.group(context_settings=DASHES)
@@ -106,7 +77,7 @@ def search(study: str, storage: str, width: str, device: str, name: str | None, 
     definition = load_definition(study).changed(**{names.get(key, key): value for key, value in changes.items()})
     request = SearchRequest(definition, storage, _width(width), device, name, fresh)
     report = run_search(request, Console(stderr=True))
-    _print(as_json, report.summary, report.lines)
+    show(as_json, report.summary, report.lines)
 
 
 def _width(width: str) -> int | None:
@@ -129,7 +100,7 @@ def status(study: str, storage: str, as_json: bool) -> None:
     from tuner.job import report
 
     found = report(storage, study)
-    _print(as_json, found.summary, found.lines)
+    show(as_json, found.summary, found.lines)
 
 
 @cli.command()
@@ -147,7 +118,7 @@ def best(study: str, storage: str, as_json: bool) -> None:
     if found is None:
         raise TunerError(f"no trial of {study} has finished above the floor on round_trip yet; `tuner status {study}` says how far it is")
     lines = [f"trial {found['trial']}: component accuracy {found['value']:.4f}", f"checkpoint: {found['checkpoint']}"]
-    _print(as_json, found, [*lines, *(f"{name} = {value}" for name, value in found["hyperparameters"].items())])
+    show(as_json, found, [*lines, *(f"{name} = {value}" for name, value in found["hyperparameters"].items())])
 
 
 @cli.command()
@@ -169,109 +140,8 @@ def dashboard(study: str | None, storage: str, port: int) -> None:
     serve(opened, port, lambda line: click.echo(line, err=True))
 
 
-def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    options = [
-        click.option("--lr", type=float, metavar="X", help="Peak learning rate."),
-        click.option("--batch-size", type=int, metavar="N", help="Sentences a step."),
-        click.option("--weight-decay", type=float, metavar="X", help="AdamW's weight decay."),
-        click.option("--dropout", type=float, metavar="X", help="Share of features dropped."),
-        click.option("--word-dropout", type=float, metavar="X", help="How often rare words are hidden from the parser."),
-        click.option("--clip-norm", type=float, metavar="X", help="Largest gradient norm."),
-        click.option("--proposition-loss", metavar="L", help="cross_entropy or mse."),
-        *(click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.") for part in ("parse", "generate")),
-        *(
-            click.option(f"--weight-cycle-{way}", type=float, metavar="X", help=f"Weight of the {way} cycle.")
-            for way in ("forward", "backward")
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
-    weights = ("parse", "generate", "cycle_forward", "cycle_backward")
-    dotted = {f"weight_{part}": f"loss_weights.{part}" for part in weights}
-    return {dotted.get(name, name): value for name, value in options.items() if value is not None}
-
-
-@cli.command()
-@data_option
-@stories_option
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split.")
-@click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
-@click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
-@_settings_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The trial's seed.")
-@click.option("--split-seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="The split's seed.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True)
-@device_option
-@json_option
-def train(
-    data: str | None,
-    num_stories: int | None,
-    epochs: int,
-    seed: int,
-    split_seed: int,
-    checkpoint: Path,
-    device: str,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Trains one configuration and prints its losses in the original's form, component accuracy beside them.
-
-    Example: tuner train --num-stories 100 --epochs 30 --batch-size 32 --lr 0.0003 --hidden-dim 128 --num-rules 16
-    """
-    from model.checkpoint import DataSource
-    from tuner.training import TrainRequest, train
-
-    source = DataSource(data or "synthetic", num_stories, split_seed)
-    request = TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
-    result = train(request, lambda line: click.echo(line, err=as_json))
-    _print(
-        as_json,
-        result,
-        [
-            f"checkpoint: {result['checkpoint']}",
-            f"{result['seconds']:.1f} s, {result['sentences_per_second']:.0f} sentences a second",
-        ],
-    )
-
-
-@cli.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
-@click.option("--checkpoint", "named", type=click.Path(path_type=Path), hidden=True)
-@data_option
-@stories_option
-@click.option("--split", type=click.Choice(["test", "valid", "all"]), default="test", show_default=True, help="Which sentences.")
-@click.option("--hidden-dim", type=int, metavar="N", help="Checked against the checkpoint.")
-@click.option("--num-rules", type=int, metavar="N", help="Checked against the checkpoint.")
-@device_option
-@json_option
-def evaluate(
-    checkpoint: Path | None,
-    named: Path | None,
-    data: str | None,
-    num_stories: int | None,
-    split: str,
-    device: str,
-    as_json: bool,
-    **expected: int | None,
-) -> None:
-    """Scores a checkpoint on the data it was made for, or on others.
-
-    Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
-    """
-    from model.checkpoint import load_checkpoint
-    from model.trainer import find_device
-
-    path = checkpoint or named
-    if path is None:
-        raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
-    loaded = load_checkpoint(path, find_device(device))
-    loaded.check(expected)
-    figures = loaded.evaluate(data, num_stories, split).as_dict()
-    _print(as_json, figures, _flat(figures))
+for command in (train, evaluate, parse, generate, data):
+    cli.add_command(command)
 
 
 class _Signals:

@@ -16,7 +16,7 @@ from model.config import ModelShape
 from model.corpus import load_corpus
 from model.trainer import find_device
 from tuner.definition import StudyDefinition
-from tuner.progress import LiveProgress, PlainProgress
+from tuner.progress import LiveProgress, ParsingProgress, PlainProgress
 from tuner.search import Observer, Search
 from tuner.storage import DEFAULT_URL, CurveTable, open_storage, shown
 from tuner.study import find_study, open_study
@@ -66,7 +66,7 @@ def _checkpoints(request: SearchRequest) -> Path:
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     definition, device = request.definition, find_device(request.device)
-    corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed)
+    corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, ParsingProgress(console))
     storage = open_storage(request.storage)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)

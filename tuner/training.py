@@ -12,6 +12,7 @@ from model.checkpoint import DataSource, check_writable, save_checkpoint
 from model.config import ModelShape, settings_from
 from model.corpus import Corpus, load_corpus
 from model.evaluation import Evaluation
+from model.extraction import Progress, silent
 from model.trainer import EpochRecord, FusedTrainer, find_device
 from tuner.seam import Scored
 
@@ -55,12 +56,12 @@ def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
     return f"epoch {record.epoch}: {losses} | component accuracy {100 * evaluation.objective:.2f} % ({accuracy})"
 
 
-def train(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Any]:
+def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress = silent) -> dict[str, Any]:
     """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints."""
     find_device(request.device)
     check_writable(request.checkpoint)
     shape, hyperparameters = settings_from(request.settings, epochs=request.epochs, seed=request.seed)
-    corpus = load_corpus(request.data.source, request.data.stories, request.data.seed)
+    corpus = load_corpus(request.data.source, request.data.stories, request.data.seed, parsing)
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
     trainer.load(0, hyperparameters)
     began, curve, evaluation = time.monotonic(), [], None

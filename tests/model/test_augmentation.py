@@ -3,7 +3,8 @@
 import torch
 
 from model.augmentation import WordSwap
-from model.corpus import PAD, Corpus
+from model.corpus import Corpus
+from model.vocabulary import PAD
 
 
 def test_words_are_swapped_in_text_and_propositions_alike(small_corpus: Corpus) -> None:

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.corpus import Corpus, Vocabulary, ceiling, length_classes, load_corpus, load_sentences, read_jsonl, split_stories
+from model.corpus import Corpus, ceiling, length_classes, load_corpus, split_stories
 from model.errors import DataError
 from model.noise import generator_for
+from model.sources import load_sentences, read_jsonl
 from model.stories import Sentence, tell_stories
+from model.vocabulary import Vocabulary
 
 GOOD = {"story_id": "a", "tokens": ["a", "cat", "."], "propositions": [["cat", "type", "cat"]]}
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from model.config import Hyperparameters, ModelShape
-from model.corpus import UNKNOWN, Corpus
+from model.corpus import Corpus
 from model.evaluation import Answer, Counter, parse_ids
 from model.network import Conditions
 from model.trainer import FusedTrainer
+from model.vocabulary import UNKNOWN
 
 KINDS = {"type": 2, "has_property": 3}
 

@@ -1,0 +1,112 @@
+"""A saved model at work: text to propositions, propositions to text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Checkpoint
+from model.corpus import encode_sentences
+from model.errors import DataError
+from model.evaluation import generate_ids, parse_ids
+from model.stories import Proposition, Sentence
+from model.vocabulary import PAD, UNKNOWN
+
+AT_ONCE = 64
+WORDS = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]")
+NO_SPACE_BEFORE = re.compile(r" (?=[.,!?;:]|n't\b|'(?:s|re|ve|ll|d|m)\b)")
+
+
+@dataclass(frozen=True)
+class Parse:
+    """What a sentence was found to state."""
+
+    tokens: tuple[str, ...]
+    propositions: tuple[Proposition, ...]
+    unknown: tuple[str, ...]
+    """Words of the sentence that the model does not know; they are named wrongly at best."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The sentence written for some propositions."""
+
+    text: str
+    propositions: tuple[Proposition, ...]
+    unknown: tuple[str, ...]
+
+
+def tokenize(text: str) -> tuple[str, ...]:
+    """A sentence as the stories' tokens: lower case, punctuation and contractions apart (`didn't` -> `did`, `n't`)."""
+    return tuple(WORDS.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+
+
+def read_propositions(words: Sequence[str], places: int) -> tuple[Proposition, ...]:
+    """Propositions as written on a command line, `girl,find,needle`.
+
+    Raises:
+        DataError: one has not three parts, or there are none or more than the model's `places`.
+    """
+    found: list[Proposition] = []
+    for word in words:
+        parts = word.split(",")
+        if len(parts) != 3 or not all(parts):
+            raise DataError(f"proposition {word!r} has not three parts; allowed: entity,relation,value, as in girl,find,needle")
+        found.append((parts[0], parts[1], parts[2]))
+    if not 1 <= len(found) <= places:
+        raise DataError(f"{len(found)} propositions were given; allowed: 1 to {places} for one sentence")
+    return tuple(found)
+
+
+@torch.no_grad()
+def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
+    """The propositions of each sentence, in its order; a sentence beyond the model's length is read as far as that goes.
+
+    Raises:
+        DataError: a text holds no word.
+    """
+    sentences = [Sentence("", tokenize(text), ()) for text in texts]
+    for text, sentence in zip(texts, sentences, strict=True):
+        if not sentence.tokens:
+            raise DataError(f"{text!r} holds no word; give one sentence, as in 'The girl found a needle.'")
+    parameters = model.network.with_tables(model.store.views)
+
+    def work(tokens: Tensor, _: Tensor) -> Tensor:
+        return parse_ids(model.network, parameters, tokens, model.conditions).propositions_KBP3
+
+    symbols, found = model.vocabulary.symbols, []
+    for sentence, row in zip(sentences, _rows(model, sentences, work), strict=True):
+        stated = [(symbols[e], symbols[r], symbols[v]) for e, r, v in row.tolist() if e != PAD]
+        found.append(Parse(sentence.tokens, tuple(stated), _unknown(model, sentence.tokens)))
+    return found
+
+
+@torch.no_grad()
+def generate_texts(model: Checkpoint, propositions: Sequence[Sequence[Proposition]]) -> list[Writing]:
+    """A sentence for each group of propositions."""
+    sentences = [Sentence("", ("",), tuple(group)) for group in propositions]
+    parameters = model.network.with_tables(model.store.views)
+
+    def work(_: Tensor, stated: Tensor) -> Tensor:
+        return generate_ids(model.network, parameters, stated, model.conditions)
+
+    symbols, written = model.vocabulary.symbols, []
+    for sentence, row in zip(sentences, _rows(model, sentences, work), strict=True):
+        text = NO_SPACE_BEFORE.sub("", " ".join(symbols[word] for word in row.tolist() if word != PAD))
+        written.append(Writing(text, sentence.propositions, _unknown(model, [word for p in sentence.propositions for word in p])))
+    return written
+
+
+def _rows(model: Checkpoint, sentences: Sequence[Sentence], work: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    """One row of ids for each sentence, worked off in small batches."""
+    for start in range(0, len(sentences), AT_ONCE):
+        batch = encode_sentences(sentences[start : start + AT_ONCE], model.vocabulary, model.max_tokens).to(model.store.device)
+        yield from work(batch.tokens_NT[None], batch.propositions_NQ3[None])[0].cpu()
+
+
+def _unknown(model: Checkpoint, words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for word in words if model.vocabulary.id(word) == UNKNOWN))

@@ -1,0 +1,132 @@
+"""Where sentences come from: synthetic stories, a file of sentences, raw stories, the hub.
+
+The contract is one sentence a line of JSON; whatever is not of that form is an error that names file, line and fault.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from model.errors import DataError
+from model.extraction import Progress, parse_stories, read_stories, silent
+from model.hub import hub_stories
+from model.stories import Sentence, tell_stories
+
+FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, value], ...]}'
+WORD_LENGTH = 256
+LINE_BYTES = 1 << 20
+PARSED_STORIES = Path("runs/cache/stories")
+
+
+def _fault(line: Any) -> str | None:
+    """What is wrong with one decoded line, or None."""
+    if not isinstance(line, dict):
+        return f"it is a {type(line).__name__}, not an object"
+    if missing := [key for key in ("story_id", "tokens", "propositions") if key not in line]:
+        return f"it has no {missing[0]!r}"
+    if not isinstance(line["story_id"], str):
+        return f"story_id is {line['story_id']!r}, not a string"
+    if not _words(line["tokens"]) or not line["tokens"]:
+        return "tokens is not a list of one or more words"
+    if not isinstance(line["propositions"], list):
+        return "propositions is not a list"
+    for number, parts in enumerate(line["propositions"], 1):
+        if not _words(parts) or len(parts) != 3:
+            return f"proposition {number} is {json.dumps(parts)[:80]}, not [entity, relation, value]"
+    return None
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) and 0 < len(word) <= WORD_LENGTH for word in value)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        number = 0
+        while line := file.readline(LINE_BYTES + 1):
+            number += 1
+            if len(line) > LINE_BYTES:
+                raise DataError(f"{path}, line {number}: longer than {LINE_BYTES:,} bytes; a line holds one sentence: {FORM}")
+            yield number, line
+
+
+def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
+    """The sentences of a `.jsonl` or `.jsonl.gz` file, of its first `stories` story ids.
+
+    Raises:
+        DataError: the file is missing, empty or not of the form; names file, line and fault.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no data file {path}; allowed: 'synthetic' or a .jsonl[.gz] file of lines {FORM}")
+    sentences: list[Sentence] = []
+    seen: set[str] = set()
+    try:
+        for number, raw in _lines(path):
+            sentence = _parse_line(path, number, raw)
+            if sentence.story_id not in seen and stories is not None and len(seen) >= stories:
+                continue
+            seen.add(sentence.story_id)
+            sentences.append(sentence)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+    if not sentences:
+        raise DataError(f"{path} is empty; a line of it must be {FORM}")
+    return sentences
+
+
+def _parse_line(path: Path, number: int, raw: bytes) -> Sentence:
+    where = f"{path}, line {number}"
+    try:
+        line = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON ({error}); a line must be {FORM}") from error
+    if fault := _fault(line):
+        raise DataError(f"{where}: {fault}; a line must be {FORM}")
+    return Sentence(line["story_id"], tuple(line["tokens"]), tuple((e, r, v) for e, r, v in line["propositions"]))
+
+
+def load_sentences(source: str, stories: int | None, seed: int, progress: Progress = silent) -> tuple[str, list[Sentence]]:
+    """The data's short name (as it stands in a study's name) and its sentences.
+
+    Args:
+        source: `synthetic`, `tinystories` (the hub), or the path of a file of sentences (`.jsonl`) or of raw stories (`.txt`).
+        stories: the first so many story ids; None for all (synthetic: 300).
+        seed: the synthetic stories' seed.
+        progress: is told how many raw stories of how many are parsed.
+
+    Raises:
+        DataError: the data cannot be had or are not of the form.
+    """
+    if source == "synthetic":
+        count = stories or 300
+        return f"synthetic-{count}", tell_stories(count, seed)
+    path = Path(source)
+    stem = path.name.removesuffix(".gz")
+    if source == "tinystories":
+        sentences = parse_stories(_from_hub(stories), PARSED_STORIES, progress)
+    elif stem.endswith(".txt"):
+        sentences = parse_stories(read_stories(path)[:stories], PARSED_STORIES, progress)
+    elif stem.endswith(".jsonl"):
+        sentences = read_jsonl(path, stories)
+    else:
+        raise DataError(
+            f"data = {source!r} is not known; allowed: 'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM}, or a .txt[.gz] "
+            "file of stories"
+        )
+    digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{stem.removesuffix('.jsonl').removesuffix('.txt')}-{digest[:4]}", sentences
+
+
+def _from_hub(stories: int | None) -> list[str]:
+    if stories is None:
+        raise DataError("data = 'tinystories' has two million stories, which take hours to parse; say how many with --num-stories N")
+    return hub_stories(stories)

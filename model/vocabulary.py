@@ -1,0 +1,82 @@
+"""The symbol table shared by tokens, entities, relations and values, and what a word it does not hold still says.
+
+It comes from the train split alone; a word it does not hold is `UNKNOWN` and always counts as wrong.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from model.stories import Sentence
+
+PAD, UNKNOWN = 0, 1
+SPECIAL_SYMBOLS = ("<pad>", "<unknown>")
+ENDING_LENGTH, ENDING_SHARED_BY = 3, 4
+INFLECTIONS = (
+    *(("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ing", ("", "e")), ("ed", ("e", ""))),
+    *(("ier", ("y",)), ("iest", ("y",)), ("er", ("", "e")), ("est", ("", "e"))),
+)
+BASE_LENGTH = 3
+
+
+def base_forms(word: str) -> Iterator[str]:
+    """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing."""
+    for ending, replacements in INFLECTIONS:
+        stem = word.removesuffix(ending)
+        if stem != word:
+            doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
+            yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
+
+
+class Vocabulary:
+    """The symbol table: special symbols first, then words by falling frequency, then by alphabet; and the words' endings.
+
+    Input ids go beyond the table: an unknown word is read as `len(vocabulary) + ending`, so that its ending still says something.
+    """
+
+    def __init__(self, symbols: Sequence[str], endings: Sequence[str]) -> None:
+        self.symbols, self.endings = tuple(symbols), tuple(endings)
+        self._ids = {symbol: number for number, symbol in enumerate(self.symbols) if number >= len(SPECIAL_SYMBOLS)}
+        self._endings = {ending: number for number, ending in enumerate(self.endings)}
+
+    @classmethod
+    def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
+        """The table of every token, entity, relation and value of `sentences` (the train split)."""
+        counts = Counter(word for s in sentences for word in s.tokens)
+        counts.update(word for s in sentences for proposition in s.propositions for word in proposition)
+        words = sorted(counts, key=lambda word: (-counts[word], word))
+        shared = Counter(word[-length:] for word in words for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
+        endings = [ending for ending, count in shared.items() if count >= ENDING_SHARED_BY]
+        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)])
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __contains__(self, word: str) -> bool:
+        return self.id(word) != UNKNOWN
+
+    def id(self, word: str) -> int:
+        """The word's number; `<pad>` written in a text is a word like any other."""
+        return self._ids.get(word, UNKNOWN)
+
+    def ending(self, word: str) -> int:
+        """The number of the longest ending of the word that several words of train share."""
+        longest = range(min(ENDING_LENGTH, len(word) - 1), 0, -1)
+        return next((self._endings[word[-length:]] for length in longest if word[-length:] in self._endings), 0)
+
+    def base(self, word: str) -> int:
+        """The symbol of the word's base form by the spelling (`needles` -> `needle`); PAD if the table holds none."""
+        return next((self._ids[base] for base in base_forms(word) if base in self._ids), PAD)
+
+    def input_id(self, word: str) -> int:
+        """The number under which the word is read: its symbol, else its base form's, else its ending's."""
+        return self._ids.get(word) or self.base(word) or len(self) + self.ending(word)
+
+    def symbol_bases(self) -> list[int]:
+        """The base form of every symbol of the table, PAD where there is none."""
+        return [PAD] * len(SPECIAL_SYMBOLS) + [self.base(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
+
+    def symbol_endings(self) -> list[int]:
+        """The ending of every symbol of the table."""
+        return [0] * len(SPECIAL_SYMBOLS) + [self.ending(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]

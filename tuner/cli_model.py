@@ -1,0 +1,220 @@
+"""The commands about one model: train, evaluate, parse, generate. Data on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from tuner.options import data_option, device_option, json_option, show, stories_option
+
+checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[str]:
+    lines: list[str] = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix + name:34} " + (f"{100 * value:7.2f} %" if isinstance(value, float) else str(value)))
+    return lines
+
+
+def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--lr", type=float, metavar="X", help="Peak learning rate."),
+        click.option("--batch-size", type=int, metavar="N", help="Sentences a step."),
+        click.option("--weight-decay", type=float, metavar="X", help="AdamW's weight decay."),
+        click.option("--dropout", type=float, metavar="X", help="Share of features dropped."),
+        click.option("--word-dropout", type=float, metavar="X", help="How often rare words are hidden from the parser."),
+        click.option("--clip-norm", type=float, metavar="X", help="Largest gradient norm."),
+        click.option("--proposition-loss", metavar="L", help="cross_entropy or mse."),
+        *(click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.") for part in ("parse", "generate")),
+        *(
+            click.option(f"--weight-cycle-{way}", type=float, metavar="X", help=f"Weight of the {way} cycle.")
+            for way in ("forward", "backward")
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
+    weights = ("parse", "generate", "cycle_forward", "cycle_backward")
+    dotted = {f"weight_{part}": f"loss_weights.{part}" for part in weights}
+    return {dotted.get(name, name): value for name, value in options.items() if value is not None}
+
+
+@click.command()
+@data_option
+@stories_option
+@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split.")
+@click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
+@click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
+@_settings_options
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The trial's seed.")
+@click.option("--split-seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="The split's seed.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True)
+@device_option
+@json_option
+def train(
+    data: str | None,
+    num_stories: int | None,
+    epochs: int,
+    seed: int,
+    split_seed: int,
+    checkpoint: Path,
+    device: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Trains one configuration and prints its losses in the original's form, component accuracy beside them.
+
+    Example: tuner train --num-stories 100 --epochs 30 --batch-size 32 --lr 0.0003 --hidden-dim 128 --num-rules 16
+    """
+    from model.checkpoint import DataSource
+    from tuner import training
+    from tuner.progress import ParsingProgress
+
+    source = DataSource(data or "synthetic", num_stories, split_seed)
+    request = training.TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
+    result = training.train(request, lambda line: click.echo(line, err=as_json), ParsingProgress(Console(stderr=True)))
+    show(
+        as_json,
+        result,
+        [
+            f"checkpoint: {result['checkpoint']}",
+            f"{result['seconds']:.1f} s, {result['sentences_per_second']:.0f} sentences a second",
+        ],
+    )
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
+@click.option("--checkpoint", "named", type=click.Path(path_type=Path), hidden=True)
+@data_option
+@stories_option
+@click.option("--split", type=click.Choice(["test", "valid", "all"]), default="test", show_default=True, help="Which sentences.")
+@click.option("--hidden-dim", type=int, metavar="N", help="Checked against the checkpoint.")
+@click.option("--num-rules", type=int, metavar="N", help="Checked against the checkpoint.")
+@device_option
+@json_option
+def evaluate(
+    checkpoint: Path | None,
+    named: Path | None,
+    data: str | None,
+    num_stories: int | None,
+    split: str,
+    device: str,
+    as_json: bool,
+    **expected: int | None,
+) -> None:
+    """Scores a checkpoint on the data it was made for, or on others.
+
+    Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
+    """
+    from model.checkpoint import load_checkpoint
+    from model.trainer import find_device
+
+    path = checkpoint or named
+    if path is None:
+        raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
+    loaded = load_checkpoint(path, find_device(device))
+    loaded.check(expected)
+    figures = loaded.evaluate(data, num_stories, split).as_dict()
+    show(as_json, figures, _flat(figures))
+
+
+def _lines(given: tuple[str, ...], what: str) -> list[str]:
+    """What was given on the command line, else the lines of standard input."""
+    if given:
+        return [" ".join(given)] if what == "propositions" else list(given)
+    if sys.stdin.isatty():
+        raise click.UsageError(f"give {what} as an argument, or lines of them on standard input")
+    text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise click.UsageError(f"standard input was empty; give {what} as an argument, or one line for each sentence")
+    return lines
+
+
+def _warn_of(unknown: tuple[str, ...]) -> None:
+    if unknown:
+        click.echo(f"unknown to this model: {', '.join(unknown)}", err=True)
+
+
+@click.command()
+@checkpoint_argument
+@click.argument("text", nargs=-1)
+@device_option
+@json_option
+def parse(checkpoint: Path, text: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Prints the propositions of each TEXT (a sentence), or of each line of standard input.
+
+    Example: tuner parse runs/checkpoints/train.safetensors "The little girl found a red needle."
+    """
+    from model.checkpoint import load_checkpoint
+    from model.inference import parse_texts
+    from model.trainer import find_device
+
+    model = load_checkpoint(checkpoint, find_device(device))
+    found = parse_texts(model, _lines(text, "sentences"))
+    for parsed in found:
+        _warn_of(parsed.unknown)
+    summary = [{"tokens": parsed.tokens, "propositions": parsed.propositions, "unknown": parsed.unknown} for parsed in found]
+    show(as_json, {"sentences": summary}, [" ".join(map(",".join, parsed.propositions)) for parsed in found])
+
+
+@click.command()
+@checkpoint_argument
+@click.argument("propositions", nargs=-1)
+@device_option
+@json_option
+def generate(checkpoint: Path, propositions: tuple[str, ...], device: str, as_json: bool) -> None:
+    """Prints a sentence that states the PROPOSITIONS (entity,relation,value), or one for each line of standard input.
+
+    Example: tuner generate runs/checkpoints/train.safetensors girl,find,needle needle,has_property,red
+    """
+    from model.checkpoint import load_checkpoint
+    from model.inference import generate_texts, read_propositions
+    from model.trainer import find_device
+
+    model = load_checkpoint(checkpoint, find_device(device))
+    groups = [read_propositions(line.split(), model.shape.max_propositions) for line in _lines(propositions, "propositions")]
+    written = generate_texts(model, groups)
+    for writing in written:
+        _warn_of(writing.unknown)
+    summary = [{"text": writing.text, "propositions": writing.propositions, "unknown": writing.unknown} for writing in written]
+    show(as_json, {"sentences": summary}, [writing.text for writing in written])
+
+
+@click.group()
+def data() -> None:
+    """Looks at data before anything is trained on them.
+
+    Example: tuner data describe stories.jsonl.gz
+    """
+
+
+@data.command()
+@click.argument("source", default="synthetic")
+@stories_option
+@json_option
+def describe(source: str, num_stories: int | None, as_json: bool) -> None:
+    """Prints how large and how varied the data SOURCE are, and how far the most frequent answer comes.
+
+    Example: tuner data describe stories.jsonl.gz --num-stories 1000
+    """
+    from model.description import describe_by_size, table
+    from model.sources import load_sentences
+    from tuner.progress import ParsingProgress
+
+    name, sentences = load_sentences(source, num_stories, 1, ParsingProgress(Console(stderr=True)))
+    columns = describe_by_size(sentences)
+    show(as_json, {"data": name, "columns": columns}, table(columns))

@@ -1,0 +1,28 @@
+"""What the commands have in common: shared options, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+data_option = click.option("--data", metavar="D", help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.")
+stories_option = click.option("--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can say it: what is not finite becomes null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def show(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
+    """One JSON object, or the lines."""
+    click.echo(json.dumps(plain(summary), allow_nan=False) if as_json else "\n".join(lines))
