@@ -62,5 +62,5 @@ def shortlist(p: Parameters, needed_KN: Tensor, chances_KS: Tensor, size: int) -
     raise_KC = torch.where(needed_KS.gather(1, chosen_KC) > 0, 0.0, stands_for_K1)
     rows_KC = chosen_KC + torch.arange(slots, device=chosen_KC.device)[:, None] * symbols
     table_KCD = functional.embedding(rows_KC, p["table"].view(slots * symbols, -1))
-    biases = (p[name].gather(1, chosen_KC) + raise_KC for name in ("word_bias", "role_bias"))
-    return Candidates(table_KCD, *biases, chosen_KC, place_KS)
+    word_bias_KC, role_bias_KC = (p[name].gather(1, chosen_KC) + raise_KC for name in ("word_bias", "role_bias"))
+    return Candidates(table_KCD, word_bias_KC, role_bias_KC, chosen_KC, place_KS)
