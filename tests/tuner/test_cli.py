@@ -219,3 +219,38 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert name in overview
         assert command.help is not None
         assert f"Example: tuner {name}" in command.help
+
+
+def test_a_checkpoint_parses_and_generates(home: Path) -> None:
+    """From arguments and from standard input, as text and as one object; what parse prints, generate takes."""
+    checkpoint = json.loads((home / "search.json").read_text())["best"]["checkpoint"]
+    parsed = json.loads(call(home, "parse", checkpoint, "One day , the girl found a box .", "--json").stdout)["sentences"]
+    assert parsed[0]["tokens"][:2] == ["one", "day"]
+    command = [sys.executable, "-m", "tuner"]
+    lines = "girl,find,box box,type,box\n\nboy,type,boy\n"
+    piped = subprocess.run([*command, "generate", checkpoint], cwd=home, input=lines, capture_output=True, text=True, check=True)
+    assert len(piped.stdout.splitlines()) == 2
+    wrong = call(home, "generate", checkpoint, "girl,find")
+    assert wrong.returncode == 2
+    assert "entity,relation,value" in wrong.stderr
+    empty = call(home, "parse", checkpoint)
+    assert empty.returncode == 2
+    assert "standard input was empty" in empty.stderr
+
+
+def test_data_are_described(home: Path) -> None:
+    """As a table and as an object."""
+    described = json.loads(call(home, "data", "describe", "synthetic", "--num-stories", "120", "--json").stdout)
+    assert described["columns"].keys() == {"100", "all"}
+    assert described["columns"]["all"]["stories"] == 120
+    assert "type / has_property / verbs" in call(home, "data", "describe", "synthetic", "--num-stories", "30").stdout
+    wrong = call(home, "data", "describe", "none.jsonl")
+    assert wrong.returncode == 2
+    assert "no data file" in wrong.stderr
+
+
+def test_the_hub_is_asked_for_a_number_of_stories(home: Path) -> None:
+    """Two million stories are not parsed by accident."""
+    wrong = call(home, "data", "describe", "tinystories")
+    assert wrong.returncode == 2
+    assert "--num-stories" in wrong.stderr
