@@ -18,7 +18,7 @@ ENTITY, VALUE = 0, 2
 
 
 class WordSwap:
-    """Replaces words of K slots' batches; what is replaced by what depends on (trial seed, step, sentence, word) alone."""
+    """Replaces words of K slots' batches; what is replaced by what depends on (trial seed, epoch, place in it, word) alone."""
 
     def __init__(self, corpus: Corpus, device: torch.device) -> None:
         self.property = corpus.vocabulary.id("has_property")
@@ -27,7 +27,9 @@ class WordSwap:
         properties = {p[2] for p, tokens in stated if p[1] == "has_property" and p[2] in tokens}
         self.pools = [torch.tensor(sorted(map(corpus.vocabulary.id, pool)) or [PAD], device=device) for pool in (entities, properties)]
 
-    def swap(self, tokens_KBT: Tensor, propositions_KBP3: Tensor, seed_K: Tensor, step_K: Tensor, rate_K: Tensor) -> tuple[Tensor, Tensor]:
+    def swap(
+        self, tokens_KBT: Tensor, propositions_KBP3: Tensor, seed_K: Tensor, epoch_K: Tensor, rate_K: Tensor, stream: int
+    ) -> tuple[Tensor, Tensor]:
         """Tokens and propositions with each entity and each property replaced by a random one with chance `rate`."""
         entity_KBP, relation_KBP, value_KBP = propositions_KBP3.unbind(-1)
         slots, sentences, places = entity_KBP.shape
@@ -35,7 +37,7 @@ class WordSwap:
         word_KBW = torch.cat((entity_KBP, property_KBP), dim=2)
         same_KBWW = (word_KBW[..., None] == word_KBW[:, :, None]) & (word_KBW != PAD)[..., None]
         in_text_KBWT = (word_KBW[..., None] == tokens_KBT[:, :, None]) & (word_KBW != PAD)[..., None]
-        chances = uniform(seed_K, step_K, 4 * sentences * places, stream=3).view(slots, 2, sentences, 2 * places)
+        chances = uniform(seed_K, epoch_K, 4 * sentences * places, stream).view(slots, 2, sentences, 2 * places)
         drawn = [self.pools[half][(part * len(self.pools[half])).long()] for half, part in enumerate(chances[:, 1].chunk(2, dim=-1))]
         first_KBW = same_KBWW.int().argmax(-1)  # places of one word follow the first of them
         chosen_KBW = ((chances[:, 0] < rate_K[:, None, None]) & in_text_KBWT.any(-1)).gather(2, first_KBW) & (word_KBW != PAD)

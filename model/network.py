@@ -37,7 +37,6 @@ from model.layers import (
     rule_specs,
     weight,
 )
-from model.noise import keep_masks
 from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
@@ -70,10 +69,10 @@ class Conditions:
         return None if self.keep_KSBD is None else self.keep_KSBD[:, site, :, None]
 
 
-def dropout_masks(seed_K: Tensor, step_K: Tensor, rate_K: Tensor, sentences: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """This step's masks for all places of the network, `keep_KSBD`."""
-    masks = keep_masks(seed_K, step_K, rate_K, MASKED_SITES * sentences * dim, stream=1)
-    return masks.view(-1, MASKED_SITES, sentences, dim).to(dtype)
+def dropout_masks(chances_KN: Tensor, rate_K: Tensor, sentences: int, dim: int) -> Tensor:
+    """This step's masks for all places of the network, `keep_KSBD`: 0 with probability `rate` (below 1), else 1 / (1 - rate)."""
+    kept_KN = chances_KN >= rate_K.to(chances_KN.dtype)[:, None]
+    return (kept_KN / (1 - rate_K)[:, None]).view(-1, MASKED_SITES, sentences, dim)
 
 
 class SymmetricNetwork:

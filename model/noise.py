@@ -47,9 +47,3 @@ def uniform(seed_K: Tensor, step_K: Tensor, count: int, stream: int) -> Tensor:
     counter_N = torch.arange(count, device=seed_K.device, dtype=torch.int64) * _GOLDEN
     bits_KN = (_mix(key_K[:, None] + counter_N) >> (64 - _BITS)) & ((1 << _BITS) - 1)
     return bits_KN.to(torch.float32) * 2.0**-_BITS
-
-
-def keep_masks(seed_K: Tensor, step_K: Tensor, rate_K: Tensor, count: int, stream: int) -> Tensor:
-    """Dropout masks: `mask_KN` holds 0 with probability `rate` (0 <= rate < 1), else 1 / (1 - rate)."""
-    kept_KN = uniform(seed_K, step_K, count, stream) >= rate_K.to(torch.float32)[:, None]
-    return kept_KN * (1.0 / (1.0 - rate_K))[:, None]

@@ -9,8 +9,7 @@ unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of anot
 
 from __future__ import annotations
 
-import itertools
-import math
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,18 +17,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.augmentation import WordSwap
+from model.batches import Batches, Draw
 from model.config import COMPONENTS, Hyperparameters, ModelShape
-from model.corpus import Corpus, LengthClass, Split, length_classes
+from model.corpus import Corpus, Split
 from model.errors import DeviceError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.layers import rules_in_use
 from model.losses import SHORTLIST, Batch, ComponentLosses
-from model.network import Conditions, SymmetricNetwork, dropout_masks
-from model.noise import generator_for, uniform
+from model.network import MASKED_SITES, Conditions, SymmetricNetwork, dropout_masks
+from model.noise import uniform
 from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
-from model.vocabulary import PAD
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,7 @@ class FusedTrainer:
         self.seconds = {"training": 0.0, "evaluating": 0.0}
         self._slots: list[_Slot | None] = [None] * slots
         self._splits: dict[str, Split] = {}
-        self._classes = length_classes(corpus.splits["train"], shape.batch_size, shape.max_propositions)
-        self._schedule = _fixed_schedule(self._classes)
-        counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
-        counts[PAD] = math.inf
-        self._word_counts_S = counts.to(self.device)
-        self._swap = WordSwap(corpus, self.device)
+        self._batches = Batches(corpus, self._split("train"), shape.batch_size, shape.max_propositions, self.network, dtype)
         self._kinds = relation_kinds(corpus.vocabulary)
         self._shortens = len(corpus.vocabulary) > 2 * SHORTLIST and shape.proposition_loss != "mse"
 
@@ -113,7 +106,7 @@ class FusedTrainer:
     @property
     def steps_an_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        return len(self._schedule)
+        return len(self._batches.schedule)
 
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot."""
@@ -160,13 +153,12 @@ class FusedTrainer:
         started = time.perf_counter()
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         settings = _SlotTensors(states, self.store, self.shape.max_rules)
-        factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], len(self._schedule), self.store)
-        order_KN = self._order(states)
+        factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], self.steps_an_epoch, self.store)
+        epoch = self._batches.epoch(settings.draw)
         cycles = bool((settings.weights_4K[2:] != 0).any())
         sums_5K = torch.zeros(5, self.slots, device=self.device, dtype=self.store.dtype)
-        for step, (length_class, start, size) in enumerate(self._schedule):
-            batch = self._batch(length_class, order_KN[:, start : start + size], settings, step)
-            sums_5K += self._step(step, batch, settings, factors, cycles)
+        for step in range(self.steps_an_epoch):
+            sums_5K += self._step(step, epoch.batch(step), settings, factors, cycles)
         rows = sums_5K.cpu().tolist()
         self.seconds["training"] += time.perf_counter() - started
         return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
@@ -174,7 +166,8 @@ class FusedTrainer:
     def _step(self, step: int, batch: Batch, settings: _SlotTensors, factors: StepFactors, cycles: bool) -> Tensor:
         """One optimizer step of all slots; the losses times the batch's size and the gradient norms, `sums_5K`."""
         size = batch.tokens_KBT.shape[1]
-        conditions = settings.conditions(step, size, self.shape.hidden_dim)
+        conditions, sampled_KS = settings.chances(step, size, self.shape.hidden_dim, self.network.symbols if self._shortens else 0)
+        batch = dataclasses.replace(batch, chances_KS=sampled_KS)
         losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
         asked_4K = settings.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
         losses_4K = torch.where(asked_4K, losses_4K, 0.0)
@@ -203,30 +196,6 @@ class FusedTrainer:
             raise ValueError(f"slot {slot} is free: load or restore a trial first")
         return state
 
-    def _order(self, states: list[_Slot]) -> Tensor:
-        """Which sentence each slot sees where in this epoch, `order_KN`, the length classes one after the other."""
-        rows = []
-        for state in states:
-            generator = generator_for("order", state.hyperparameters.seed, state.epoch)
-            rows.append(torch.cat([length_class.draw(generator) for length_class in self._classes]))
-        return torch.stack(rows).to(self.device)
-
-    def _batch(self, length_class: LengthClass, rows_KB: Tensor, settings: _SlotTensors, step: int) -> Batch:
-        train = self._split("train")
-        tokens = train.tokens_NT[:, : length_class.tokens][rows_KB]
-        propositions = train.propositions_NQ3[:, : length_class.propositions][rows_KB]
-        steps_K = settings.step_K + step
-        if settings.swaps:
-            tokens, propositions = self._swap.swap(tokens, propositions, settings.seed_K, steps_K, settings.word_swap_K)
-        seen = tokens
-        if settings.drops_words:
-            chances = uniform(settings.seed_K, steps_K, tokens[0].numel(), stream=2).view(tokens.shape)
-            strength = settings.word_dropout_K[:, None, None]
-            hidden = chances * (self._word_counts_S[tokens] + strength) < strength
-            seen = torch.where(hidden, self.network.hide(tokens), tokens)
-        sampled = uniform(settings.seed_K, steps_K, self.network.symbols, stream=4) if self._shortens else None
-        return Batch(tokens, propositions, seen, length_class.facts, sampled)
-
     def _backward(self, loss: Tensor) -> None:
         names = list(self.store.views)
         gradients = torch.autograd.grad(loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True)
@@ -238,12 +207,12 @@ class FusedTrainer:
         if state is None:
             return None
         state.epoch += 1
-        state.step += len(self._schedule)
-        sentences = sum(size for _, _, size in self._schedule)
+        state.step += self.steps_an_epoch
+        sentences = sum(size for _, _, size in self._batches.schedule)
         losses = {name: total / sentences for name, total in zip(COMPONENTS, sums[:4], strict=True)}
         weights = state.hyperparameters.loss_weights
         loss = sum(getattr(weights, name) * value for name, value in losses.items() if getattr(weights, name))
-        return EpochRecord(state.epoch, loss, losses, sums[4] / len(self._schedule))
+        return EpochRecord(state.epoch, loss, losses, sums[4] / self.steps_an_epoch)
 
 
 class _SlotTensors:
@@ -258,25 +227,19 @@ class _SlotTensors:
         self.dtype = store.dtype
         self.weights_4K = torch.stack([tensor([getattr(hp.loss_weights, name) for hp in hps]) for name in COMPONENTS])
         self.decay_K, self.clip_K = tensor([hp.weight_decay for hp in hps]), tensor([hp.clip_norm for hp in hps])
-        self.dropout_K, self.word_dropout_K = tensor([hp.dropout for hp in hps]), tensor([hp.word_dropout for hp in hps])
-        self.word_swap_K, self.swaps = tensor([hp.word_swap for hp in hps]), any(hp.word_swap for hp in hps)
-        self.drops, self.drops_words = any(hp.dropout for hp in hps), any(hp.word_dropout for hp in hps)
+        self.dropout_K = tensor([hp.dropout for hp in hps])
+        seeds, epochs = tuple(hp.seed for hp in hps), tuple(state.epoch for state in states)
+        self.draw = Draw(seeds, epochs, tensor([hp.word_swap for hp in hps]), tensor([hp.word_dropout for hp in hps]))
+        self.drops = any(hp.dropout for hp in hps)
         self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
         self.step_K = torch.tensor([state.step for state in states], device=store.device)
         self.rules_KR = rules_in_use(torch.tensor([hp.num_rules for hp in hps], device=store.device), max_rules, store.dtype)
 
-    def conditions(self, step: int, sentences: int, dim: int) -> Conditions:
-        """The rules in use and the dropout masks of one step."""
-        if not self.drops:
-            return Conditions(self.rules_KR)
-        return Conditions(self.rules_KR, dropout_masks(self.seed_K, self.step_K + step, self.dropout_K, sentences, dim, self.dtype))
-
-
-def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[LengthClass, int, int]]:
-    """All batches of an epoch as (class, start, size), in one order for all slots and epochs, the classes well mixed."""
-    batches, first = [], 0
-    for length_class in classes:
-        starts = itertools.accumulate(length_class.batches, initial=first)
-        batches += [(length_class, start, size) for start, size in zip(starts, length_class.batches, strict=False)]
-        first += len(length_class.sentences)
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator_for("schedule")).tolist()]
+    def chances(self, step: int, sentences: int, dim: int, symbols: int) -> tuple[Conditions, Tensor | None]:
+        """The rules in use, the dropout masks of one step, and what its shortlist samples by (None without `symbols`): one draw for all."""
+        count = MASKED_SITES * sentences * dim if self.drops else 0
+        if not count + symbols:
+            return Conditions(self.rules_KR), None
+        drawn_KN = uniform(self.seed_K, self.step_K + step, count + symbols, stream=1)
+        keep = dropout_masks(drawn_KN[:, symbols:], self.dropout_K, sentences, dim) if self.drops else None
+        return Conditions(self.rules_KR, keep), drawn_KN[:, :symbols] if symbols else None  # it stands first: neighbours decide on masks

@@ -124,7 +124,7 @@ class Explosion(_Section):
 class Halving(_Section):
     """Settings of the halving rule."""
 
-    first: Annotated[int, Field(ge=1)] = 3
+    first: Annotated[float, Field(gt=0, strict=False)] = 0.3
     eta: Annotated[int, Field(ge=2)] = 3
     least: Annotated[int, Field(ge=1)] = 4
 

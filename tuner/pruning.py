@@ -164,16 +164,19 @@ class PlateauRule:
 class HalvingRule:
     """At epochs `first`, `first * eta`, ...: below the best `1 / eta` of all trials' values at that epoch.
 
+    A `first` below 1 is a share of a trial's epochs, so that longer trials are judged later.
+
     Successive halving (Jamieson and Talwalkar 2016) in its asynchronous form (Li et al. 2020): peers that are judged together see each
     other's values of the same epoch, so the order of their slots does not matter. Needs `least` peers.
     """
 
-    first: int = 3
+    first: float = 0.3
     eta: int = 3
     least: int = 4
 
     def __call__(self, history: History) -> Verdict | None:
-        epoch, rung = history.epoch, self.first
+        epoch = history.epoch
+        rung = max(1, round(self.first * history.epochs)) if self.first < 1 else round(self.first)
         while rung < epoch:
             rung *= self.eta
         if rung != epoch or epoch >= history.epochs:
@@ -248,7 +251,7 @@ class ExplosionPruner(RulePruner):
 class HalvingPruner(RulePruner):
     """Stops what is behind its peers at the rungs; see `HalvingRule`."""
 
-    def __init__(self, epochs: int, first: int = 3, eta: int = 3, least: int = 4) -> None:
+    def __init__(self, epochs: int, first: float = 0.3, eta: int = 3, least: int = 4) -> None:
         super().__init__(HalvingRule(first, eta, least), epochs)
 
 

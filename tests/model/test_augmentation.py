@@ -13,7 +13,7 @@ def test_words_are_swapped_in_text_and_propositions_alike(small_corpus: Corpus) 
     tokens, propositions = train.tokens_NT[None], train.propositions_NQ3[None, :, :8]
     swap = WordSwap(small_corpus, torch.device("cpu"))
     seed, step, rate = torch.tensor([3]), torch.tensor([0]), torch.tensor([1.0])
-    new_tokens, new = swap.swap(tokens, propositions, seed, step, rate)
+    new_tokens, new = swap.swap(tokens, propositions, seed, step, rate, 3)
     assert torch.equal(new[..., 0] != PAD, propositions[..., 0] != PAD)
     assert torch.equal(new[..., 1], propositions[..., 1])
     stated = propositions[..., 1] == swap.property
@@ -33,12 +33,12 @@ def test_words_are_swapped_in_text_and_propositions_alike(small_corpus: Corpus) 
 
 
 def test_a_rate_of_zero_changes_nothing_and_neighbours_do_not_matter(small_corpus: Corpus) -> None:
-    """What is drawn depends on (trial seed, step, sentence, word) alone."""
+    """What is drawn depends on (trial seed, epoch, place in it, word) alone."""
     train = small_corpus.splits["train"]
     tokens, propositions = (x[None].expand(2, *(-1,) * x.dim()) for x in (train.tokens_NT, train.propositions_NQ3[:, :8]))
     swap = WordSwap(small_corpus, torch.device("cpu"))
-    both = swap.swap(tokens, propositions, torch.tensor([1, 2]), torch.tensor([5, 0]), torch.tensor([0.0, 0.5]))
-    alone = swap.swap(tokens[1:], propositions[1:], torch.tensor([2]), torch.tensor([0]), torch.tensor([0.5]))
+    both = swap.swap(tokens, propositions, torch.tensor([1, 2]), torch.tensor([5, 0]), torch.tensor([0.0, 0.5]), 3)
+    alone = swap.swap(tokens[1:], propositions[1:], torch.tensor([2]), torch.tensor([0]), torch.tensor([0.5]), 3)
     assert torch.equal(both[0][0], tokens[0])
     assert torch.equal(both[1][0], propositions[0])
     assert torch.equal(both[0][1], alone[0][0])

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.noise import keep_masks
+from model.network import MASKED_SITES, dropout_masks
+from model.noise import uniform
 from model.parameters import ParameterSpec, ParameterStore
 
 
@@ -32,10 +33,13 @@ def test_what_is_written_to_a_slot_is_read_back_and_nowhere_else(sizes: list[int
 def test_dropout_masks_know_only_trial_and_step() -> None:
     """Neither the slot nor the neighbours matter, the step does, and the share dropped is the rate."""
     seeds, steps, rates = torch.tensor([5, 6]), torch.tensor([10, 0]), torch.tensor([0.3, 0.0])
-    both = keep_masks(seeds, steps, rates, 20_000, stream=1)
-    alone = keep_masks(seeds[:1], steps[:1], rates[:1], 20_000, stream=1)
-    later = keep_masks(seeds[:1], steps[:1] + 1, rates[:1], 20_000, stream=1)
+    count = MASKED_SITES * 50 * 50
+
+    def masks(slots: slice, later: int = 0) -> torch.Tensor:
+        return dropout_masks(uniform(seeds[slots], steps[slots] + later, count, stream=1), rates[slots], 50, 50)
+
+    both, alone, later = masks(slice(None)), masks(slice(1)), masks(slice(1), later=1)
     assert torch.equal(both[0], alone[0])
     assert not torch.equal(both[0], later[0])
     assert abs(float((both[0] == 0).double().mean()) - 0.3) < 0.02
-    assert torch.equal(both[1], torch.ones(20_000))
+    assert torch.equal(both[1], torch.ones(MASKED_SITES, 50, 50))

@@ -92,7 +92,7 @@ def test_halving_judges_a_cohort_alike_whatever_the_order_of_its_slots(order: li
     values = [0.1 * number for number in range(9)]
     curves = {number: (0.0, 0.0, values[number]) for number in order}
     rule = HalvingRule()
-    stopped = {n for n in order if rule(History(curves[n], epochs=30, peers=tuple(curves[o] for o in order if o != n)))}
+    stopped = {n for n in order if rule(History(curves[n], epochs=10, peers=tuple(curves[o] for o in order if o != n)))}
     assert stopped == {0, 1, 2, 3, 4, 5}
 
 
@@ -102,6 +102,9 @@ def test_halving_waits_for_its_rungs_and_for_enough_peers() -> None:
     at = [HalvingRule()(History((0.1,) * epoch, epochs=9, peers=peers)) is not None for epoch in range(1, 10)]
     assert at == [False, False, True, False, False, False, False, False, False]
     assert HalvingRule()(History((0.1,) * 3, epochs=9, peers=peers[:3])) is None
+    later = [HalvingRule(first=0.3)(History((0.1,) * epoch, epochs=30, peers=peers)) is not None for epoch in range(1, 10)]
+    assert later.index(True) + 1 == 9
+    assert HalvingRule(first=4)(History((0.1,) * 4, epochs=30, peers=peers)) is not None
 
 
 def test_the_pruners_work_in_a_plain_study() -> None:
