@@ -1,12 +1,17 @@
 """How fast the fused trainer is here, beside the best matrix product of the same run.
 
 python -m benchmarks.trainer_speed --json [--stories N] [--slots 1,4,16] [--dims 64,128,256]
+
+`utilization` is our rate of useful floating-point operations (`benchmarks.flops`) over the best matrix product's. `original` is a step in
+the original script's form (`benchmarks.original_form`), timed in turns with ours; `overhead` is an epoch's time outside its steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +20,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.flops import step_flops
+from benchmarks.original_form import OriginalTrainer, batches
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import FusedTrainer
@@ -65,28 +71,67 @@ def operations_per_step(trainer: FusedTrainer) -> float:
     return operations.count / trainer.steps_an_epoch
 
 
-def measure(corpus: Corpus, slots: int, dim: int, best_rate: float) -> dict[str, Any]:
-    """One point: K slots of one width."""
-    shape = ModelShape(hidden_dim=dim)
-    trainer = FusedTrainer(shape, corpus, slots)
+def beside_the_original(corpus: Corpus, dim: int, slots: int, rounds: int = 3) -> dict[str, Any]:
+    """Sentences a second in the original's form and in ours (K slots, and one), in turns."""
+    train, rates = corpus.splits["train"], {"original": 0.0, "one_slot": 0.0, "fused": 0.0}
+    original = OriginalTrainer(len(corpus.vocabulary), dim)
+    pieces = batches(train.tokens_NT, train.propositions_NQ3, 32)
+    trainers = {"one_slot": loaded(corpus, 1, dim), "fused": loaded(corpus, slots, dim)}
+    for trainer in trainers.values():
+        trainer.train_epoch()
+    for _ in range(rounds):
+        began = time.perf_counter()
+        for tokens, propositions in pieces:
+            original.step(tokens, propositions)
+        rates["original"] = max(rates["original"], len(train) / (time.perf_counter() - began))
+        for name, trainer in trainers.items():
+            before = trainer.seconds["training"]
+            trainer.train_epoch()
+            rates[name] = max(rates[name], trainer.slots * len(train) / (trainer.seconds["training"] - before))
+    ratios = {f"{name}_ratio": round(rates[name] / rates["original"], 2) for name in trainers}
+    return {"hidden_dim": dim, "slots": slots, **{name: round(rate, 1) for name, rate in rates.items()}, **ratios}
+
+
+def loaded(corpus: Corpus, slots: int, dim: int) -> FusedTrainer:
+    """A trainer with a trial in every slot."""
+    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots)
     for slot in range(slots):
         trainer.load(slot, Hyperparameters(seed=slot, epochs=100))
+    return trainer
+
+
+def peak_mebibytes(source: str, stories: int, slots: int, dim: int) -> float:
+    """The largest resident size of a process that trains one epoch."""
+    program = (
+        "import resource, sys\nfrom benchmarks.trainer_speed import loaded\nfrom model.corpus import load_corpus\n"
+        f"loaded(load_corpus({source!r}, {stories}, 1), {slots}, {dim}).train_epoch()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+    )
+    return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+
+def measure(corpus: Corpus, slots: int, dim: int, best_rate: float) -> dict[str, Any]:
+    """One point: K slots of one width."""
+    trainer = loaded(corpus, slots, dim)
     operations = operations_per_step(trainer)
     before = trainer.seconds["training"]
     trainer.train_epoch()
     seconds = trainer.seconds["training"] - before
+    trainer.evaluate()
+    outside = trainer.seconds["evaluating"] / seconds
     train = corpus.splits["train"]
     tokens, facts = int(train.token_counts_N.sum()), int(train.proposition_counts_N.clamp(max=8).sum())
     sizes = tokens, facts, tokens / len(train), facts / len(train)
-    gflops = slots * step_flops(shape, len(corpus.vocabulary), *sizes) / seconds / 1e9
+    gflops = slots * step_flops(trainer.shape, len(corpus.vocabulary), *sizes) / seconds / 1e9
     return {
         "slots": slots,
         "hidden_dim": dim,
-        "batch_size": shape.batch_size,
+        "batch_size": trainer.shape.batch_size,
         "sentences_per_second": round(slots * len(train) / seconds, 1),
         "gflops": round(gflops, 2),
         "utilization": round(gflops / best_rate, 4),
         "operations_per_step": round(operations, 1),
+        "overhead": round(outside, 4),
     }
 
 
@@ -101,12 +146,19 @@ def main() -> None:
     options = parser.parse_args()
     corpus, rate = load_corpus(options.data, options.stories, 1), matmul_gflops()
     points = [measure(corpus, int(k), int(dim), rate) for dim in options.dims.split(",") for k in options.slots.split(",")]
+    result = {
+        "matmul_gflops": round(rate, 1),
+        "points": points,
+        "original": beside_the_original(corpus, 128, 4),
+        "peak_mebibytes": {"slots": 16, "hidden_dim": 128, "peak": round(peak_mebibytes(options.data, options.stories, 16, 128))},
+    }
     if options.json:
-        print(json.dumps({"matmul_gflops": round(rate, 1), "points": points}))
+        print(json.dumps(result))
     else:
         print(f"best matrix product: {rate:.0f} GFLOP/s")
         for point in points:
             print("  ".join(f"{name} {value}" for name, value in point.items()))
+        print(f"beside the original's form: {result['original']}; peak memory: {result['peak_mebibytes']}")
 
 
 if __name__ == "__main__":

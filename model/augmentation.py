@@ -14,8 +14,6 @@ from model.corpus import Corpus
 from model.noise import uniform
 from model.vocabulary import PAD
 
-ENTITY, VALUE = 0, 2
-
 
 class WordSwap:
     """Replaces words of K slots' batches; what is replaced by what depends on (trial seed, epoch, place in it, word) alone."""

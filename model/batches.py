@@ -27,8 +27,8 @@ class Draw:
 
     seeds: tuple[int, ...]
     epochs: tuple[int, ...]
-    word_swap_K: Tensor
-    word_dropout_K: Tensor
+    word_swap: tuple[float, ...]
+    word_dropout: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,13 @@ class Batches:
     def _vary(self, length_class: LengthClass, rows_KN: Tensor, seed_K: Tensor, epoch_K: Tensor, draw: Draw, stream: int) -> _Drawn:
         tokens = self.train.tokens_NT[:, : length_class.tokens][rows_KN]
         propositions = self.train.propositions_NQ3[:, : length_class.propositions][rows_KN]
-        if bool((draw.word_swap_K > 0).any()):
-            tokens, propositions = self._swap.swap(tokens, propositions, seed_K, epoch_K, draw.word_swap_K, stream)
+        if any(draw.word_swap):
+            rate_K = torch.tensor(draw.word_swap, device=tokens.device)
+            tokens, propositions = self._swap.swap(tokens, propositions, seed_K, epoch_K, rate_K, stream)
         seen = tokens
-        if bool((draw.word_dropout_K > 0).any()):
+        if any(draw.word_dropout):
             chances = uniform(seed_K, epoch_K, tokens[0].numel(), stream + 1).view(tokens.shape)
-            strength = draw.word_dropout_K[:, None, None]
+            strength = torch.tensor(draw.word_dropout, dtype=self._word_counts_S.dtype, device=tokens.device)[:, None, None]
             hidden = chances * (self._word_counts_S[tokens] + strength) < strength
             seen = torch.where(hidden, self.network.hide(tokens), tokens)
         return _Drawn(tokens, seen, propositions)

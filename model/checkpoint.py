@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import ModelShape, flat_settings, settings_from
+from model.config import MODEL_VERSION, ModelShape, flat_settings, settings_from
 from model.corpus import Split, answer_always, ceiling, encode_sentences, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
+from model.extraction import Progress, silent
 from model.layers import rules_in_use
 from model.network import Conditions, SymmetricNetwork
 from model.parameters import ParameterStore
@@ -29,7 +30,7 @@ from model.stories import Sentence
 from model.trainer import FusedTrainer
 from model.vocabulary import Vocabulary
 
-FORMAT, VERSION = "tuner checkpoint", 1
+FORMAT, VERSION = "tuner checkpoint", MODEL_VERSION
 LARGEST_FILE = 4 << 30
 
 
@@ -130,10 +131,10 @@ class Checkpoint:
                     f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape"
                 )
 
-    def evaluate(self, source: str | None, stories: int | None, split: str) -> Evaluation:
+    def evaluate(self, source: str | None, stories: int | None, split: str, parsing: Progress = silent) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence."""
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
-        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed)
+        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
         chosen = self._choose(sentences, split, data.seed)
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)

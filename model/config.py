@@ -17,6 +17,8 @@ from model.errors import ConfigError
 COMPONENTS = ("parse", "generate", "cycle_forward", "cycle_backward")
 ROLES = ("entity", "relation", "value")
 PROPOSITION_LOSSES = ("cross_entropy", "mse")
+MODEL_VERSION = 2
+"""Raised when the same numbers mean another model; checkpoints, snapshots and studies of other versions are refused."""
 
 
 def _require(condition: bool, name: str, given: object, allowed: str) -> None:

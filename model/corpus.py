@@ -45,6 +45,9 @@ class Split:
     """One split as tensors. N sentences, T tokens at most, Q propositions at most (also beyond the model's places)."""
 
     tokens_NT: Tensor
+    """As they are read: an unknown word by its base form or its ending."""
+    gold_tokens_NT: Tensor
+    """As they count: an unknown word is UNKNOWN."""
     propositions_NQ3: Tensor
     token_counts_N: Tensor
     proposition_counts_N: Tensor
@@ -58,6 +61,7 @@ class Split:
         """The same split with its tensors on `device`."""
         return Split(
             self.tokens_NT.to(device),
+            self.gold_tokens_NT.to(device),
             self.propositions_NQ3.to(device),
             self.token_counts_N.to(device),
             self.proposition_counts_N.to(device),
@@ -70,13 +74,16 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
     """Sentences as tensors; tokens beyond `max_tokens` are cut off and counted."""
     kept = [s.tokens[:max_tokens] for s in sentences]
     tokens = np.zeros((len(kept), max(map(len, kept), default=1)), dtype=np.int64)
+    gold = np.zeros_like(tokens)
     propositions = np.zeros((len(kept), max(1, *(len(s.propositions) for s in sentences), 1), 3), dtype=np.int64)
     for row, (words, sentence) in enumerate(zip(kept, sentences, strict=True)):
         tokens[row, : len(words)] = [vocabulary.input_id(word) for word in words]
+        gold[row, : len(words)] = [vocabulary.id(word) for word in words]
         for place, parts in enumerate(sentence.propositions):
             propositions[row, place] = [vocabulary.id(word) for word in parts]
     return Split(
         torch.from_numpy(tokens),
+        torch.from_numpy(gold),
         torch.from_numpy(propositions),
         torch.tensor([len(words) for words in kept], dtype=torch.int64),
         torch.tensor([len(s.propositions) for s in sentences], dtype=torch.int64),
@@ -110,8 +117,8 @@ class LengthClass:
 class Corpus:
     """All splits of one data set with its vocabulary; what a trainer is built on."""
 
-    def __init__(self, name: str, sentences: Sequence[Sentence], seed: int, vocabulary: Vocabulary | None = None) -> None:
-        """Splits `sentences` by story; with a `vocabulary` given (a checkpoint's), that one is used.
+    def __init__(self, name: str, sentences: Sequence[Sentence], seed: int) -> None:
+        """Splits `sentences` by story.
 
         Raises:
             DataError: too few stories for three splits.
@@ -121,7 +128,7 @@ class Corpus:
         stories = len({s.story_id for s in sentences})
         if not all(any(s.propositions for s in self.sentences[split]) for split in SPLITS):
             raise DataError(f"{name}: {stories} stories leave a split without propositions; at least 30 stories are advisable")
-        self.vocabulary = vocabulary or Vocabulary.of(self.sentences["train"])
+        self.vocabulary = Vocabulary.of(self.sentences["train"])
         self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in self.sentences["train"]))
 
     @cached_property

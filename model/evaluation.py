@@ -130,13 +130,13 @@ class Counter:
             self._add(f"{name}_has_property", flags & is_property)
             self._add(f"{name}_verb", flags & ~is_type & ~is_property)
 
-    def generating(self, tokens_KBT: Tensor, written_KBT: Tensor, reread: Answer, gold_KBQ3: Tensor) -> None:
+    def generating(self, gold_tokens_KBT: Tensor, written_KBT: Tensor, reread: Answer, gold_KBQ3: Tensor) -> None:
         """Compares what was written with the sentence, and what was read back from it with the propositions."""
-        reach = tokens_KBT.shape[2]
+        reach = gold_tokens_KBT.shape[2]
         written = torch.nn.functional.pad(written_KBT, (0, max(0, reach - written_KBT.shape[2])))[:, :, :reach]
-        real = tokens_KBT != PAD
+        real = gold_tokens_KBT != PAD
         self._add("tokens", real)
-        self._add("tokens_right", (written == tokens_KBT) & real)
+        self._add("tokens_right", (written == gold_tokens_KBT) & real)
         width = max(gold_KBQ3.shape[2], reread.propositions_KBP3.shape[2])
         again = torch.nn.functional.pad(reread.propositions_KBP3, (0, 0, 0, width - reread.propositions_KBP3.shape[2]))
         gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - gold_KBQ3.shape[2]))
@@ -202,5 +202,7 @@ def evaluate_split(
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
         counter.parsing(parse_ids(network, p, tokens, conditions), gold)
         written = generate_ids(network, p, gold[:, :, :places], conditions)
-        counter.generating(tokens, written, parse_ids(network, p, written, conditions), gold)
+        counter.generating(
+            split.gold_tokens_NT[rows, :width].expand(slots, -1, -1), written, parse_ids(network, p, written, conditions), gold
+        )
     return [Evaluation(figures) for figures in counter.figures(len(split))]

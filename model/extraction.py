@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO
 
 from model.errors import DataError
 from model.stories import Proposition, Sentence
@@ -29,6 +30,7 @@ END_OF_STORY = "<|endoftext|>"
 FEWEST_TOKENS, MOST_TOKENS = 3, 20
 RULES_VERSION = 1
 STORIES_A_PART = 50
+LONGEST_STORY = 100_000
 NOUNS = ("NOUN", "PROPN")
 
 Progress = Callable[[int, int], None]
@@ -87,25 +89,42 @@ def parse_story(language: Language, story_id: str, text: str) -> list[Sentence]:
     return found
 
 
-def read_stories(path: Path) -> list[str]:
-    """The stories of a `.txt` or `.txt.gz` file.
+def read_stories(path: Path, count: int | None = None) -> list[str]:
+    """The first `count` stories (None: all) of a `.txt` or `.txt.gz` file, which is read no further than that.
 
     Raises:
-        DataError: it is missing, empty or not UTF-8.
+        DataError: it is missing, empty, not UTF-8, or holds a story that is none.
     """
     if not path.is_file():
         raise DataError(f"there is no data file {path}; give a .txt[.gz] file of stories with {END_OF_STORY} between them")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8")
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            stories = list(itertools.islice(_cut(path, file), count))
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        raise DataError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    stories = [story for part in text.split(END_OF_STORY) if (story := part.strip())]
     if not stories:
         raise DataError(f"{path} holds no story; give stories with {END_OF_STORY} between them")
     return stories
+
+
+def _cut(path: Path, file: TextIO) -> Iterator[str]:
+    """The stories between the separators, block by block."""
+    rest, number = "", 0
+    while True:
+        block = file.read(LONGEST_STORY)
+        *whole, rest = (rest + block).split(END_OF_STORY)
+        for story in whole if block else [*whole, rest]:
+            number += 1
+            if stripped := story.strip():
+                yield stripped
+        if not block:
+            return
+        if len(rest) > LONGEST_STORY:
+            raise DataError(
+                f"{path}: story {number + 1} has more than {LONGEST_STORY:,} characters; put {END_OF_STORY} between the stories"
+            )
 
 
 def parse_stories(stories: list[str], cache: Path, progress: Progress) -> list[Sentence]:
@@ -120,11 +139,12 @@ def parse_stories(stories: list[str], cache: Path, progress: Progress) -> list[S
     for start in range(0, len(stories), STORIES_A_PART):
         part = stories[start : start + STORIES_A_PART]
         path = cache / f"{_digest(start, part)}.jsonl"
-        if not path.is_file():
+        parsed = _read(path)
+        if parsed is None:
             language = language or load_language()
             parsed = [s for number, story in enumerate(part, start) for s in parse_story(language, f"story-{number:06d}", story)]
             _write(path, parsed)
-        sentences += _read(path)
+        sentences += parsed
         progress(min(start + STORIES_A_PART, len(stories)), len(stories))
     if not sentences:
         raise DataError(f"no sentence of {FEWEST_TOKENS} to {MOST_TOKENS} tokens in {len(stories)} stories states a proposition")
@@ -137,17 +157,27 @@ def _digest(start: int, part: list[str]) -> str:
 
 
 def _write(path: Path, sentences: list[Sentence]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a part, its number of sentences in the last line; under its name it is whole."""
+    rows = [{"story_id": s.story_id, "tokens": s.tokens, "propositions": s.propositions} for s in sentences]
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
-            for s in sentences:
-                file.write(json.dumps({"story_id": s.story_id, "tokens": s.tokens, "propositions": s.propositions}) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in (*rows, len(rows)))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        raise DataError(f"parsed stories are kept in {path.parent}, which cannot be written: {error}; work in another folder") from error
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> list[Sentence]:
-    lines: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [Sentence(row["story_id"], tuple(row["tokens"]), tuple((e, r, v) for e, r, v in row["propositions"])) for row in lines]
+def _read(path: Path) -> list[Sentence] | None:
+    """The sentences of a part; None where it is not there or damaged, and must be parsed anew."""
+    try:
+        *lines, count = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        found = [Sentence(row["story_id"], tuple(row["tokens"]), tuple((e, r, v) for e, r, v in row["propositions"])) for row in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if count == len(found) else None

@@ -28,7 +28,7 @@ class Parse:
     tokens: tuple[str, ...]
     propositions: tuple[Proposition, ...]
     unknown: tuple[str, ...]
-    """Words of the sentence that the model does not know; they are named wrongly at best."""
+    """Words of the sentence that the model does not know, or knows by their base form only."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_propositions(words: Sequence[str], places: int) -> tuple[Proposition, .
     """
     found: list[Proposition] = []
     for word in words:
-        parts = word.split(",")
+        parts = word.lower().split(",")
         if len(parts) != 3 or not all(parts):
             raise DataError(f"proposition {word!r} has not three parts; allowed: entity,relation,value, as in girl,find,needle")
         found.append((parts[0], parts[1], parts[2]))

@@ -19,11 +19,9 @@ from torch.nn import functional
 
 from model.layers import Parameters
 from model.network import Conditions, Generated, Parsed, SymmetricNetwork
-from model.shortlist import Candidates, shortlist, whole_table
+from model.shortlist import SHORTLIST, Candidates, shortlist, whole_table
 from model.softmax import Scratch, softmax_over_table
 from model.vocabulary import PAD
-
-SHORTLIST = 1024
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,10 @@ def _mean_over(values_KBx: Tensor, mask_KBx: Tensor) -> Tensor:
 
 
 class ComponentLosses:
-    """Computes the components for a network; `kind` is the proposition loss."""
+    """Computes the components for a network; `kind` is the proposition loss, `shortlist` the size of a shortlist."""
 
-    def __init__(self, network: SymmetricNetwork, kind: str) -> None:
-        self.network, self.kind = network, kind
+    def __init__(self, network: SymmetricNetwork, kind: str, shortlist: int = SHORTLIST) -> None:
+        self.network, self.kind, self.shortlist = network, kind, shortlist
         self.scratch = Scratch()
 
     def __call__(self, p: Parameters, batch: Batch, conditions: Conditions, cycles: bool = True) -> Tensor:
@@ -92,7 +90,7 @@ class ComponentLosses:
         if batch.chances_KS is None:
             return whole_table(p)
         needed_KN = torch.cat((batch.tokens_KBT.flatten(1), batch.propositions_KBP3.flatten(1)), dim=1)
-        return shortlist(p, needed_KN, batch.chances_KS, SHORTLIST)
+        return shortlist(p, needed_KN, batch.chances_KS, self.shortlist)
 
     def _parse_twice(
         self,
@@ -159,7 +157,9 @@ class ComponentLosses:
         slots, sentences, tokens, dim = generated.words_KBTD.shape
         states_KMD = generated.words_KBTD.view(slots, sentences * tokens, dim)
         gold_KM, values = among.places(batch.tokens_KBT.reshape(slots, -1)), among.table_KCD if soft else None
-        loss_KM, means, choices = softmax_over_table(states_KMD, among.table_KCD, among.word_bias_KC, gold_KM, values, self.scratch)
+        loss_KM, means, choices = softmax_over_table(
+            states_KMD, among.table_KCD, among.word_bias_KC, gold_KM, values, self.scratch, among.raised_KC
+        )
         chosen = torch.log_softmax(generated.length_KBL, -1).gather(2, length_KB[..., None])
         per_slot = (loss_KM.view(words_KBT.shape) * words_KBT).sum((1, 2)) - chosen.sum((1, 2))
         loss_K = per_slot / words_KBT.sum((1, 2))

@@ -136,7 +136,7 @@ class SymmetricNetwork:
     def with_tables(self, p: Parameters) -> dict[str, Tensor]:
         """The parameters with `table_KSD`, the vectors of all symbols, and `inputs`, which goes on with unknown words by ending.
 
-        A symbol's vector is its own plus that of its ending, so rare words start from what similar ones mean.
+        A symbol's vector is its own plus those of its ending and of its base form, so rare words start from what similar ones mean.
         """
         base = p["symbols"].index_select(1, self._base_S) * self._has_base_S1
         table = p["symbols"] + p["endings"].index_select(1, self._ending_S) + base
@@ -152,7 +152,7 @@ class SymmetricNetwork:
         return functional.embedding(rows, inputs.view(slots * symbols, dim)) * self.scale
 
     def hide(self, tokens: Tensor) -> Tensor:
-        """The tokens as if train did not know them: only their endings remain."""
+        """The tokens as unknown words without a known base form are read: only their endings remain."""
         return self.symbols + self._ending_S[tokens]
 
     def scores(self, p: Parameters, states_KMD: Tensor, bias: str) -> Tensor:

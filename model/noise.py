@@ -40,8 +40,8 @@ def uniform(seed_K: Tensor, step_K: Tensor, count: int, stream: int) -> Tensor:
 
     Args:
         seed_K: the trials' seeds (int64).
-        step_K: how many steps each trial has made (int64).
-        stream: a number that separates independent uses within one step.
+        step_K: how many steps, or epochs, each trial has made (int64).
+        stream: a number that separates independent uses: 1 what a step draws, from 16 on what an epoch draws for its length classes.
     """
     key_K = _mix(_mix(seed_K + stream) ^ (step_K * _GOLDEN))
     counter_N = torch.arange(count, device=seed_K.device, dtype=torch.int64) * _GOLDEN

@@ -57,9 +57,13 @@ class ParameterSpec:
 
 
 class ParameterStore:
-    """The buffers of `slots` models and of their optimizer: `values`, `moment1`, `moment2`, all (rows, ROW)."""
+    """The buffers of `slots` models and of their optimizer, all (rows, ROW): `values`, `moment1`, `moment2`, `gradient`, `scratch`.
 
-    def __init__(self, specs: Sequence[ParameterSpec], slots: int, device: torch.device, dtype: torch.dtype) -> None:
+    `version` says what model the numbers are of; it is part of the layout.
+    """
+
+    def __init__(self, specs: Sequence[ParameterSpec], slots: int, device: torch.device, dtype: torch.dtype, version: int = 0) -> None:
+        self.version = version
         self.specs, self.slots, self.device, self.dtype = tuple(specs), slots, device, dtype
         self.rows_per_slot = sum(spec.rows for spec in specs)
         rows = self.rows_per_slot * slots
@@ -76,7 +80,7 @@ class ParameterStore:
     @property
     def layout(self) -> str:
         """A digest of names and sizes: snapshots of another layout cannot be restored."""
-        return hashlib.sha256(repr([(spec.name, spec.size) for spec in self.specs]).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.version, [(spec.name, spec.size) for spec in self.specs])).encode()).hexdigest()[:16]
 
     def _slot_rows(self) -> Tensor:
         starts, first = [], 0

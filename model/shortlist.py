@@ -16,6 +16,8 @@ from torch.nn import functional
 from model.layers import Parameters
 from model.vocabulary import PAD
 
+SHORTLIST = 1024
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -25,6 +27,8 @@ class Candidates:
     word_bias_KC: Tensor
     role_bias_KC: Tensor
     symbols_KC: Tensor | None = None
+    raised_KC: Tensor | None = None
+    """By how much the biases were raised, to be taken off again where the likeliest symbol is asked for."""
     place_KS: Tensor | None = None
 
     def places(self, ids_KM: Tensor) -> Tensor:
@@ -42,7 +46,7 @@ def whole_table(p: Parameters) -> Candidates:
 
 
 def shortlist(p: Parameters, needed_KN: Tensor, chances_KS: Tensor, size: int) -> Candidates:
-    """All of `needed_KN` and a sample of the rest, `size` symbols in all (more if there are more than that many needed).
+    """All of `needed_KN` and a sample of the rest, `size` symbols in all, more where the batch may hold more.
 
     Args:
         needed_KN: ids of symbols that must be there, repeats allowed.
@@ -63,4 +67,4 @@ def shortlist(p: Parameters, needed_KN: Tensor, chances_KS: Tensor, size: int) -
     rows_KC = chosen_KC + torch.arange(slots, device=chosen_KC.device)[:, None] * symbols
     table_KCD = functional.embedding(rows_KC, p["table"].view(slots * symbols, -1))
     word_bias_KC, role_bias_KC = (p[name].gather(1, chosen_KC) + raise_KC for name in ("word_bias", "role_bias"))
-    return Candidates(table_KCD, word_bias_KC, role_bias_KC, chosen_KC, place_KS)
+    return Candidates(table_KCD, word_bias_KC, role_bias_KC, chosen_KC, raise_KC, place_KS)

@@ -49,7 +49,14 @@ def _log_softmax(states: Tensor, table_KSD: Tensor, bias: Tensor, scratch: Scrat
 class _SoftmaxOverTable(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, table: Tensor, bias: Tensor, gold: Tensor, values: Tensor | None, scratch: Scratch
+        ctx: Any,
+        states: Tensor,
+        table: Tensor,
+        bias: Tensor,
+        gold: Tensor,
+        values: Tensor | None,
+        scratch: Scratch,
+        raised: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         surprise = torch.empty(gold.shape, dtype=states.dtype, device=states.device)
         means = None if values is None else states.new_empty(*gold.shape, values.shape[2])
@@ -58,7 +65,7 @@ class _SoftmaxOverTable(torch.autograd.Function):
             logs = _log_softmax(states[:, rows], table, bias, scratch)
             surprise[:, rows] = -logs.gather(2, gold[:, rows, None]).squeeze(2)
             if values is not None and means is not None and choices is not None:
-                choices[:, rows] = logs.argmax(2)
+                choices[:, rows] = (logs if raised is None else logs - raised[:, None]).argmax(2)
                 means[:, rows] = torch.bmm(logs.exp_(), values)
         ctx.scratch = scratch
         ctx.save_for_backward(states, table, bias, gold, values, means)
@@ -89,17 +96,24 @@ class _SoftmaxOverTable(torch.autograd.Function):
             d_states[:, rows] = torch.bmm(d_scores, table)
             torch.baddbmm(d_table, d_scores.transpose(1, 2), states[:, rows], out=d_table)
             d_bias += d_scores.sum(1, keepdim=True)
-        return d_states, d_table, d_bias, None, d_values, None
+        return d_states, d_table, d_bias, None, d_values, None, None
 
 
 def softmax_over_table(
-    states_KMD: Tensor, table_KSD: Tensor, bias_KS: Tensor, gold_KM: Tensor, values_KSV: Tensor | None, scratch: Scratch
+    states_KMD: Tensor,
+    table_KSD: Tensor,
+    bias_KS: Tensor,
+    gold_KM: Tensor,
+    values_KSV: Tensor | None,
+    scratch: Scratch,
+    raised_KS: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The surprise at the gold symbols (`surprise_KM`, nats), the mean value (`means_KMV`) and the likeliest symbol (`choices_KM`).
 
-    Without `values_KSV` neither means nor choices are computed, and None stands in their place.
+    Without `values_KSV` neither means nor choices are computed, and None stands in their place. `raised_KS` is what in `bias_KS` does not
+    count for the choices.
     """
     result: tuple[Tensor, Tensor | None, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
-        states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch
+        states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch, raised_KS
     )
     return result

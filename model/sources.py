@@ -64,7 +64,8 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
         DataError: the file is missing, empty or not of the form; names file, line and fault.
     """
     if not path.is_file():
-        raise DataError(f"there is no data file {path}; allowed: 'synthetic' or a .jsonl[.gz] file of lines {FORM}")
+        allowed = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
+        raise DataError(f"there is no data file {path}; allowed: {allowed}")
     sentences: list[Sentence] = []
     seen: set[str] = set()
     try:
@@ -114,7 +115,7 @@ def load_sentences(source: str, stories: int | None, seed: int, progress: Progre
     if source == "tinystories":
         sentences = parse_stories(_from_hub(stories), PARSED_STORIES, progress)
     elif stem.endswith(".txt"):
-        sentences = parse_stories(read_stories(path)[:stories], PARSED_STORIES, progress)
+        sentences = parse_stories(read_stories(path, stories), PARSED_STORIES, progress)
     elif stem.endswith(".jsonl"):
         sentences = read_jsonl(path, stories)
     else:

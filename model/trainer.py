@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from model.batches import Batches, Draw
-from model.config import COMPONENTS, Hyperparameters, ModelShape
+from model.config import COMPONENTS, MODEL_VERSION, Hyperparameters, ModelShape
 from model.corpus import Corpus, Split
 from model.errors import DeviceError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.layers import rules_in_use
-from model.losses import SHORTLIST, Batch, ComponentLosses
+from model.losses import Batch, ComponentLosses
 from model.network import MASKED_SITES, Conditions, SymmetricNetwork, dropout_masks
 from model.noise import uniform
 from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
+from model.shortlist import SHORTLIST
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,24 @@ class FusedTrainer:
         slots: int,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        shortlist: int = SHORTLIST,
     ) -> None:
+        """K free slots.
+
+        Args:
+            shortlist: about how many symbols a step's softmax looks at where the table has more than twice as many.
+        """
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
         self.network = SymmetricNetwork(shape, corpus.vocabulary, corpus.max_tokens, self.device)
-        self.store = ParameterStore(self.network.specs(), slots, self.device, dtype)
-        self.losses = ComponentLosses(self.network, shape.proposition_loss)
+        self.store = ParameterStore(self.network.specs(), slots, self.device, dtype, MODEL_VERSION)
+        self.losses = ComponentLosses(self.network, shape.proposition_loss, shortlist)
         self.seconds = {"training": 0.0, "evaluating": 0.0}
         self._slots: list[_Slot | None] = [None] * slots
         self._splits: dict[str, Split] = {}
         self._batches = Batches(corpus, self._split("train"), shape.batch_size, shape.max_propositions, self.network, dtype)
         self._kinds = relation_kinds(corpus.vocabulary)
-        self._shortens = len(corpus.vocabulary) > 2 * SHORTLIST and shape.proposition_loss != "mse"
+        self._shortens = len(corpus.vocabulary) > 2 * shortlist and shape.proposition_loss != "mse"
 
     @property
     def slots(self) -> int:
@@ -138,7 +145,7 @@ class FusedTrainer:
     def resize(self, keep: Sequence[int], slots: int) -> None:
         """Makes `slots` slots of which the first hold the old slots `keep`, in that order."""
         kept = [(self._slots[old], self.store.read(old)) for old in keep]
-        self.store = ParameterStore(self.network.specs(), slots, self.device, self.store.dtype)
+        self.store = ParameterStore(self.network.specs(), slots, self.device, self.store.dtype, MODEL_VERSION)
         self._slots = [None] * slots
         for new, (state, rows) in enumerate(kept):
             self.store.write(new, *rows)
@@ -224,12 +231,11 @@ class _SlotTensors:
         def tensor(values: Sequence[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float64).to(store.device, store.dtype)
 
-        self.dtype = store.dtype
         self.weights_4K = torch.stack([tensor([getattr(hp.loss_weights, name) for hp in hps]) for name in COMPONENTS])
         self.decay_K, self.clip_K = tensor([hp.weight_decay for hp in hps]), tensor([hp.clip_norm for hp in hps])
         self.dropout_K = tensor([hp.dropout for hp in hps])
         seeds, epochs = tuple(hp.seed for hp in hps), tuple(state.epoch for state in states)
-        self.draw = Draw(seeds, epochs, tensor([hp.word_swap for hp in hps]), tensor([hp.word_dropout for hp in hps]))
+        self.draw = Draw(seeds, epochs, tuple(hp.word_swap for hp in hps), tuple(hp.word_dropout for hp in hps))
         self.drops = any(hp.dropout for hp in hps)
         self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
         self.step_K = torch.tensor([state.step for state in states], device=store.device)

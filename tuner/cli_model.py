@@ -1,4 +1,4 @@
-"""The commands about one model: train, evaluate, parse, generate. Data on stdout, progress on stderr."""
+"""The commands about one model and its data: train, evaluate, parse, generate, data. Data on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def _settings_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--weight-decay", type=float, metavar="X", help="AdamW's weight decay."),
         click.option("--dropout", type=float, metavar="X", help="Share of features dropped."),
         click.option("--word-dropout", type=float, metavar="X", help="How often rare words are hidden from the parser."),
+        click.option("--word-swap", type=float, metavar="X", help="Chance that an entity or property is replaced by another."),
+        click.option("--warmup", type=float, metavar="X", help="Share of the steps over which the rate rises."),
+        click.option("--final-lr", type=float, metavar="X", help="The last learning rate, as a share of the peak."),
         click.option("--clip-norm", type=float, metavar="X", help="Largest gradient norm."),
         click.option("--proposition-loss", metavar="L", help="cross_entropy or mse."),
         *(click.option(f"--weight-{part}", type=float, metavar="X", help=f"Weight of the {part} loss.") for part in ("parse", "generate")),
@@ -84,7 +87,8 @@ def train(
 
     source = DataSource(data or "synthetic", num_stories, split_seed)
     request = training.TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
-    result = training.train(request, lambda line: click.echo(line, err=as_json), ParsingProgress(Console(stderr=True)))
+    with ParsingProgress(Console(stderr=True)) as parsing:
+        result = training.train(request, lambda line: click.echo(line, err=as_json), parsing)
     show(
         as_json,
         result,
@@ -121,20 +125,22 @@ def evaluate(
     """
     from model.checkpoint import load_checkpoint
     from model.trainer import find_device
+    from tuner.progress import ParsingProgress
 
     path = checkpoint or named
     if path is None:
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
     loaded = load_checkpoint(path, find_device(device))
     loaded.check(expected)
-    figures = loaded.evaluate(data, num_stories, split).as_dict()
+    with ParsingProgress(Console(stderr=True)) as parsing:
+        figures = loaded.evaluate(data, num_stories, split, parsing).as_dict()
     show(as_json, figures, _flat(figures))
 
 
 def _lines(given: tuple[str, ...], what: str) -> list[str]:
     """What was given on the command line, else the lines of standard input."""
     if given:
-        return [" ".join(given)] if what == "propositions" else list(given)
+        return list(given)
     if sys.stdin.isatty():
         raise click.UsageError(f"give {what} as an argument, or lines of them on standard input")
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
@@ -186,7 +192,8 @@ def generate(checkpoint: Path, propositions: tuple[str, ...], device: str, as_js
     from model.trainer import find_device
 
     model = load_checkpoint(checkpoint, find_device(device))
-    groups = [read_propositions(line.split(), model.shape.max_propositions) for line in _lines(propositions, "propositions")]
+    lines = [list(propositions)] if propositions else [line.split() for line in _lines((), "propositions")]
+    groups = [read_propositions(line, model.shape.max_propositions) for line in lines]
     written = generate_texts(model, groups)
     for writing in written:
         _warn_of(writing.unknown)
@@ -215,6 +222,7 @@ def describe(source: str, num_stories: int | None, as_json: bool) -> None:
     from model.sources import load_sentences
     from tuner.progress import ParsingProgress
 
-    name, sentences = load_sentences(source, num_stories, 1, ParsingProgress(Console(stderr=True)))
+    with ParsingProgress(Console(stderr=True)) as parsing:
+        name, sentences = load_sentences(source, num_stories, 1, parsing)
     columns = describe_by_size(sentences)
     show(as_json, {"data": name, "columns": columns}, table(columns))

@@ -14,7 +14,7 @@ import optuna
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 import studies
-from model.config import SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
+from model.config import MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
 from model.errors import ConfigError
 from tuner.errors import DefinitionError
 from tuner.pruning import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
@@ -122,11 +122,17 @@ class Explosion(_Section):
 
 
 class Halving(_Section):
-    """Settings of the halving rule."""
+    """Settings of the halving rule; `first` is a share of a trial's epochs below 1, a number of epochs from 1 on."""
 
-    first: Annotated[float, Field(gt=0, strict=False)] = 0.3
+    first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
     eta: Annotated[int, Field(ge=2)] = 3
     least: Annotated[int, Field(ge=1)] = 4
+
+    @model_validator(mode="after")
+    def _sound(self) -> Halving:
+        if self.first >= 1 and self.first != int(self.first):
+            raise ValueError(f"first = {self.first}; allowed: a share of the epochs below 1, or a whole number of epochs")
+        return self
 
 
 class Pruning(_Section):
@@ -240,6 +246,7 @@ class StudyDefinition(_Section):
         content = self.model_dump(mode="json", exclude={"summary", "name", "confirm"})
         content["budget"] = {"epochs": self.budget.epochs}
         content["data"] = {"seed": self.data.seed}
+        content["model"] = {"version": MODEL_VERSION, **flat_settings(ModelShape(), Hyperparameters())}  # what is not named takes these
         return content
 
     def changed(self, **changes: Any) -> StudyDefinition:

@@ -66,7 +66,8 @@ def _checkpoints(request: SearchRequest) -> Path:
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     definition, device = request.definition, find_device(request.device)
-    corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, ParsingProgress(console))
+    with ParsingProgress(console) as parsing:
+        corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
     storage = open_storage(request.storage)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)

@@ -28,13 +28,22 @@ def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
 
 
 class ParsingProgress:
-    """A bar over raw stories being parsed; shown from the first part on, so data that need no parsing show nothing."""
+    """A bar over raw stories being parsed; shown from the first part on, so data that need no parsing show nothing.
+
+    Use it in a `with`: however that ends, the terminal is as it was.
+    """
 
     def __init__(self, console: Console) -> None:
         self._bar = Progress(
             TextColumn("parsing stories"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
         )
         self._task: TaskID | None = None
+
+    def __enter__(self) -> ParsingProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """So many of so many stories are parsed."""

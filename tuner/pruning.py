@@ -1,8 +1,8 @@
 """When to stop a trial: pure functions from a `History` to a `Verdict` or None, and Optuna pruners over them.
 
-    judge_explosion   not finite, or far above its own best loss and staying there
-    judge_plateau     no progress beyond noise, in the objective and in the loss, and no prospect of mattering
-    judge_halving     at fixed epochs, worse than the best third of all that were there
+    ExplosionRule   not finite, or far above its own best loss and staying there
+    PlateauRule     no progress beyond noise, in the objective and in the loss, and no prospect of mattering
+    HalvingRule     at its rungs, worse than the best part of all that were there
 
 A trial is oriented so that a higher objective is better; epochs count from 1.
 """

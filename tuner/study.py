@@ -80,7 +80,7 @@ def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
         raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {advice}")
     for section in new:
-        if json.dumps(old.get(section), sort_keys=True) != json.dumps(new[section], sort_keys=True):
+        if old.get(section) != new[section]:
             raise StudyError(
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
                 f"not {json.dumps(new[section])[:200]}; {advice}"

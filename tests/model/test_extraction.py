@@ -66,7 +66,7 @@ def test_text_files_are_read_and_named_by_content(language: object, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"), [(b"", "holds no story"), (END_OF_STORY.encode(), "holds no story"), (b"a \xff story", "not UTF-8 \\(byte 2\\)")]
+    ("content", "fault"), [(b"", "holds no story"), (END_OF_STORY.encode(), "holds no story"), (b"a \xff story", "not UTF-8")]
 )
 def test_files_that_hold_no_stories_are_refused(tmp_path: Path, content: bytes, fault: str) -> None:
     """With the file's name."""
@@ -76,6 +76,27 @@ def test_files_that_hold_no_stories_are_refused(tmp_path: Path, content: bytes, 
         read_stories(path)
     with pytest.raises(DataError, match="no data file"):
         read_stories(tmp_path / "none.txt")
+
+
+def test_no_more_of_a_file_is_read_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the stories asked for is not looked at; a story without an end is refused before it fills the memory."""
+    monkeypatch.setattr(model.extraction, "LONGEST_STORY", 40)
+    path = tmp_path / "long.txt"
+    path.write_text("one.<|endoftext|>two.<|endoftext|>" + "x" * 500)
+    assert read_stories(path, 2) == ["one.", "two."]
+    with pytest.raises(DataError, match=r"long.txt: story 3 has more than 40 characters"):
+        read_stories(path, 3)
+
+
+def test_a_damaged_part_is_parsed_anew(language: object, tmp_path: Path) -> None:
+    """Empty, cut short or not JSON: never taken for what was parsed."""
+    whole = parse_stories(STORIES, tmp_path, silent)
+    (part,) = tmp_path.iterdir()
+    content = part.read_text()
+    for damaged in ("", content[: len(content) // 2], "\n".join(content.splitlines()[:-1])):
+        part.write_text(damaged)
+        assert parse_stories(STORIES, tmp_path, silent) == whole
+        assert part.read_text() == content
 
 
 def test_without_spacy_the_error_names_what_to_install() -> None:

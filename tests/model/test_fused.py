@@ -33,10 +33,15 @@ def assert_close(one: list[dict[str, float]], other: list[dict[str, float]], tol
         assert ours == pytest.approx(theirs, rel=tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])
-def test_four_slots_train_as_four_single_trainers(small_corpus: Corpus, dtype: torch.dtype, tolerance: float) -> None:
-    """Different rates, weights, rules and dropout, one trial loaded three epochs late: each slot has the losses it has alone."""
-    fused = FusedTrainer(SHAPE, small_corpus, 4, dtype=dtype)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "shortlist"), [(torch.float32, 1e-4, 1024), (torch.float64, 1e-9, 1024), (torch.float64, 1e-9, 60)]
+)
+def test_four_slots_train_as_four_single_trainers(small_corpus: Corpus, dtype: torch.dtype, tolerance: float, shortlist: int) -> None:
+    """Each slot has the losses it has alone, with the whole symbol table and with a shortlist of it.
+
+    Different rates, weights, rules and dropout, one trial loaded three epochs late.
+    """
+    fused = FusedTrainer(SHAPE, small_corpus, 4, dtype=dtype, shortlist=shortlist)
     assert fused.steps_an_epoch >= 20
     for slot in (0, 1, 3):
         fused.load(slot, TRIALS[slot])
@@ -49,7 +54,7 @@ def test_four_slots_train_as_four_single_trainers(small_corpus: Corpus, dtype: t
                 curves[slot].append({**record.losses, "norm": record.gradient_norm})
     for slot, trial in enumerate(TRIALS):
         shape = dataclasses.replace(SHAPE, max_rules=trial.num_rules if slot == 1 else 8)
-        alone = FusedTrainer(shape, small_corpus, 1, dtype=dtype)
+        alone = FusedTrainer(shape, small_corpus, 1, dtype=dtype, shortlist=shortlist)
         alone.load(0, trial)
         epochs = 1 if dtype == torch.float32 else len(curves[slot])  # rounding grows over steps in float32
         assert_close(curves[slot][:epochs], curve(alone, 0, epochs), tolerance)

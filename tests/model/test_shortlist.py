@@ -27,6 +27,9 @@ def test_what_is_needed_is_there_and_the_rest_is_a_sample(seed: int, size: int, 
     for slot in range(2):
         assert torch.equal(among.table_KCD[slot, places[slot]], p["table"][slot, ids[slot]])
         assert torch.equal(among.word_bias_KC[slot, places[slot]], p["word_bias"][slot, ids[slot]])
+        if among.symbols_KC is not None and among.raised_KC is not None:
+            unraised = among.word_bias_KC[slot] - among.raised_KC[slot]
+            assert torch.allclose(unraised, p["word_bias"][slot, among.symbols_KC[slot]], atol=1e-12)
     if among.symbols_KC is not None:
         assert all(len(set(row)) == len(row) for row in among.symbols_KC.tolist())
 

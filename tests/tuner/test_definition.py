@@ -65,6 +65,9 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
         ("[search]", "[[baselines]]\nlr = 1e-3\n[search]", "needs a name"),
         ("[search]", '"loss_weights.parse" = 1\n[search', "is not TOML"),
         ("[search]", "[pruning]\nplateu = {}\n[search]", r"pruning\.plateu is not known; allowed there: plateau"),
+        ("[search]", "[pruning]\nhalving = { first = 2.5 }\n[search]", "a share of the epochs below 1, or a whole number"),
+        ("[search]", "[pruning]\nhalving = { first = inf }\n[search]", r"halving\.first"),
+        ("[search]", "[pruning]\nhalving = { first = true }\n[search]", r"halving\.first"),
         ("trials = 4", "", r"budget\.trials"),
     ],
 )
