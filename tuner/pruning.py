@@ -137,7 +137,7 @@ class PlateauRule:
         if reach >= target or epoch < self._patience(history, level):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
-        where = ", the level of the most frequent answer" if self._at_chance(history, level) else ""
+        where = self._where(history, level)
         noise = error * math.sqrt((self.window * (self.window**2 - 1)) / 12)
         reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
         return Verdict("plateaued", epoch, reason, {"level": level, "slope": slope, "slope_error": error, "loss_fall": fallen})
@@ -147,8 +147,11 @@ class PlateauRule:
         return max(-theil_sen(loss) * (len(loss) - 1), loss[0] - loss[-1]) if len(loss) > 1 else 0.0
 
     @staticmethod
-    def _at_chance(history: History, level: float) -> bool:
-        return history.chance is not None and level <= history.chance + 0.05
+    def _where(history: History, level: float) -> str:
+        """How the level stands to that of the most frequent answer, where it is about that or lower."""
+        if history.chance is None or level > history.chance + 0.05:
+            return ""
+        return f", {'below' if level < history.chance - 0.05 else 'at'} the level of the most frequent answer ({history.chance:.3f})"
 
     def _patience(self, history: History, level: float) -> float:
         """Up to which epoch a trial at this level may wait for its fall."""
