@@ -3,7 +3,8 @@
 python -m benchmarks.trainer_speed --json [--stories N] [--slots 1,4,16] [--dims 64,128,256]
 
 `utilization` is our rate of useful floating-point operations (`benchmarks.flops`) over the best matrix product's. `original` is a step in
-the original script's form (`benchmarks.original_form`), timed in turns with ours; `overhead` is an epoch's time outside its steps.
+the original script's form (`benchmarks.original_form`), timed in turns with ours; `overhead` is the time
+of an evaluation over that of an epoch's training.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class _Operations(TorchDispatchMode):
 
 
 def operations_per_step(trainer: FusedTrainer) -> float:
-    """Operations dispatched by a training step, batch and optimizer included."""
+    """Operations dispatched by a training step, optimizer included; the batch is cut from what was drawn for the epoch."""
     operations = _Operations()
     step = trainer._step
 

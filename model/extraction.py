@@ -177,7 +177,7 @@ def _read(path: Path) -> list[Sentence] | None:
     """The sentences of a part; None where it is not there or damaged, and must be parsed anew."""
     try:
         *lines, count = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        found = [Sentence(row["story_id"], tuple(row["tokens"]), tuple((e, r, v) for e, r, v in row["propositions"])) for row in lines]
+        found = [Sentence.of(row) for row in lines]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return found if count == len(found) else None

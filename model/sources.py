@@ -19,6 +19,7 @@ from model.hub import hub_stories
 from model.stories import Sentence, tell_stories
 
 FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, value], ...]}'
+SOURCES = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
 WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
 PARSED_STORIES = Path("runs/cache/stories")
@@ -64,8 +65,7 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
         DataError: the file is missing, empty or not of the form; names file, line and fault.
     """
     if not path.is_file():
-        allowed = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
-        raise DataError(f"there is no data file {path}; allowed: {allowed}")
+        raise DataError(f"there is no data file {path}; allowed: {SOURCES}")
     sentences: list[Sentence] = []
     seen: set[str] = set()
     try:
@@ -92,7 +92,7 @@ def _parse_line(path: Path, number: int, raw: bytes) -> Sentence:
         raise DataError(f"{where}: not JSON ({error}); a line must be {FORM}") from error
     if fault := _fault(line):
         raise DataError(f"{where}: {fault}; a line must be {FORM}")
-    return Sentence(line["story_id"], tuple(line["tokens"]), tuple((e, r, v) for e, r, v in line["propositions"]))
+    return Sentence.of(line)
 
 
 def load_sentences(source: str, stories: int | None, seed: int, progress: Progress = silent) -> tuple[str, list[Sentence]]:
@@ -119,10 +119,7 @@ def load_sentences(source: str, stories: int | None, seed: int, progress: Progre
     elif stem.endswith(".jsonl"):
         sentences = read_jsonl(path, stories)
     else:
-        raise DataError(
-            f"data = {source!r} is not known; allowed: 'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM}, or a .txt[.gz] "
-            "file of stories"
-        )
+        raise DataError(f"data = {source!r} is not known; allowed: {SOURCES}")
     digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{stem.removesuffix('.jsonl').removesuffix('.txt')}-{digest[:4]}", sentences
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 Proposition = tuple[str, str, str]
 
@@ -29,6 +30,11 @@ class Sentence:
     story_id: str
     tokens: tuple[str, ...]
     propositions: tuple[Proposition, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Sentence:
+        """The sentence of one decoded line of JSON."""
+        return cls(row["story_id"], tuple(row["tokens"]), tuple((e, r, v) for e, r, v in row["propositions"]))
 
 
 @dataclass(frozen=True)

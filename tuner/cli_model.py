@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from tuner.options import data_option, device_option, json_option, show, stories_option
+
+if TYPE_CHECKING:
+    from model.checkpoint import Checkpoint
 
 checkpoint_argument = click.argument("checkpoint", type=click.Path(path_type=Path))
 
@@ -99,6 +102,13 @@ def train(
     )
 
 
+def _loaded(path: Path, device: str) -> Checkpoint:
+    from model.checkpoint import load_checkpoint
+    from model.trainer import find_device
+
+    return load_checkpoint(path, find_device(device))
+
+
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--checkpoint", "named", type=click.Path(path_type=Path), hidden=True)
@@ -123,24 +133,20 @@ def evaluate(
 
     Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
     """
-    from model.checkpoint import load_checkpoint
-    from model.trainer import find_device
     from tuner.progress import ParsingProgress
 
     path = checkpoint or named
     if path is None:
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
-    loaded = load_checkpoint(path, find_device(device))
+    loaded = _loaded(path, device)
     loaded.check(expected)
     with ParsingProgress(Console(stderr=True)) as parsing:
         figures = loaded.evaluate(data, num_stories, split, parsing).as_dict()
     show(as_json, figures, _flat(figures))
 
 
-def _lines(given: tuple[str, ...], what: str) -> list[str]:
-    """What was given on the command line, else the lines of standard input."""
-    if given:
-        return list(given)
+def _piped(what: str) -> list[str]:
+    """The lines of standard input."""
     if sys.stdin.isatty():
         raise click.UsageError(f"give {what} as an argument, or lines of them on standard input")
     text = sys.stdin.buffer.read().decode("utf-8", "replace")
@@ -150,9 +156,10 @@ def _lines(given: tuple[str, ...], what: str) -> list[str]:
     return lines
 
 
-def _warn_of(unknown: tuple[str, ...]) -> None:
-    if unknown:
-        click.echo(f"unknown to this model: {', '.join(unknown)}", err=True)
+def _warn_of(unknown: Iterable[tuple[str, ...]]) -> None:
+    """One line on stderr for each sentence with unknown words."""
+    for words in filter(None, unknown):
+        click.echo(f"unknown to this model: {', '.join(words)}", err=True)
 
 
 @click.command()
@@ -165,14 +172,10 @@ def parse(checkpoint: Path, text: tuple[str, ...], device: str, as_json: bool) -
 
     Example: tuner parse runs/checkpoints/train.safetensors "The little girl found a red needle."
     """
-    from model.checkpoint import load_checkpoint
     from model.inference import parse_texts
-    from model.trainer import find_device
 
-    model = load_checkpoint(checkpoint, find_device(device))
-    found = parse_texts(model, _lines(text, "sentences"))
-    for parsed in found:
-        _warn_of(parsed.unknown)
+    found = parse_texts(_loaded(checkpoint, device), text or _piped("sentences"))
+    _warn_of(parsed.unknown for parsed in found)
     summary = [{"tokens": parsed.tokens, "propositions": parsed.propositions, "unknown": parsed.unknown} for parsed in found]
     show(as_json, {"sentences": summary}, [" ".join(map(",".join, parsed.propositions)) for parsed in found])
 
@@ -187,16 +190,13 @@ def generate(checkpoint: Path, propositions: tuple[str, ...], device: str, as_js
 
     Example: tuner generate runs/checkpoints/train.safetensors girl,find,needle needle,has_property,red
     """
-    from model.checkpoint import load_checkpoint
     from model.inference import generate_texts, read_propositions
-    from model.trainer import find_device
 
-    model = load_checkpoint(checkpoint, find_device(device))
-    lines = [list(propositions)] if propositions else [line.split() for line in _lines((), "propositions")]
+    model = _loaded(checkpoint, device)
+    lines = [list(propositions)] if propositions else [line.split() for line in _piped("propositions")]
     groups = [read_propositions(line, model.shape.max_propositions) for line in lines]
     written = generate_texts(model, groups)
-    for writing in written:
-        _warn_of(writing.unknown)
+    _warn_of(writing.unknown for writing in written)
     summary = [{"text": writing.text, "propositions": writing.propositions, "unknown": writing.unknown} for writing in written]
     show(as_json, {"sentences": summary}, [writing.text for writing in written])
 
