@@ -17,7 +17,7 @@ from model.errors import ConfigError
 COMPONENTS = ("parse", "generate", "cycle_forward", "cycle_backward")
 ROLES = ("entity", "relation", "value")
 PROPOSITION_LOSSES = ("cross_entropy", "mse")
-MODEL_VERSION = 2
+MODEL_VERSION = 3
 """Raised when the same numbers mean another model; checkpoints, snapshots and studies of other versions are refused."""
 
 
@@ -95,9 +95,9 @@ class Hyperparameters:
     num_rules: int = 16
     loss_weights: LossWeights = field(default_factory=LossWeights)
     weight_decay: float = 1.0
-    dropout: float = 0.2
+    dropout: float = 0.3
     word_dropout: float = 1.0
-    word_swap: float = 0.2
+    word_swap: float = 0.3
     clip_norm: float = 1.0
     warmup: float = 0.05
     final_lr: float = 0.05

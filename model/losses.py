@@ -1,6 +1,6 @@
 """The four components of the loss, per slot, each differentiable end to end.
 
-    parse            the sentence's propositions, given the sentence
+    parse            the sentence's propositions, given the sentence, and which tokens they come from (see `alignment`)
     generate         the sentence's words and its length, given its propositions
     cycle_forward    the sentence again, from the propositions just parsed (as distributions, not as choices)
     cycle_backward   the propositions again, from the words just generated (the likeliest ones, straight-through)
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.alignment import alignment_loss
 from model.layers import Parameters
 from model.network import Conditions, Generated, Parsed, SymmetricNetwork
 from model.shortlist import SHORTLIST, Candidates, shortlist, whole_table
@@ -74,10 +75,10 @@ class ComponentLosses:
         words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
         if soft_words is None:
             parsed = network.parse(p, words, words_KBT, conditions, places, seen)
-            parse_K, _ = self._proposition_loss(among, parsed, batch, filled_KBP, False)
+            parse_K, _ = self._parse_loss(among, parsed, batch, filled_KBP, False)
             return torch.stack((parse_K, generate_K, torch.zeros_like(parse_K), torch.zeros_like(parse_K)))
         parsed, reread = self._parse_twice(p, (words, soft_words), (seen, soft_words), words_KBT, conditions, places)
-        parse_K, soft_items = self._proposition_loss(among, parsed, batch, filled_KBP, True)
+        parse_K, soft_items = self._parse_loss(among, parsed, batch, filled_KBP, True)
         backward_K, _ = self._proposition_loss(among, reread, batch, filled_KBP, False)
         if soft_items is None:
             raise RuntimeError("the propositions parsed were asked for and not given")
@@ -105,8 +106,15 @@ class ComponentLosses:
         keep = conditions.keep_KSBD
         both = Conditions(conditions.rules_KR, None if keep is None else keep.repeat(1, 1, 2, 1))
         parsed = self.network.parse(p, torch.cat(words, 1), words_KBT.repeat(1, 2, 1), both, places, torch.cat(seen, 1))
-        roles, presence = parsed.roles_KBP3D.chunk(2, dim=1), parsed.presence_KBP.chunk(2, dim=1)
-        return Parsed(roles[0], presence[0]), Parsed(roles[1], presence[1])
+        return parsed.halves()
+
+    def _parse_loss(self, among: Candidates, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool) -> tuple[Tensor, Tensor | None]:
+        """The loss of the propositions and, unless ids are regressed, of the tokens they were read from."""
+        loss_K, items = self._proposition_loss(among, parsed, batch, filled_KBP, soft)
+        if self.kind == "mse":
+            return loss_K, items
+        bases_KBT = self.network.bases(batch.tokens_KBT)
+        return loss_K + alignment_loss(parsed, batch.tokens_KBT, bases_KBT, batch.propositions_KBP3), items
 
     def _proposition_loss(
         self, among: Candidates, parsed: Parsed, batch: Batch, filled_KBP: Tensor, soft: bool

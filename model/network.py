@@ -41,6 +41,9 @@ from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 MASKED_SITES = 8
+REACH = 6
+WINDOW = 2 * REACH + 1
+"""How far from a place's own token its reads are told apart by distance, in tokens."""
 
 
 class Parsed(NamedTuple):
@@ -48,6 +51,15 @@ class Parsed(NamedTuple):
 
     roles_KBP3D: Tensor
     presence_KBP: Tensor
+    looks_KBP4T: Tensor
+    """The scores by which a place chose its tokens: by the count, for its entity, its relation and its value."""
+    count_KBT: Tensor
+    """How many propositions each token carries."""
+
+    def halves(self) -> tuple[Parsed, Parsed]:
+        """The first and the second half of the sentences."""
+        first, second = zip(*(part.chunk(2, dim=1) for part in self), strict=True)
+        return Parsed(*first), Parsed(*second)
 
 
 class Generated(NamedTuple):
@@ -108,6 +120,7 @@ class SymmetricNetwork:
             *(weight("parse.query", dim, 2 * dim), weight("parse.key", dim, dim), weight("parse.value", dim, dim)),
             *(weight("parse.value_query", 3 * dim, dim), weight("parse.same", 3 * dim, 1, 0.3), offset("parse.same_bias", 1)),
             *(weight("parse.role", dim, 3 * dim), offset("parse.role_bias", 3 * dim), weight("parse.read", dim, dim)),
+            *(weight("parse.steps", dim, 2 * WINDOW, 0.3), weight("parse.value_steps", 3 * dim, WINDOW, 0.3)),
             *(weight("parse.copy", dim, 3, 0.3), offset("parse.copy_bias", 3)),
             *(offset("parse.sharpness", 1, mean=1.5), offset("parse.nearness", 3, mean=0.5)),
         ]
@@ -155,6 +168,10 @@ class SymmetricNetwork:
         """The tokens as unknown words without a known base form are read: only their endings remain."""
         return self.symbols + self._ending_S[tokens]
 
+    def bases(self, tokens: Tensor) -> Tensor:
+        """The symbol of each token's base form, PAD where it has none or the token is unknown."""
+        return self._base_S[torch.where(tokens < self.symbols, tokens, PAD)]
+
     def scores(self, p: Parameters, states_KMD: Tensor, bias: str) -> Tensor:
         """Scores over the symbol table, `scores_KMS`; `bias` is `word_bias` or `role_bias`."""
         return torch.baddbmm(p[bias][:, None], states_KMD, p["table"].transpose(1, 2))
@@ -174,14 +191,14 @@ class SymmetricNetwork:
         """
         meaning = self._understand(p, words_KBTD if seen_KBTD is None else seen_KBTD, mask_KBT, conditions)
         u = normalise(meaning)
-        near_KBPT, block_KBP8, total_KB1 = self._count_out(p, u, mask_KBT)
+        near_KBPT, block_KBP8, count_KBT = self._count_out(p, u, mask_KBT)
         state = read_from(near_KBPT, linear(u, p["parse.place_value"])) + linear(block_KBP8, p["parse.block"])
         state = convolve(p, "parse.neighbours", state, None, conditions.keep(3))
         s = normalise(state)
         slope_K = functional.softplus(p["parse.slope"])[:, :, None]
-        presence_KBP = linear(s, p["parse.presence"]).squeeze(-1) + slope_K * (total_KB1 - self._places(u))
-        roles = self._read_roles(p, s[:, :, :places], u, words_KBTD, near_KBPT[:, :, :places])
-        return Parsed(roles, presence_KBP)
+        presence_KBP = linear(s, p["parse.presence"]).squeeze(-1) + slope_K * (count_KBT.sum(-1, keepdim=True) - self._places(u))
+        roles, looks = self._read_roles(p, s[:, :, :places], u, words_KBTD, near_KBPT[:, :, :places])
+        return Parsed(roles, presence_KBP, looks, count_KBT)
 
     def _places(self, like: Tensor) -> Tensor:
         return torch.arange(self.shape.max_propositions, device=like.device, dtype=like.dtype) + 0.5
@@ -191,7 +208,7 @@ class SymmetricNetwork:
 
         Place p reads the token whose block of the running count covers p + 1/2: a soft monotonic alignment in the spirit of
         continuous integrate-and-fire (Dong and Xu 2020). Returns scores `near_KBPT`, where in its token's block each place
-        lies (`block_KBP8`: four bumps from the block's start, four from its end), and the number of propositions `total_KB1`.
+        lies (`block_KBP8`: four bumps from the block's start, four from its end), and the counts `count_KBT`.
         """
         count_KBT = functional.softplus(linear(u_KBTD, p["parse.count"], p["parse.count_bias"])).squeeze(-1) * mask_KBT
         end_KBT = count_KBT.cumsum(-1)
@@ -203,7 +220,7 @@ class SymmetricNetwork:
         inside_KBP2 = torch.cat((place_P1 - edges_KBP2[..., :1], edges_KBP2[..., 1:] - place_P1), dim=-1)
         bumps_4 = torch.arange(4, device=u_KBTD.device, dtype=u_KBTD.dtype) + 0.5
         block_KBP8 = torch.exp(-2 * (inside_KBP2[..., None] - bumps_4).square()).flatten(3)
-        return near_KBPT, block_KBP8, end_KBT[..., -1:]
+        return near_KBPT, block_KBP8, count_KBT
 
     def _understand(self, p: Parameters, words_KBTD: Tensor, mask_KBT: Tensor, conditions: Conditions) -> Tensor:
         tokens = words_KBTD.shape[2]
@@ -216,35 +233,41 @@ class SymmetricNetwork:
         x = convolve(p, "parse.again", x, mask_KBT1, None)
         return apply_rules(p, "rules", x, conditions.rules_KR)
 
-    def _read_roles(self, p: Parameters, s_KBPD: Tensor, u_KBTD: Tensor, words_KBTD: Tensor, near_KBPT: Tensor) -> Tensor:
+    def _read_roles(self, p: Parameters, s_KBPD: Tensor, u_KBTD: Tensor, words_KBTD: Tensor, near_KBPT: Tensor) -> tuple[Tensor, Tensor]:
         """Each place looks for its entity and relation, then, knowing these, for its value, and copies from the words it finds.
 
-        Copying reads the words' own vectors, so that a word is named that was hardly ever seen (See et al. 2017, softly). The value
-        may also take over the entity, as it does in every `type`.
+        A token is found by what it is and by how far it lies from the place's own token. Copying reads the words' own vectors, so that a
+        word is named that was hardly ever seen (See et al. 2017, softly). The value may also take over the entity, as it does in every
+        `type`. Returns `roles_KBP3D` and `looks_KBP4T`.
         """
         slots, sentences, places, dim = s_KBPD.shape
         keys = linear(u_KBTD, p["parse.key"])
         values = torch.cat((linear(u_KBTD, p["parse.value"]), words_KBTD), -1)
         near_KBP3T = p["parse.nearness"][:, None, None, :, None] * near_KBPT[:, :, :, None].clamp(min=-30.0)
         absent_KB11T = near_KBPT[:, :, :1, None].clamp(max=ABSENT / 2) - ABSENT / 2
+        around_KBPTW = functional.pad(torch.softmax(near_KBPT, -1), (REACH, REACH)).unfold(-1, WINDOW, 1)
 
-        def look(queries: Tensor, roles: slice) -> tuple[Tensor, Tensor]:
+        def look(queries: Tensor, steps: Tensor, roles: slice) -> tuple[Tensor, Tensor, Tensor]:
             count = queries.shape[3]
             scores = match(queries.view(slots, sentences, places * count, dim), keys).view(slots, sentences, places, count, -1)
-            scores = scores + near_KBP3T[:, :, :, roles] + absent_KB11T
+            far = torch.matmul(steps.view(slots, sentences, places, count, WINDOW), around_KBPTW.transpose(-1, -2))
+            scores = scores + far + near_KBP3T[:, :, :, roles] + absent_KB11T
             read = read_from(scores.view(slots, sentences, places * count, -1), values)
             found, copied = read.view(slots, sentences, places, count, 2 * dim).chunk(2, dim=-1)
-            return linear(found, p["parse.read"]), copied
+            return linear(found, p["parse.read"]), copied, scores
 
         gate_KBP41 = 2 * torch.sigmoid(linear(s_KBPD, p["parse.copy"], p["parse.copy_bias"]))[..., None]
         start = linear(s_KBPD, p["parse.role"], p["parse.role_bias"]).view(slots, sentences, places, 3, dim)
-        found, copied = look(linear(s_KBPD, p["parse.query"]).view(slots, sentences, places, 2, dim), slice(0, 2))
+        queries = linear(s_KBPD, p["parse.query"]).view(slots, sentences, places, 2, dim)
+        found, copied, first_looks = look(queries, linear(s_KBPD, p["parse.steps"]), slice(0, 2))
         first_two = normalise(start[..., :2, :] + found) + gate_KBP41[..., :2, :] * copied
         known = torch.cat((s_KBPD, first_two.flatten(3)), dim=-1)
-        found, copied = look(linear(known, p["parse.value_query"])[..., None, :], slice(2, 3))
+        queries = linear(known, p["parse.value_query"])[..., None, :]
+        found, copied, value_look = look(queries, linear(known, p["parse.value_steps"]), slice(2, 3))
         same = 2 * torch.sigmoid(linear(known, p["parse.same"], p["parse.same_bias"]))[..., None]
         value = normalise(start[..., 2:, :] + found) + gate_KBP41[..., 2:, :] * copied + same * first_two[..., :1, :]
-        return torch.cat((first_two, value), dim=3)
+        looks_KBP4T = torch.cat((near_KBPT[:, :, :, None], first_looks, value_look), dim=3)
+        return torch.cat((first_two, value), dim=3), looks_KBP4T
 
     def generate(
         self, p: Parameters, items_KBP3D: Tensor, presence_KBP: Tensor, length_KB: Tensor, tokens: int, conditions: Conditions

@@ -16,7 +16,7 @@ from torch.nn import functional
 from model.layers import Parameters
 from model.vocabulary import PAD
 
-SHORTLIST = 1024
+SHORTLIST = 512
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,17 @@ INFLECTIONS = (
     *(("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ing", ("", "e")), ("ed", ("e", ""))),
     *(("ier", ("y",)), ("iest", ("y",)), ("er", ("", "e")), ("est", ("", "e"))),
 )
-BASE_LENGTH = 3
+BASE_LENGTH, VOWELS = 3, frozenset("aeiouy")
 
 
 def base_forms(word: str) -> Iterator[str]:
-    """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing."""
+    """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing.
+
+    The stem has a vowel of its own (`thing` is not of `the`) and none that the ending would double (`seed` is not of `see`).
+    """
     for ending, replacements in INFLECTIONS:
         stem = word.removesuffix(ending)
-        if stem != word:
+        if stem != word and VOWELS & set(stem) and (ending[0] != "e" or stem[-1] != "e"):
             doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
             yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
 

@@ -13,9 +13,11 @@ ALONE = {
 }
 MODEL = """
 errors config stories extraction hub sources vocabulary corpus description
-noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation trainer checkpoint inference
+noise parameters layers augmentation softmax network alignment shortlist losses batches optimizer evaluation trainer checkpoint inference
 """
-TUNER = "errors verdict pruning definition storage study summary seam search progress training job dashboard options cli_model cli __main__"
+TUNER = """
+errors verdict pruning definition storage study seam confirm summary search progress training job dashboard options cli_model cli __main__
+"""
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 
 

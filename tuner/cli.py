@@ -53,9 +53,12 @@ def cli() -> None:
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
 @storage_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
+@click.option("--confirm/--no-confirm", default=True, help="Train the best few again with fresh seeds at the end; on by default.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
-def search(study: str, storage: str, width: str, device: str, name: str | None, fresh: bool, as_json: bool, **changes: Any) -> None:
+def search(
+    study: str, storage: str, width: str, device: str, name: str | None, confirm: bool, fresh: bool, as_json: bool, **changes: Any
+) -> None:
     """Searches, or continues a search. STUDY is a shipped study (quick, plateau) or a TOML file.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
@@ -74,8 +77,10 @@ def search(study: str, storage: str, width: str, device: str, name: str | None, 
         "epochs": "budget_epochs",
         "timeout": "budget_minutes",
     }
+    if changes["epochs"] is not None:
+        changes["budget_least_sentences"] = 0  # what was asked for is what is run
     definition = load_definition(study).changed(**{names.get(key, key): value for key, value in changes.items()})
-    request = SearchRequest(definition, storage, _width(width), device, name, fresh)
+    request = SearchRequest(definition, storage, _width(width), device, name, fresh, confirm=confirm)
     report = run_search(request, Console(stderr=True))
     show(as_json, report.summary, report.lines)
 
@@ -117,7 +122,8 @@ def best(study: str, storage: str, as_json: bool) -> None:
     found = report(storage, study).summary["best"]
     if found is None:
         raise TunerError(f"no trial of {study} has finished above the floor on round_trip yet; `tuner status {study}` says how far it is")
-    lines = [f"trial {found['trial']}: component accuracy {found['value']:.4f}", f"checkpoint: {found['checkpoint']}"]
+    confirmed = f", confirmed {found['confirmed']['mean']:.4f}" if found["confirmed"] else ""
+    lines = [f"trial {found['trial']}: component accuracy {found['value']:.4f}{confirmed}", f"checkpoint: {found['checkpoint']}"]
     show(as_json, found, [*lines, *(f"{name} = {value}" for name, value in found["hyperparameters"].items())])
 
 

@@ -86,11 +86,11 @@ def train(
     """
     from model.checkpoint import DataSource
     from tuner import training
-    from tuner.progress import ParsingProgress
+    from tuner.progress import BarProgress
 
     source = DataSource(data or "synthetic", num_stories, split_seed)
     request = training.TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
-    with ParsingProgress(Console(stderr=True)) as parsing:
+    with BarProgress(Console(stderr=True), "parsing stories") as parsing:
         result = training.train(request, lambda line: click.echo(line, err=as_json), parsing)
     show(
         as_json,
@@ -133,14 +133,14 @@ def evaluate(
 
     Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
     """
-    from tuner.progress import ParsingProgress
+    from tuner.progress import BarProgress
 
     path = checkpoint or named
     if path is None:
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
     loaded = _loaded(path, device)
     loaded.check(expected)
-    with ParsingProgress(Console(stderr=True)) as parsing:
+    with BarProgress(Console(stderr=True), "parsing stories") as parsing:
         figures = loaded.evaluate(data, num_stories, split, parsing).as_dict()
     show(as_json, figures, _flat(figures))
 
@@ -220,9 +220,9 @@ def describe(source: str, num_stories: int | None, as_json: bool) -> None:
     """
     from model.description import describe_by_size, table
     from model.sources import load_sentences
-    from tuner.progress import ParsingProgress
+    from tuner.progress import BarProgress
 
-    with ParsingProgress(Console(stderr=True)) as parsing:
+    with BarProgress(Console(stderr=True), "parsing stories") as parsing:
         name, sentences = load_sentences(source, num_stories, 1, parsing)
     columns = describe_by_size(sentences)
     show(as_json, {"data": name, "columns": columns}, table(columns))

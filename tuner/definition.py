@@ -6,6 +6,7 @@ Every error names the key, what was given and what is allowed.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from tuner.pruning import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauR
 
 Value = bool | int | float | str
 LARGEST_FILE = 1 << 20
+MOST_EPOCHS = 100_000
 
 
 class _Section(BaseModel):
@@ -43,10 +45,14 @@ class Objective(_Section):
 
 
 class Budget(_Section):
-    """How many trials in all, of how many epochs, within how many minutes (0: no limit)."""
+    """How many trials in all, of how many epochs, within how many minutes (0: no limit).
+
+    Where `epochs` would show a trial fewer than `least_sentences`, it has as many epochs as that takes: few sentences need more of them.
+    """
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
+    least_sentences: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     minutes: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -248,6 +254,11 @@ class StudyDefinition(_Section):
         content["data"] = {"seed": self.data.seed}
         content["model"] = {"version": MODEL_VERSION, **flat_settings(ModelShape(), Hyperparameters())}  # what is not named takes these
         return content
+
+    def fitted(self, sentences: int) -> StudyDefinition:
+        """The same with the epochs that its data of so many sentences to train on need."""
+        needed = math.ceil(self.budget.least_sentences / max(1, sentences))
+        return self.changed(budget_epochs=max(self.budget.epochs, min(needed, MOST_EPOCHS)), budget_least_sentences=0)
 
     def changed(self, **changes: Any) -> StudyDefinition:
         """The same with some of data.source, data.stories, budget.trials, ... replaced, where not None; keys use `_` for the dot."""

@@ -15,8 +15,9 @@ from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import load_corpus
 from model.trainer import find_device
+from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
-from tuner.progress import LiveProgress, ParsingProgress, PlainProgress
+from tuner.progress import BarProgress, LiveProgress, PlainProgress
 from tuner.search import Observer, Search
 from tuner.storage import DEFAULT_URL, CurveTable, open_storage, shown
 from tuner.study import find_study, open_study
@@ -37,6 +38,7 @@ class SearchRequest:
     name: str | None
     fresh: bool
     checkpoints: Path = Path("runs/checkpoints")
+    confirm: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ def _checkpoints(request: SearchRequest) -> Path:
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     definition, device = request.definition, find_device(request.device)
-    with ParsingProgress(console) as parsing:
+    with BarProgress(console, "parsing stories") as parsing:
         corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
+    definition = definition.fitted(len(corpus.sentences["train"]))
     storage = open_storage(request.storage)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
@@ -97,6 +100,9 @@ def run_search(request: SearchRequest, console: Console) -> Report:
             observer=observer,
         )
         search.run()
+    if request.confirm and search.complete:
+        with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
+            confirm(study, definition, make_trainer, confirming)
     return report(request.storage, study.study_name)
 
 

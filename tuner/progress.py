@@ -27,28 +27,27 @@ def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in points)
 
 
-class ParsingProgress:
-    """A bar over raw stories being parsed; shown from the first part on, so data that need no parsing show nothing.
+class BarProgress:
+    """A bar over something long that is no search; shown from the first step on, so that nothing shows where there is nothing to do.
 
     Use it in a `with`: however that ends, the terminal is as it was.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._bar = Progress(
-            TextColumn("parsing stories"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
-        )
+    def __init__(self, console: Console, what: str) -> None:
+        self._what = what
+        self._bar = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
         self._task: TaskID | None = None
 
-    def __enter__(self) -> ParsingProgress:
+    def __enter__(self) -> BarProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """So many of so many stories are parsed."""
+        """So many of so many steps are done."""
         if self._task is None:
-            self._task = self._bar.add_task("parsing", total=total)
+            self._task = self._bar.add_task(self._what, total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done)
         if done >= total:

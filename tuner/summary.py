@@ -9,17 +9,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.confirm import Confirmation, confirmed_entry, winner
 from tuner.definition import StudyDefinition
 from tuner.study import definition_of
 from tuner.verdict import PRUNED_CAUSES
 
 ROLES = ("entity", "relation", "value")
-
-
-def feasible_best(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial of the highest value whose constraints hold, the earliest of equals."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
-    return max(complete, key=lambda t: (t.value or 0.0, -t.number), default=None)
 
 
 def cause_of(trial: FrozenTrial) -> str:
@@ -36,7 +31,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     """What `tuner search --json` and `tuner status --json` print."""
     definition, trials = definition_of(study), study.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state.is_finished()]
-    best = feasible_best(trials)
+    best = winner(study, definition)
     spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
@@ -48,7 +43,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "running": sum(t.state == TrialState.RUNNING for t in trials),
         "epochs_run": spent,
         "epochs_saved": saved,
-        "best": None if best is None else _entry(definition, best),
+        "best": None if best is None else _entry(definition, *best),
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get("baseline")],
         "most_frequent": study.user_attrs["most_frequent"],
         "ceiling": study.user_attrs["ceiling"],
@@ -56,13 +51,14 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     }
 
 
-def _entry(definition: StudyDefinition, trial: FrozenTrial) -> dict[str, Any]:
+def _entry(definition: StudyDefinition, trial: FrozenTrial, confirmation: Confirmation | None) -> dict[str, Any]:
     settings = hyperparameters_of(definition, trial)
     return {
         "trial": trial.number,
         "value": trial.value,
         "hyperparameters": settings,
         "checkpoint": trial.user_attrs.get("checkpoint"),
+        "confirmed": confirmed_entry(confirmation),
     }
 
 
@@ -96,6 +92,9 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     if best is None:
         lines.append("no trial has finished above the floor on round_trip yet")
     else:
+        if confirmed := best["confirmed"]:
+            values = ", ".join(f"{100 * value:.2f}" for value in confirmed["values"])
+            lines.append(f"confirmed with {len(confirmed['values'])} fresh seeds: {100 * confirmed['mean']:.2f}% on average ({values})")
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"

@@ -49,7 +49,7 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("trials = 4", "trials = 4\nhours = 3", r"budget\.hours is not known; allowed there: trials, epochs, minutes"),
+        ("trials = 4", "trials = 4\nhours = 3", r"budget\.hours is not known; allowed there: trials, epochs, least_sentences, minutes"),
         ("low = 1e-4, high = 1e-2", "low = 1e-2, high = 1e-4", r"search\.lr: low = 0.01 lies above high = 0.0001"),
         ("low = 1e-4, high = 1e-2", "low = 1e-4, high = 1e-4", r"search\.lr: low = high = 0.0001 leaves nothing to search; .*fixed"),
         ("low = 1e-4, high = 1e-2", "low = 0, high = 1e-2", "log = true needs low > 0"),
@@ -91,3 +91,12 @@ def test_the_command_line_changes_a_definition_and_is_checked_too() -> None:
     assert definition.identity() == load_definition("quick").identity()
     with pytest.raises(DefinitionError, match=r"budget\.epochs"):
         definition.changed(budget_epochs=0)
+
+
+def test_few_sentences_get_as_many_epochs_as_they_need() -> None:
+    """And never fewer than the definition says."""
+    quick = load_definition("quick").changed(budget_epochs=10, budget_least_sentences=36_000)
+    assert quick.fitted(920).budget.epochs == 40
+    assert quick.fitted(10_000).budget.epochs == 10
+    assert quick.fitted(920).identity() != quick.identity()
+    assert quick.fitted(920).fitted(10).budget.epochs == 40

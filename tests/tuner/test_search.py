@@ -32,6 +32,7 @@ CONTENT: dict[str, Any] = {
     "fixed": {"batch_size": 16, "loss_weights.parse": 1.0},
     "pruning": {"explosion": {}, "plateau": {}, "halving": {"first": 1, "eta": 2, "least": 3}},
     "baselines": [{"name": "slow", "lr": 1e-4, "hidden_dim": 16, "num_rules": 2}],
+    "confirm": {"top": 1, "seeds": 2},
 }
 
 
@@ -74,7 +75,9 @@ def test_a_real_search_finds_stops_explains_and_repeats(tmp_path: Path) -> None:
         assert trial.user_attrs["verdict"]["reason"]
         assert len(trial.intermediate_values) == trial.user_attrs["epochs_run"]
     assert found.summary["epochs_run"] + found.summary["epochs_saved"] == 18
-    assert found.summary["best"]["value"] == max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    assert found.summary["best"]["value"] == max(t.value for t in trials[1:] if t.state == TrialState.COMPLETE)
+    confirmed = found.summary["best"]["confirmed"]
+    assert len(set(confirmed["values"])) == 2 == len(set(confirmed["seeds"]) - {trial.user_attrs["seed"] for trial in trials})
     figures = load_checkpoint(Path(found.summary["best"]["checkpoint"]), find_device("cpu")).evaluate(None, None, "valid").figures
     assert figures["component_accuracy"] == found.summary["best"]["value"]
     assert ended(studies[0]) == ended(studies[1])
