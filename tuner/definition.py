@@ -18,7 +18,7 @@ import studies
 from model.config import MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
 from model.errors import ConfigError
 from tuner.errors import DefinitionError
-from tuner.pruning import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
+from tuner.judges import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
 
 Value = bool | int | float | str
 LARGEST_FILE = 1 << 20
@@ -130,14 +130,19 @@ class Explosion(_Section):
 class Halving(_Section):
     """Settings of the halving rule; `first` is a share of a trial's epochs below 1, a number of epochs from 1 on."""
 
-    first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.3
-    eta: Annotated[int, Field(ge=2)] = 3
-    least: Annotated[int, Field(ge=1)] = 4
+    first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = HalvingRule.first
+    step: Annotated[float, Field(gt=1, allow_inf_nan=False)] = HalvingRule.step
+    keep_first: Annotated[float, Field(gt=0, le=1)] = HalvingRule.keep_first
+    keep_last: Annotated[float, Field(gt=0, le=1)] = HalvingRule.keep_last
+    slack: Annotated[float, Field(ge=0, allow_inf_nan=False)] = HalvingRule.slack
+    least: Annotated[int, Field(ge=1)] = HalvingRule.least
 
     @model_validator(mode="after")
     def _sound(self) -> Halving:
         if self.first >= 1 and self.first != int(self.first):
             raise ValueError(f"first = {self.first}; allowed: a share of the epochs below 1, or a whole number of epochs")
+        if self.keep_last > self.keep_first:
+            raise ValueError(f"keep_last = {self.keep_last} lies above keep_first = {self.keep_first}; allowed: keep_last <= keep_first")
         return self
 
 

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from model.config import Hyperparameters, ModelShape
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
-from tuner.pruning import History
+from tuner.judges import History, Peer
 from tuner.seam import Record, Scored, Trainer, TrainerFactory
 from tuner.storage import CurveTable
 from tuner.verdict import Verdict
@@ -231,7 +231,8 @@ class Search:
 
     def _judge(self) -> list[tuple[ModelShape, int]]:
         """Ends what has run its epochs or has a verdict; all verdicts are found before any is carried out."""
-        everyone = {**self._past, **{r.trial.number: r.objective for r in self.running}}
+        past = {number: Peer(curve, over=True) for number, curve in self._past.items()}
+        everyone = {**past, **{r.trial.number: Peer(r.objective) for r in self.running}}
         verdicts = [
             (shape, slot, running, verdict)
             for shape, array in self.arrays.items()
@@ -242,9 +243,9 @@ class Search:
             self._end(self.arrays[shape], slot, running, verdict)
         return [(shape, slot) for shape, slot, _, _ in verdicts]
 
-    def _verdict(self, running: Running, everyone: dict[int, tuple[float, ...]]) -> Verdict | None:
+    def _verdict(self, running: Running, everyone: dict[int, Peer]) -> Verdict | None:
         epoch, epochs = len(running.curve), self.definition.budget.epochs
-        peers = tuple(curve for number, curve in everyone.items() if number != running.trial.number)
+        peers = tuple(peer for number, peer in everyone.items() if number != running.trial.number)
         losses = {name: tuple(point["losses"][name] for point in running.curve) for name in running.curve[-1]["losses"]}
         history = History(
             objective=running.objective,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tuner.pruning import ExplosionPruner, ExplosionRule, FirstOf, HalvingPruner, HalvingRule, History, PlateauPruner, PlateauRule
+from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule
+from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
 
 RISING = tuple(0.9 * (1 - math.exp(-epoch / 5)) for epoch in range(1, 31))
 FALLING_LOSS = tuple(2 + 8 * math.exp(-epoch / 5) for epoch in range(30))
@@ -17,9 +18,14 @@ FLAT_LOSS = (343000.0, 342010.0, 342000.0, 342001.0, 341999.0, 342000.5, 342000.
 numbers = st.floats(-1e6, 1e6)
 
 
+def peers_of(*curves: Curve, over: bool = False) -> tuple[Peer, ...]:
+    """Peers with these curves."""
+    return tuple(Peer(curve, over) for curve in curves)
+
+
 def flat(epochs: int, **changes: object) -> History:
     """A trial that lies at chance while three peers left it early."""
-    peers = tuple(RISING[:10] for _ in range(3))
+    peers = peers_of(*[RISING[:10]] * 3)
     return replace(History(FLAT[:epochs], FLAT_LOSS[:epochs], 30, chance=0.25, peers=peers), **changes)
 
 
@@ -39,7 +45,7 @@ def test_what_is_no_plateau_runs_on() -> None:
     assert rule(flat(4)) is None
     assert rule(flat(10, loss=FALLING_LOSS[:10])) is None
     assert rule(flat(10, objective=RISING[:10])) is None
-    assert rule(flat(10, objective=tuple(value + 0.6 for value in FLAT), peers=(FLAT,))) is None
+    assert rule(flat(10, objective=tuple(value + 0.6 for value in FLAT), peers=peers_of(FLAT))) is None
     assert rule(flat(10, peers=())) is None
 
 
@@ -60,13 +66,13 @@ def test_a_loss_that_improves_by_a_twentieth_of_its_range_in_every_window_is_no_
     span = max(loss) - min(loss)
     epochs = len(loss)
     assume(all(loss[end - 5] - loss[end - 1] >= 0.05 * span for end in range(5, epochs + 1)))
-    assert PlateauRule()(History((0.2,) * epochs, tuple(loss), 30, peers=((0.9,) * epochs,) * 3)) is None
+    assert PlateauRule()(History((0.2,) * epochs, tuple(loss), 30, peers=peers_of(*[(0.9,) * epochs] * 3))) is None
 
 
 def test_the_original_descent_is_no_plateau_by_its_loss() -> None:
     """342,844 to 339,214 in 30 epochs is a steady descent, not a standstill."""
     loss = tuple(342844 - epoch * (342844 - 339214) / 29 for epoch in range(30))
-    assert PlateauRule()(History((0.001,) * 20, loss[:20], 30, peers=((0.9,) * 20,) * 3)) is None
+    assert PlateauRule()(History((0.001,) * 20, loss[:20], 30, peers=peers_of(*[(0.9,) * 20] * 3))) is None
 
 
 @given(st.lists(numbers, min_size=1, max_size=20), st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -86,25 +92,39 @@ def test_a_loss_that_leaves_its_minimum_and_stays_away_is_an_explosion() -> None
         assert all(rule(History((0.3,) * n, tuple(calm[:n]), 30)) is None for n in range(1, len(calm) + 1))
 
 
-@given(st.permutations(range(9)))
+@given(st.permutations(range(20)))
 def test_halving_judges_a_cohort_alike_whatever_the_order_of_its_slots(order: list[int]) -> None:
-    """The same third goes on."""
-    values = [0.1 * number for number in range(9)]
-    curves = {number: (0.0, 0.0, values[number]) for number in order}
-    rule = HalvingRule()
-    stopped = {n for n in order if rule(History(curves[n], epochs=10, peers=tuple(curves[o] for o in order if o != n)))}
-    assert stopped == {0, 1, 2, 3, 4, 5}
+    """The same best seven go on: three tenths of twenty, and a little for the small number."""
+    curves = {number: (0.0, 0.0, 0.1 * number) for number in order}
+    stopped = {n for n in order if HalvingRule()(History(curves[n], epochs=50, peers=peers_of(*(curves[o] for o in order if o != n))))}
+    assert stopped == set(range(13))
 
 
 def test_halving_waits_for_its_rungs_and_for_enough_peers() -> None:
     """Nothing between the rungs, nothing at the last epoch, nothing among few."""
-    peers = tuple((0.9,) * 9 for _ in range(8))
-    at = [HalvingRule()(History((0.1,) * epoch, epochs=9, peers=peers)) is not None for epoch in range(1, 10)]
-    assert at == [False, False, True, False, False, False, False, False, False]
-    assert HalvingRule()(History((0.1,) * 3, epochs=9, peers=peers[:3])) is None
-    later = [HalvingRule(first=0.3)(History((0.1,) * epoch, epochs=30, peers=peers)) is not None for epoch in range(1, 10)]
-    assert later.index(True) + 1 == 9
-    assert HalvingRule(first=4)(History((0.1,) * 4, epochs=30, peers=peers)) is not None
+    peers = peers_of(*[(0.9,) * 50 for _ in range(8)])
+    at = [epoch for epoch in range(1, 51) if HalvingRule()(History((0.1,) * epoch, epochs=50, peers=peers)) is not None]
+    assert at == HalvingRule().rungs(50) == [3, 4, 7, 10, 15, 23, 34]
+    assert HalvingRule()(History((0.1,) * 3, epochs=50, peers=peers[:3])) is None
+    assert HalvingRule(first=5).rungs(50)[0] == 5
+    assert HalvingRule().rungs(5) == [1, 2, 3, 4]
+    assert HalvingRule().rungs(1) == []
+
+
+def test_halving_counts_those_that_ended_earlier_as_behind_and_those_still_on_the_way_not_at_all() -> None:
+    """Four of 64 were better at epoch 23: few, if the others were stopped before; all there were, if they have yet to come."""
+    better, short = peers_of(*[(0.9,) * 50] * 4), [(0.1,) * 5] * 60
+    history = History((0.5,) * 23, epochs=50, peers=(*better, *peers_of(*short, over=True)))
+    assert HalvingRule()(history) is None
+    assert HalvingRule()(replace(history, peers=(*better, *peers_of(*short)))) is not None
+
+
+def test_halving_spares_what_has_just_left_a_plateau() -> None:
+    """Behind in level, ahead in prospect; a NaN has neither."""
+    peers = peers_of(*[(0.5,) * 50 for _ in range(10)])
+    assert HalvingRule()(History((0.2, 0.2, 0.4), epochs=50, peers=peers)) is None
+    assert HalvingRule()(History((0.4, 0.4, 0.4), epochs=50, peers=peers)) is not None
+    assert HalvingRule()(History((0.4, 0.4, math.nan), epochs=50, peers=peers)) is not None
 
 
 def test_the_pruners_work_in_a_plain_study() -> None:

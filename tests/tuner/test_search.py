@@ -30,7 +30,7 @@ CONTENT: dict[str, Any] = {
     "budget": {"trials": 6, "epochs": 3},
     "search": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "hidden_dim": {"choices": [16, 32]}, "num_rules": {"choices": [2, 4]}},
     "fixed": {"batch_size": 16, "loss_weights.parse": 1.0},
-    "pruning": {"explosion": {}, "plateau": {}, "halving": {"first": 1, "eta": 2, "least": 3}},
+    "pruning": {"explosion": {}, "plateau": {}, "halving": {"first": 1, "slack": 0.0, "least": 3}},
     "baselines": [{"name": "slow", "lr": 1e-4, "hidden_dim": 16, "num_rules": 2}],
     "confirm": {"top": 1, "seeds": 2},
 }
@@ -226,7 +226,7 @@ def test_shapes_train_in_arrays_of_their_own(tmp_path: Path) -> None:
 
 def test_an_audited_trial_runs_on_and_remembers_the_stop(tmp_path: Path) -> None:
     """With audit = 1 no stop but an explosion is carried out."""
-    rules = {"halving": {"first": 1, "eta": 2, "least": 1}, "audit": 1.0}
+    rules = {"halving": {"first": 1, "slack": 0.0, "least": 1}, "audit": 1.0}
     study, _, _ = scripted(tmp_path, definition(pruning=rules, search={"lr": {"low": 1e-4, "high": 4e-3}}, baselines=[]), 6)
     trials = study.get_trials()
     assert {t.state for t in trials} == {TrialState.COMPLETE}

@@ -1,0 +1,184 @@
+"""Replays recorded learning curves through real Optuna pruners: what stopping saves, and what it costs.
+
+    python -m benchmarks.pruning_replay FILE... [--json] [--draws 20] [--rules ours median ...]
+
+FILE is a list of `{"valid": {"loss": [...]}}` (gzip and bare NaN allowed). For each file, draws of 200 configurations arrive one after the
+other (`ours_cohort`: 16 at a time; `look_at...`: all at once); a rule sees a curve's values up to the present step and those of the
+curves before.
+
+    regret          (final loss of what it would pick - best of the draw) / (median of the draw - best), at most 1
+    regret_p90      what nine of ten draws stay below
+    budget          evaluations spent / all
+    top10_stopped   the share of the ten best configurations that it stopped early
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.definition import Pruning
+from tuner.pruning import RulePruner
+
+Curves = NDArray[np.float64]
+ARRIVALS, COHORT, TOP = 200, 16, 10
+
+
+class Stock(BasePruner):
+    """A rule on a trial's own values, as people write it down."""
+
+    def __init__(self, stops: Callable[[list[float]], bool]) -> None:
+        self.stops = stops
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:  # noqa: ARG002  its own values are all it sees
+        """What the function says."""
+        return self.stops([trial.intermediate_values[step] for step in sorted(trial.intermediate_values)])
+
+
+class KeepTen(BasePruner):
+    """Looks once, after so many evaluations, and goes on if fewer than ten of those before were better there (arXiv:2307.15422)."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """At its one step only."""
+        if trial.last_step != self.step:
+            return False
+        before = (t.intermediate_values.get(self.step, math.inf) for t in study.get_trials(deepcopy=False) if t.number != trial.number)
+        return sum(value < trial.intermediate_values[self.step] for value in before) >= TOP
+
+
+def flat(tolerance: float, window: int) -> Callable[[list[float]], bool]:
+    """Stops when the last values hardly differ."""
+    return lambda values: len(values) >= window and float(np.std(values[-window:])) < tolerance
+
+
+def explosive(values: list[float]) -> bool:
+    """Stops above twice the first value."""
+    return values[-1] > 2 * values[0]
+
+
+def ours(evaluations: int) -> RulePruner:
+    """What `tuner search` stops with when a definition names the rules and nothing else."""
+    return RulePruner(Pruning.model_validate({"plateau": {}, "explosion": {}, "halving": {}}).rule(), evaluations)
+
+
+def rules(evaluations: int) -> dict[str, BasePruner]:
+    """Every rule by name; those of Optuna are Optuna's own."""
+    halving = {f"halving_eta{eta}_first{first}": (eta, first) for eta, first in ((3, 2), (3, 4), (4, 2), (4, 5))}
+    return {
+        "ours": ours(evaluations),
+        "ours_cohort": ours(evaluations),
+        "nan_only": NopPruner(),
+        "twice_the_initial_loss": Stock(explosive),
+        "std_below_.01_over_4": Stock(flat(0.01, 4)),
+        "std_below_.001_over_4": Stock(flat(0.001, 4)),
+        "std_below_.001_over_8": Stock(flat(0.001, 8)),
+        "patience_5": PatientPruner(None, 5),
+        "patience_10": PatientPruner(None, 10),
+        "median": MedianPruner(),
+        **{name: SuccessiveHalvingPruner(first, eta, 0) for name, (eta, first) in halving.items()},
+        **{f"look_at_{step}_keep_ten": KeepTen(step - 1) for step in (3, 5, 8)},
+    }
+
+
+def replay(curves: Curves, pruner: BasePruner, cohort: int) -> NDArray[np.int64]:
+    """How many evaluations of each curve are spent when they arrive `cohort` at a time."""
+    study = optuna.create_study(direction="minimize", pruner=pruner)
+    spent = np.zeros(len(curves), dtype=np.int64)
+    for start in range(0, len(curves), cohort):
+        running = {number: study.ask() for number in range(start, min(start + cohort, len(curves)))}
+        for step in range(curves.shape[1]):
+            for number, trial in running.items():
+                spent[number] = step + 1
+                if not math.isnan(curves[number, step]):
+                    trial.report(float(curves[number, step]), step)
+            last = step + 1 == curves.shape[1]
+            over = {n for n, trial in running.items() if last or math.isnan(curves[n, step]) or pruned(study, pruner, trial)}
+            for number in over:
+                ended, value = running.pop(number), curves[number, step]
+                if last and not math.isnan(value):
+                    study.tell(ended, float(value))
+                else:
+                    study.tell(ended, state=TrialState.PRUNED)
+    return spent
+
+
+def pruned(study: Study, pruner: BasePruner, trial: optuna.Trial) -> bool:
+    """What `trial.should_prune()` asks, without copying the trial twice."""
+    return pruner.prune(study, study._storage.get_trial(trial._trial_id))
+
+
+def judged(curves: Curves, spent: NDArray[np.int64]) -> tuple[float, float, float]:
+    """Regret, budget and the share of the ten best that were stopped."""
+    final = np.where(np.isnan(curves[:, -1]), np.inf, curves[:, -1])
+    last = np.where(np.isnan(curves), np.inf, curves)[np.arange(len(curves)), spent - 1]
+    finished = (spent == curves.shape[1]) & np.isfinite(last)
+    picked = int(np.where(finished, last, np.inf).argmin() if finished.any() else last.argmin())
+    best, middle = float(final.min()), float(np.median(final))
+    regret = (final[picked] - best) / (middle - best) if math.isfinite(middle) else (0.0 if final[picked] == best else 1.0)
+    top = np.argsort(final, kind="stable")[:TOP]
+    return min(1.0, float(regret)), float(spent.mean() / curves.shape[1]), float((spent[top] < curves.shape[1]).mean())
+
+
+def read(path: Path) -> Curves:
+    """The validation losses of a file, one row a configuration."""
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    rows = [record["valid"]["loss"] for record in json.loads(text)]
+    return np.array([[math.nan if value is None else float(value) for value in row] for row in rows])
+
+
+def measure(curves: Sequence[Curves], names: Sequence[str], draws: int, seed: int) -> dict[str, dict[str, float]]:
+    """The figures of each rule over all files and draws."""
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    for number, table in enumerate(curves):
+        generator = np.random.default_rng((seed, number))
+        for _ in range(draws):
+            drawn = table[generator.permutation(len(table))[:ARRIVALS]]
+            for name in names:
+                cohort = COHORT if name.endswith("_cohort") else ARRIVALS if name.startswith("look_at") else 1
+                found[name].append(judged(drawn, replay(drawn, rules(drawn.shape[1])[name], cohort)))
+    return {name: figures(results) for name, results in found.items()}
+
+
+def figures(results: list[tuple[float, float, float]]) -> dict[str, float]:
+    """Means over draws, and the regret that nine of ten draws stay below."""
+    regrets, budgets, stopped = zip(*results, strict=True)
+    p90 = float(np.quantile(regrets, 0.9))
+    return {"regret": fmean(regrets), "regret_p90": p90, "budget": fmean(budgets), "top10_stopped": fmean(stopped)}
+
+
+def main() -> None:
+    """Prints one JSON object, or a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rules", nargs="+", choices=list(rules(1)), default=list(rules(1)))
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    found = measure([read(path) for path in options.files], options.rules, options.draws, options.seed)
+    if options.json:
+        sys.stdout.write(json.dumps({"rules": found}) + "\n")
+        return
+    for name, row in found.items():
+        sys.stdout.write(f"{name:28} " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
