@@ -1,7 +1,11 @@
 """AdamW over K slots at once: every slot has its own learning rate, decay, clip norm, step count and schedule.
 
+Beside the values it keeps their average over about the last ninth of all steps made: it shows at any time what the values would be were the
+rate brought down now, so curves of trials with different rates can be compared before their end.
+
 Works on the rows of a `ParameterStore`, so its operations do not grow in number with slots or parameters.
-Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2; checked against `torch.optim.AdamW` in the tests.
+Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2; checked against `torch.optim.AdamW` in the tests. The
+average: Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization", polynomial-decay averaging with eta = 8.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from model.config import Hyperparameters
 from model.parameters import ParameterStore
 
 BETA1, BETA2, EPSILON = 0.9, 0.98, 1e-8
+AVERAGE_ETA = 8
 
 
 def learning_rate(hyperparameters: Hyperparameters, step: int, steps_an_epoch: int) -> float:
@@ -37,6 +42,8 @@ class StepFactors:
     rate_EK: Tensor
     correction1_EK: Tensor
     correction2_EK: Tensor
+    fresh_EK: Tensor
+    """The weight of a step's values in their average."""
 
     @classmethod
     def of(cls, slots: Sequence[tuple[Hyperparameters, int]], steps: int, store: ParameterStore) -> StepFactors:
@@ -45,7 +52,9 @@ class StepFactors:
         rates = [[learning_rate(hp, done + step, steps) for hp, done in slots] for step in rows]
         first = [[1 / (1 - BETA1 ** (done + step + 1)) for _, done in slots] for step in rows]
         second = [[1 / math.sqrt(1 - BETA2 ** (done + step + 1)) for _, done in slots] for step in rows]
-        return cls(*(torch.tensor(table, dtype=torch.float64).to(store.device, store.dtype) for table in (rates, first, second)))
+        fresh = [[(AVERAGE_ETA + 1) / (done + step + 1 + AVERAGE_ETA) for _, done in slots] for step in rows]
+        tables = (torch.tensor(table, dtype=torch.float64) for table in (rates, first, second, fresh))
+        return cls(*(table.to(store.device, store.dtype) for table in tables))
 
 
 def step_rows(store: ParameterStore, factors: StepFactors, step: int, decay_K: Tensor, clip_K: Tensor) -> Tensor:
@@ -55,12 +64,15 @@ def step_rows(store: ParameterStore, factors: StepFactors, step: int, decay_K: T
     norm_K = squares_R[store.slot_rows_KR].sum(1).sqrt()
     scale_K = (clip_K / norm_K).clamp(max=1.0)
     rate_K = factors.rate_EK[step]
-    per_slot = torch.stack((scale_K, rate_K * factors.correction1_EK[step], factors.correction2_EK[step], rate_K * decay_K))
-    scale_R1, stride_R1, correction_R1, shrink_R1 = per_slot[:, store.row_slot_R, None]
+    per_slot = torch.stack(
+        (scale_K, rate_K * factors.correction1_EK[step], factors.correction2_EK[step], rate_K * decay_K, factors.fresh_EK[step])
+    )
+    scale_R1, stride_R1, correction_R1, shrink_R1, fresh_R1 = per_slot[:, store.row_slot_R, None]
     gradient = store.gradient.mul_(scale_R1)
     store.moment1.lerp_(gradient, 1 - BETA1)
     store.moment2.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
     denominator = torch.sqrt(store.moment2, out=scratch).mul_(correction_R1).add_(EPSILON)
     store.values.mul_(1 - shrink_R1 * store.decays_R1)
     store.values.sub_(torch.div(store.moment1, denominator, out=denominator).mul_(stride_R1))
+    store.averages.lerp_(store.values, fresh_R1)
     return norm_K

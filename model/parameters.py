@@ -57,7 +57,8 @@ class ParameterSpec:
 
 
 class ParameterStore:
-    """The buffers of `slots` models and of their optimizer, all (rows, ROW): `values`, `moment1`, `moment2`, `gradient`, `scratch`.
+    """The buffers of `slots` models and of their optimizer, all (rows, ROW): `values`, `moment1`, `moment2`, `averages` (of the values over
+    the last steps: what is evaluated and saved), `gradient`, `scratch`.
 
     `version` says what model the numbers are of; it is part of the layout.
     """
@@ -67,7 +68,7 @@ class ParameterStore:
         self.specs, self.slots, self.device, self.dtype = tuple(specs), slots, device, dtype
         self.rows_per_slot = sum(spec.rows for spec in specs)
         rows = self.rows_per_slot * slots
-        self.values, self.moment1, self.moment2 = (torch.zeros(rows, ROW, device=device, dtype=dtype) for _ in range(3))
+        self.values, self.moment1, self.moment2, self.averages = (torch.zeros(rows, ROW, device=device, dtype=dtype) for _ in range(4))
         self.gradient, self.scratch = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.slot_rows_KR = self._slot_rows()
         self.row_slot_R = torch.empty(rows, dtype=torch.int64, device=device)
@@ -75,7 +76,7 @@ class ParameterStore:
         decays_R = torch.cat([torch.full((spec.rows * slots,), float(spec.decays)) for spec in specs])
         self.decays_R1 = decays_R[:, None].to(device, dtype)
         self.views = {name: view.detach().requires_grad_() for name, view in self._blocks(self.values).items()}
-        self.gradient_views = self._blocks(self.gradient)
+        self.gradient_views, self.average_views = self._blocks(self.gradient), self._blocks(self.averages)
 
     @property
     def layout(self) -> str:
@@ -114,14 +115,19 @@ class ParameterStore:
         flat = [torch.nn.functional.pad(named[spec.name].flatten(), (0, spec.rows * ROW - spec.count)) for spec in self.specs]
         return torch.cat(flat).view(-1, ROW).to(self.device, self.dtype)
 
-    def read(self, slot: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Copies of one slot's values and moments."""
-        rows = self.slot_rows_KR[slot]
-        return self.values[rows], self.moment1[rows], self.moment2[rows]
+    @property
+    def _state(self) -> tuple[Tensor, ...]:
+        return self.values, self.moment1, self.moment2, self.averages
 
-    def write(self, slot: int, values: Tensor, moment1: Tensor | None = None, moment2: Tensor | None = None) -> None:
-        """Overwrites one slot's values and moments (zero where not given)."""
+    def read(self, slot: int) -> tuple[Tensor, ...]:
+        """Copies of one slot's values, moments and averages."""
+        rows = self.slot_rows_KR[slot]
+        return tuple(buffer[rows] for buffer in self._state)
+
+    def write(self, slot: int, *state: Tensor) -> None:
+        """Overwrites one slot with values, moments and averages; values alone are those of a new model."""
+        values, *rest = state
         rows = self.slot_rows_KR[slot]
         with torch.no_grad():
-            for buffer, new in ((self.values, values), (self.moment1, moment1), (self.moment2, moment2)):
-                buffer[rows] = torch.zeros_like(values) if new is None else new.to(self.device, self.dtype)
+            for buffer, new in zip(self._state, (values, *(rest or (values * 0, values * 0, values))), strict=True):
+                buffer[rows] = new.to(self.device, self.dtype)

@@ -43,13 +43,13 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One slot's whole state: rows of values and moments, how far it is, and its settings."""
+    """One slot's whole state: rows of values, moments and averages, how far it is, and its settings."""
 
     layout: str
     hyperparameters: Hyperparameters
     epoch: int
     step: int
-    rows: tuple[Tensor, Tensor, Tensor]
+    rows: tuple[Tensor, ...]
 
 
 @dataclass
@@ -128,8 +128,8 @@ class FusedTrainer:
     def snapshot(self, slot: int) -> Snapshot:
         """The slot's whole state, on the CPU."""
         state = self._state(slot)
-        values, moment1, moment2 = (rows.cpu() for rows in self.store.read(slot))
-        return Snapshot(self.store.layout, state.hyperparameters, state.epoch, state.step, (values, moment1, moment2))
+        rows = tuple(rows.cpu() for rows in self.store.read(slot))
+        return Snapshot(self.store.layout, state.hyperparameters, state.epoch, state.step, rows)
 
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Puts a snapshot into a slot, from where its training goes on as if never interrupted.
@@ -152,8 +152,8 @@ class FusedTrainer:
             self._slots[new] = state
 
     def parameters(self, slot: int) -> dict[str, Tensor]:
-        """The slot's parameters by name, on the CPU."""
-        return {name: value.cpu() for name, value in self.store.named(self.store.read(slot)[0]).items()}
+        """The slot's averaged parameters by name, on the CPU."""
+        return {name: value.cpu() for name, value in self.store.named(self.store.read(slot)[-1]).items()}
 
     def train_epoch(self) -> list[EpochRecord | None]:
         """Trains all slots for one epoch; None for a free slot. Reads the device once, at the end."""
@@ -183,11 +183,12 @@ class FusedTrainer:
         return torch.cat((losses_4K.detach() * size, norm_K[None]))
 
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
-        """Evaluates all slots on a split; None for a free slot."""
+        """Evaluates the averaged parameters of all slots on a split; None for a free slot."""
         started = time.perf_counter()
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         conditions = Conditions(_SlotTensors(states, self.store, self.shape.max_rules).rules_KR)
-        evaluations = evaluate_split(self.network, self.network.with_tables(self.store.views), conditions, self._split(split), self._kinds)
+        parameters = self.network.with_tables(self.store.average_views)
+        evaluations = evaluate_split(self.network, parameters, conditions, self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
 

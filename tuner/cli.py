@@ -77,8 +77,8 @@ def search(
         "epochs": "budget_epochs",
         "timeout": "budget_minutes",
     }
-    if changes["epochs"] is not None:
-        changes["budget_least_sentences"] = 0  # what was asked for is what is run
+    if changes["epochs"] is not None or (changes["data"] is None and changes["num_stories"] is None):
+        changes["budget_least_sentences"] = 0  # what was asked for, or what the definition says of its own data, is what is run
     definition = load_definition(study).changed(**{names.get(key, key): value for key, value in changes.items()})
     request = SearchRequest(definition, storage, _width(width), device, name, fresh, confirm=confirm)
     report = run_search(request, Console(stderr=True))

@@ -60,7 +60,8 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @data_option
 @stories_option
-@click.option("--epochs", type=click.IntRange(min=1), default=30, show_default=True, metavar="N", help="Passes over the train split.")
+@click.option("--preset", metavar="NAME", help="Settings and epochs that a search found (tinystories); other options go before them.")
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the train split.  [default: 30]")
 @click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
 @click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
 @_settings_options
@@ -72,7 +73,8 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 def train(
     data: str | None,
     num_stories: int | None,
-    epochs: int,
+    preset: str | None,
+    epochs: int | None,
     seed: int,
     split_seed: int,
     checkpoint: Path,
@@ -89,7 +91,9 @@ def train(
     from tuner.progress import BarProgress
 
     source = DataSource(data or "synthetic", num_stories, split_seed)
-    request = training.TrainRequest(source, _named_settings(options), epochs, seed, device, checkpoint)
+    settings, usual = training.preset(preset) if preset else ({}, training.DEFAULT_EPOCHS)
+    settings = {**settings, **_named_settings(options)}
+    request = training.TrainRequest(source, settings, epochs or usual, seed, device, checkpoint)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing:
         result = training.train(request, lambda line: click.echo(line, err=as_json), parsing)
     show(

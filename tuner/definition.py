@@ -47,7 +47,8 @@ class Objective(_Section):
 class Budget(_Section):
     """How many trials in all, of how many epochs, within how many minutes (0: no limit).
 
-    Where `epochs` would show a trial fewer than `least_sentences`, it has as many epochs as that takes: few sentences need more of them.
+    `epochs` is meant for the definition's own data. Where other data would show a trial fewer than `least_sentences` in that time, it
+    has as many epochs as that takes: few sentences need more of them.
     """
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)]

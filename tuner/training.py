@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import studies
 from model.checkpoint import DataSource, check_writable, save_checkpoint
 from model.config import ModelShape, settings_from
 from model.corpus import Corpus, load_corpus
 from model.evaluation import Evaluation
 from model.extraction import Progress, silent
 from model.trainer import EpochRecord, FusedTrainer, find_device
+from tuner.errors import DefinitionError
 from tuner.seam import Scored
 
 
@@ -44,6 +47,21 @@ class TrainRequest:
     seed: int
     device: str
     checkpoint: Path
+
+
+DEFAULT_EPOCHS = 30
+
+
+def preset(name: str) -> tuple[dict[str, Any], int]:
+    """A shipped preset's settings and epochs.
+
+    Raises:
+        DefinitionError: there is no such preset.
+    """
+    if name not in studies.presets():
+        raise DefinitionError(f"there is no preset {name!r}; allowed: {', '.join(studies.presets())}")
+    content = tomllib.loads(studies.read_preset(name).decode())
+    return content["settings"], content["epochs"]
 
 
 def original_form(record: EpochRecord, evaluation: Evaluation) -> str:

@@ -54,7 +54,7 @@ def test_evaluation_agrees_with_a_slow_count_in_words(small_corpus: Corpus) -> N
     evaluation = trainer.evaluate("valid")[0]
     assert evaluation is not None
     split, symbols = small_corpus.splits["valid"], small_corpus.vocabulary.symbols
-    parameters = trainer.network.with_tables(trainer.store.views)
+    parameters = trainer.network.with_tables(trainer.store.average_views)
     said = parse_ids(trainer.network, parameters, split.tokens_NT[None], Conditions(torch.zeros(1, 16))).propositions_KBP3[0]
     gold = right = hits = 0
     for sentence, places in zip(small_corpus.sentences["valid"], said.tolist(), strict=True):

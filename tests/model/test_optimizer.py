@@ -52,6 +52,26 @@ def test_each_slot_follows_torch_adamw_with_its_own_settings() -> None:
             assert torch.allclose(value, expected[slot][name].detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_the_average_weighs_late_steps_most_and_forgets_where_it_began() -> None:
+    """Each slot by its own number of steps: the weights of eta = 8 written out, the initial values among those forgotten."""
+    store = ParameterStore(SPECS, 2, torch.device("cpu"), torch.float64)
+    for slot in range(2):
+        store.write(slot, store.initial_rows(slot))
+        assert torch.equal(store.read(slot)[3], store.read(slot)[0])
+    hps, done = [Hyperparameters(lr=0.1, epochs=2), Hyperparameters(lr=0.01, epochs=9)], (0, 40)
+    factors = StepFactors.of(list(zip(hps, done, strict=True)), 12, store)
+    averages, none = [store.read(slot)[3] for slot in range(2)], torch.zeros(2, dtype=torch.float64)
+    for step in range(12):
+        store.gradient.copy_(torch.randn(store.values.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64))
+        step_rows(store, factors, step, none, none + 1e9)
+        for slot in range(2):
+            number = done[slot] + step + 1
+            averages[slot] = (1 - 9 / (number + 8)) * averages[slot] + 9 / (number + 8) * store.read(slot)[0]
+    for slot in range(2):
+        assert torch.allclose(store.read(slot)[3], averages[slot])
+        assert not torch.allclose(store.read(slot)[3], store.read(slot)[0])
+
+
 def test_the_rate_rises_then_falls_to_its_floor() -> None:
     """Warm-up, peak, half a cosine, and the floor at the last step and after."""
     hp = Hyperparameters(lr=1.0, warmup=0.1, final_lr=0.1, epochs=10)
