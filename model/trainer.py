@@ -91,7 +91,7 @@ class FusedTrainer:
         """K free slots.
 
         Args:
-            shortlist: about how many symbols a step's softmax looks at where the table has more than twice as many.
+            shortlist: about how many symbols a step's softmax looks at where the table has more than four times as many.
         """
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
@@ -103,7 +103,7 @@ class FusedTrainer:
         self._splits: dict[str, Split] = {}
         self._batches = Batches(corpus, self._split("train"), shape.batch_size, shape.max_propositions, self.network, dtype)
         self._kinds = relation_kinds(corpus.vocabulary)
-        self._shortens = len(corpus.vocabulary) > 2 * shortlist and shape.proposition_loss != "mse"
+        self._shortens = len(corpus.vocabulary) > 4 * shortlist and shape.proposition_loss != "mse"
 
     @property
     def slots(self) -> int:

@@ -23,11 +23,12 @@ BASE_LENGTH, VOWELS = 3, frozenset("aeiouy")
 def base_forms(word: str) -> Iterator[str]:
     """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing.
 
-    The stem has a vowel of its own (`thing` is not of `the`) and none that the ending would double (`seed` is not of `see`).
+    The base has a vowel before what the ending replaced (`thing` is not of `the`), unless that was a `y` (`tried`), and none that the
+    ending would double (`seed` is not of `see`).
     """
     for ending, replacements in INFLECTIONS:
         stem = word.removesuffix(ending)
-        if stem != word and VOWELS & set(stem) and (ending[0] != "e" or stem[-1] != "e"):
+        if stem != word and (VOWELS & set(stem) or "y" in replacements) and (ending[0] != "e" or stem[-1] != "e"):
             doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
             yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
 

@@ -59,7 +59,7 @@ def cli() -> None:
 def search(
     study: str, storage: str, width: str, device: str, name: str | None, confirm: bool, fresh: bool, as_json: bool, **changes: Any
 ) -> None:
-    """Searches, or continues a search. STUDY is a shipped study (quick, plateau) or a TOML file.
+    """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full) or a TOML file.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
     """
@@ -77,9 +77,10 @@ def search(
         "epochs": "budget_epochs",
         "timeout": "budget_minutes",
     }
-    if changes["epochs"] is not None or (changes["data"] is None and changes["num_stories"] is None):
-        changes["budget_least_sentences"] = 0  # what was asked for, or what the definition says of its own data, is what is run
-    definition = load_definition(study).changed(**{names.get(key, key): value for key, value in changes.items()})
+    own = load_definition(study)
+    definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
+    if changes["epochs"] is not None or definition.data == own.data:
+        definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
     request = SearchRequest(definition, storage, _width(width), device, name, fresh, confirm=confirm)
     report = run_search(request, Console(stderr=True))
     show(as_json, report.summary, report.lines)

@@ -38,6 +38,11 @@ class Confirmation:
         """The mean objective over the fresh seeds."""
         return fmean(self.values)
 
+    def extended(self, seed: int, value: float, round_trip: float) -> Confirmation:
+        """The same with one more run."""
+        runs = ((*self.seeds, seed), (*self.values, value), (*self.round_trips, round_trip))
+        return Confirmation(self.trial, self.search_value, *runs)
+
 
 def feasible(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials whose constraints hold, the best first, the earlier of equals first."""
@@ -58,49 +63,54 @@ def confirmations(study: optuna.Study) -> dict[int, Confirmation]:
 
 
 def winner(study: optuna.Study, definition: StudyDefinition) -> tuple[FrozenTrial, Confirmation | None] | None:
-    """The confirmed leader with the best mean; before anything is confirmed, the best trial; None before any has finished."""
-    confirmed = confirmations(study)
-    known = [(t, confirmed[t.number]) for t in leaders(study, definition) if t.number in confirmed]
+    """The leader with the best mean over fresh seeds; the best trial of the search as long as a leader waits to be confirmed.
+
+    None if no trial has finished above the floor on the round trip, or no leader stays above it with fresh seeds.
+    """
+    confirmed, ahead = confirmations(study), leaders(study, definition)
+    if not ahead or any(t.number not in confirmed for t in ahead):
+        best = feasible(study.get_trials(deepcopy=False))
+        return (best[0], None) if best else None
+    known = [(t, confirmed[t.number]) for t in ahead]
     sound = [(t, one) for t, one in known if fmean(one.round_trips) >= definition.objective.round_trip_floor]
-    if chosen := sound or known:
-        return max(chosen, key=lambda pair: (pair[1].mean, -pair[0].number))
-    best = feasible(study.get_trials(deepcopy=False))
-    return (best[0], None) if best else None
+    return max(sound, key=lambda pair: (pair[1].mean, -pair[0].number), default=None)
 
 
 def confirm(
-    study: optuna.Study, definition: StudyDefinition, make_trainer: TrainerFactory, progress: Callable[[int, int], None]
+    study: optuna.Study,
+    definition: StudyDefinition,
+    make_trainer: TrainerFactory,
+    width: int,
+    progress: Callable[[int, int], None],
 ) -> dict[int, Confirmation]:
-    """Trains every leader that has not been confirmed yet with fresh seeds, at the study's full epochs, and stores what came of it.
+    """Trains every leader with the fresh seeds it lacks, at the study's full epochs, and stores what came of it array by array.
 
     Args:
+        width: how many runs train at once.
         progress: is told how many epochs of how many are trained.
     """
     confirmed = confirmations(study)
-    fresh = [t for t in leaders(study, definition) if t.number not in confirmed]
     runs: dict[ModelShape, list[tuple[FrozenTrial, Hyperparameters]]] = defaultdict(list)
-    for trial in fresh:
-        for number in range(definition.confirm.seeds):
+    for trial in leaders(study, definition):
+        made = confirmed[trial.number].seeds if trial.number in confirmed else ()
+        for number in range(len(made), definition.confirm.seeds):
             seed = derived_seed(definition.seed, "confirm", trial.number, number) % 2**31
             shape, hyperparameters = definition.settings(trial.params, seed)
             runs[shape].append((trial, hyperparameters))
-    found: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+    arrays = [(shape, slots[start : start + width]) for shape, slots in runs.items() for start in range(0, len(slots), width)]
     epochs = definition.budget.epochs
-    for place, (shape, slots) in enumerate(runs.items()):
+    for place, (shape, slots) in enumerate(arrays):
         trainer = make_trainer(shape, len(slots))
         for slot, (_, hyperparameters) in enumerate(slots):
             trainer.load(slot, hyperparameters)
         for epoch in range(epochs):
             trainer.train_epoch()
-            progress(place * epochs + epoch + 1, len(runs) * epochs)
+            progress(place * epochs + epoch + 1, len(arrays) * epochs)
         for (trial, hyperparameters), scored in zip(slots, trainer.evaluate(), strict=True):
             if scored is None:
                 raise RuntimeError(f"the run that confirms trial {trial.number} lost its slot")
-            found[trial.number].append((hyperparameters.seed, scored.objective, scored.round_trip))
-    for trial in fresh:
-        seeds, values, round_trips = zip(*found[trial.number], strict=True)
-        confirmed[trial.number] = Confirmation(trial.number, trial.value or 0.0, seeds, values, round_trips)
-    if fresh:
+            before = confirmed.get(trial.number, Confirmation(trial.number, trial.value or 0.0, (), (), ()))
+            confirmed[trial.number] = before.extended(hyperparameters.seed, scored.objective, scored.round_trip)
         study.set_user_attr(CONFIRMED, {str(number): asdict(one) for number, one in confirmed.items()})
     return confirmed
 

@@ -70,7 +70,10 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     definition, device = request.definition, find_device(request.device)
     with BarProgress(console, "parsing stories") as parsing:
         corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
-    definition = definition.fitted(len(corpus.sentences["train"]))
+    fitted = definition.fitted(len(corpus.sentences["train"]))
+    if fitted.budget.epochs != definition.budget.epochs:
+        console.print(f"{fitted.budget.epochs} epochs a trial in place of {definition.budget.epochs}: the data are small (least_sentences)")
+    definition = fitted
     storage = open_storage(request.storage)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
@@ -87,22 +90,25 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> SavingTrainer:
         return SavingTrainer(shape, corpus, slots, str(device), data)
 
+    width = request.width or (CUDA_WIDTH if device.type == "cuda" else CPU_WIDTH)
     with _progress(console) as observer:
         search = Search(
             study,
             definition,
             make_trainer,
             curves,
-            width=request.width or (CUDA_WIDTH if device.type == "cuda" else CPU_WIDTH),
+            width=width,
             device=str(device),
             checkpoints=_checkpoints(request),
             minutes=definition.budget.minutes,
             observer=observer,
         )
         search.run()
-    if request.confirm and search.complete:
+    if request.confirm and not search.complete:
+        console.print("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
+    elif request.confirm:
         with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
-            confirm(study, definition, make_trainer, confirming)
+            confirm(study, definition, make_trainer, width, confirming)
     return report(request.storage, study.study_name)
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 from tuner.verdict import Verdict
 
 Curve = tuple[float, ...]
-AHEAD = 4
+AHEAD, BEST_PART = 4, 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ExplosionRule:
     """Not finite: at once. Else: the loss above `factor` times its running minimum's distance for `stay` epochs in a row.
 
     Where no loss is reported, the objective turned round stands in for it.
-    The distance is measured from the running minimum in units of how far the loss had fallen (at least a tenth of its size), so early
+    The distance is measured from the running minimum in units of how far the loss had fallen (at least half of its first size), so early
     transients and noise around a low loss do not count.
     """
 
@@ -108,7 +108,7 @@ class ExplosionRule:
         if len(loss) <= self.stay + 1:
             return None
         best = min(loss[: -self.stay])
-        fallen = max(loss[0] - best, 0.1 * abs(loss[0]))
+        fallen = max(loss[0] - best, 0.5 * abs(loss[0]))
         limit = best + self.factor * fallen
         if min(loss[-self.stay :]) <= limit:
             return None
@@ -121,9 +121,9 @@ class PlateauRule:
     """No progress beyond noise in the last `window` epochs, in the objective and in the loss, with no prospect of mattering.
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
-    Theil-Sen slope plus two standard errors, over the epochs that remain, does not come near the best of its peers (within the share
-    `near` of the way up from chance): what has converged up there has finished. A trial that lies
-    at the level of chance waits for as long as its peers took to leave that level, half of its epochs where none has left it.
+    Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
+    of the way down from the best to chance: what has converged up there has finished. A trial that lies flat waits for as long as its
+    peers took to leave that level, half of its epochs where hardly any has left it.
     """
 
     window: int = 5
@@ -140,13 +140,11 @@ class PlateauRule:
             return None
         slope, error = slope_with_error(recent)
         level, reach = statistics.median(recent), recent[-1] + max(0.0, slope + 2 * error) * (history.epochs - epoch)
-        best = max((max(peer.objective) for peer in history.peers if peer.objective), default=math.inf)
-        target = best - self.near * (best - (history.chance if history.chance is not None else level))
-        if reach >= target or epoch < self._patience(history, level):
+        noise = error * math.sqrt((self.window * (self.window**2 - 1)) / 12)
+        if reach >= self._target(history, level) or epoch < self._patience(history, level, noise):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
         where = self._where(history, level)
-        noise = error * math.sqrt((self.window * (self.window**2 - 1)) / 12)
         reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
         return Verdict("plateaued", epoch, reason, {"level": level, "slope": slope, "slope_error": error, "loss_fall": fallen})
 
@@ -161,15 +159,29 @@ class PlateauRule:
             return ""
         return f", {'below' if level < history.chance - 0.05 else 'at'} the level of the most frequent answer ({history.chance:.3f})"
 
-    def _patience(self, history: History, level: float) -> float:
+    def _target(self, history: History, level: float) -> float:
+        """The level at which the trial would matter."""
+        tops = sorted(_tops(history), reverse=True)
+        if not tops:
+            return math.inf
+        floor = history.chance if history.chance is not None else level
+        fifth = max(tops[len(tops) // BEST_PART], level + 0.25 * (tops[0] - level))  # where few have left the plateau, it is no part of it
+        return min(tops[0] - self.near * (tops[0] - floor), fifth)
+
+    def _patience(self, history: History, level: float, noise: float) -> float:
         """Up to which epoch a trial at this level may wait for its fall."""
-        best = max((max(peer.objective) for peer in history.peers if peer.objective), default=level)
-        left = level + 0.25 * (best - level)
+        best = max(_tops(history), default=level)
+        left = level + max(0.25 * (best - level), 3 * noise)
         curves = (peer.objective for peer in history.peers)
-        times = sorted(next(e for e, value in enumerate(curve, 1) if value > left) for curve in curves if curve and max(curve) > left)
-        if best - level < 0.02 or len(times) < 3:
+        times = sorted(next(e for e, value in enumerate(curve, 1) if value > left) for curve in curves if max(curve, default=left) > left)
+        if len(times) < 3:
             return max(self.window, history.epochs / 2)
         return max(self.window, 1.5 * times[int(0.9 * (len(times) - 1))])
+
+
+def _tops(history: History) -> list[float]:
+    """The best that each peer has reached."""
+    return [max(finite) for peer in history.peers if (finite := [value for value in peer.objective if math.isfinite(value)])]
 
 
 @dataclass(frozen=True)
@@ -234,9 +246,10 @@ def _level(curve: Curve, epoch: int) -> float:
 
 
 def _prospect(curve: Curve, epoch: int) -> float:
-    """Where the slope of the last two epochs leads."""
-    level, before = _level(curve, epoch), _level(curve, max(1, epoch - 2))
-    return level + AHEAD / 2 * (level - before) if math.isfinite(level) and math.isfinite(before) else level
+    """Where the slope of the last two epochs leads in `AHEAD` more."""
+    back = min(2, epoch - 1)
+    level, before = _level(curve, epoch), _level(curve, epoch - back)
+    return level + AHEAD / back * (level - before) if back and math.isfinite(level) and math.isfinite(before) else level
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from optuna.storages import RDBStorage
 from model.checkpoint import DataSource
 from model.corpus import Corpus
 from tuner.definition import StudyDefinition, validated
-from tuner.errors import StudyError
+from tuner.errors import DefinitionError, StudyError
 
 PLACES = 8
 
@@ -76,7 +76,10 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
 
 def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
     old, new = study.user_attrs["identity"], definition.identity()
-    advice = "begin another study with --name NAME, or begin this one anew with --fresh (the old one stays)"
+    advice = (
+        "name the same options (--epochs, --seed) again, begin another study with --name NAME, "
+        "or begin this one anew with --fresh (the old one stays)"
+    )
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
         raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {advice}")
     for section in new:
@@ -110,4 +113,9 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
     """
     if "definition" not in study.user_attrs:
         raise StudyError(f"the study {study.study_name} was not begun by `tuner search`")
-    return validated(study.user_attrs["definition"], study.study_name)
+    try:
+        return validated(study.user_attrs["definition"], study.study_name)
+    except DefinitionError as error:
+        raise StudyError(
+            f"the study {study.study_name} was begun by another version of this program, which this one cannot read ({error}); look at it with `tuner dashboard`, or begin anew with `tuner search --fresh`"
+        ) from error

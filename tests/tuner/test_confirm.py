@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from model.config import Hyperparameters, ModelShape
 from tuner.confirm import confirm, confirmations, leaders, winner
 from tuner.definition import StudyDefinition, validated
-from tuner.summary import summarise
+from tuner.summary import _audit_line, audit, summarise
 
 SPACE = FloatDistribution(1e-4, 1e-1)
 TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8}
@@ -40,7 +41,7 @@ class Scored:
 
 
 class TruthfulTrainer:
-    """Every rate scores its true value with any fresh seed, a little more with the first of them; 4e-3 loses its round trip."""
+    """Every rate scores its true value and a little more by the seed; 4e-3 loses its round trip."""
 
     made: list[list[tuple[float, int]]]
 
@@ -64,7 +65,7 @@ class TruthfulTrainer:
         """After all epochs only."""
         assert self.epochs == 5
         self.made.append([(hp.lr, hp.seed) for hp in self.held])
-        return [Scored(TRUTH[hp.lr], 0.0 if hp.lr == 4e-3 else 1.0) for hp in self.held]
+        return [Scored(TRUTH[hp.lr] + hp.seed % 7 / 1000, 0.0 if hp.lr == 4e-3 else 1.0) for hp in self.held]
 
     def save(self, slot: int, path: Path, evaluation: Any) -> None:
         """Never asked for."""
@@ -90,20 +91,29 @@ def test_the_best_mean_over_fresh_seeds_wins_and_nothing_is_trained_twice() -> N
 
     asked: list[tuple[int, int]] = []
     assert [t.number for t in leaders(study, definition())] == [0, 1, 3]
-    found = confirm(study, definition(), make, lambda done, total: asked.append((done, total)))  # type: ignore[arg-type]
-    assert asked == [(epoch, 5) for epoch in range(1, 6)]
-    assert len({seed for lr, seed in made[0]}) == 6
-    assert [lr for lr, seed in made[0]] == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3]
-    assert {number: one.mean for number, one in found.items()} == {0: 0.6, 1: 0.7, 3: 0.8}
+    found = confirm(study, definition(), make, 4, lambda done, total: asked.append((done, total)))  # type: ignore[arg-type]
+    assert asked == [(epoch, 10) for epoch in range(1, 11)]
+    runs = [run for array in made for run in array]
+    assert [lr for lr, seed in runs] == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3]
+    assert len({seed for lr, seed in runs}) == 6
+    for number, lr in ((0, 1e-3), (1, 2e-3), (3, 4e-3)):
+        values = [TRUTH[lr] + seed % 7 / 1000 for rate, seed in runs if rate == lr]
+        assert found[number].values == tuple(values)
+        assert found[number].mean == pytest.approx(sum(values) / 2)
     assert confirmations(study) == found
     chosen = winner(study, definition())
     assert chosen is not None
     assert (chosen[0].number, chosen[1]) == (1, found[1])
 
-    confirm(study, definition(top=4), make, lambda done, total: None)  # type: ignore[arg-type]
-    assert [lr for lr, seed in made[1]] == [3e-3, 3e-3]
-    confirm(study, definition(top=4), make, lambda done, total: None)  # type: ignore[arg-type]
-    assert len(made) == 2
+    wider = definition(top=4)
+    assert winner(study, wider) == (study.trials[4], None)
+    confirm(study, wider, make, 4, lambda done, total: None)  # type: ignore[arg-type]
+    assert [lr for lr, seed in made[2]] == [3e-3, 3e-3]
+    confirm(study, wider, make, 4, lambda done, total: None)  # type: ignore[arg-type]
+    assert len(made) == 3
+    more = validated({**wider.model_dump(), "confirm": {"top": 1, "seeds": 3}}, "the test")
+    assert confirm(study, more, make, 4, lambda done, total: None)[0].values[:2] == found[0].values  # type: ignore[arg-type]
+    assert len(made[3]) == 1
 
 
 def test_before_anything_is_confirmed_the_best_trial_stands_in() -> None:
@@ -116,3 +126,20 @@ def test_before_anything_is_confirmed_the_best_trial_stands_in() -> None:
         study.set_user_attr(name, value)
     assert summarise(study, "memory")["best"]["confirmed"] is None
     assert winner(optuna.create_study(direction="maximize"), definition()) is None
+
+
+def test_the_audit_counts_stops_that_would_have_cost_a_good_trial() -> None:
+    """Two of the best three of 30 were to be stopped and ran on; below twenty stops nothing is claimed."""
+    study = optuna.create_study(direction="maximize")
+    for number in range(30):
+        marks: dict[str, Any] = {"audited": {"cause": "outpaced"}} if number >= 28 or number < 10 else {}
+        study.add_trial(create_trial(value=number / 30, params={"lr": 1e-3}, distributions={"lr": SPACE}, user_attrs=marks))
+    exploded = {"audited": {"cause": "outpaced"}}
+    study.add_trial(create_trial(state=TrialState.PRUNED, params={"lr": 1e-3}, distributions={"lr": SPACE}, user_attrs=exploded))
+    for value in (2.0, 3.0, 4.0):
+        notes = {"baseline": "notes"}
+        study.add_trial(create_trial(value=value, params={"lr": 1e-3}, distributions={"lr": SPACE}, user_attrs=notes))
+    found = audit(study.get_trials())
+    assert (found["stops"], found["wrong"]) == (13, 2)
+    assert "too few to tell" in _audit_line(found)
+    assert "stopping is wrong in 3 to 18 % of cases" in _audit_line({"stops": 40, "wrong": 3, "low": 0.0258, "high": 0.1789})

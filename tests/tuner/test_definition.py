@@ -80,7 +80,7 @@ def test_faults_name_the_key_what_was_given_and_what_is_allowed(tmp_path: Path, 
 
 def test_an_unknown_study_names_the_shipped_ones() -> None:
     """And that a path is allowed."""
-    with pytest.raises(DefinitionError, match=r"there is no study 'quik'; allowed: plateau, quick, or the path"):
+    with pytest.raises(DefinitionError, match=r"there is no study 'quik'; allowed: full, plateau, quick, or the path"):
         load_definition("quik")
 
 

@@ -34,6 +34,8 @@ def test_a_flat_trial_is_stopped_with_a_reason_that_carries_figures() -> None:
     verdict = PlateauRule()(flat(10))
     assert verdict is not None
     assert verdict.cause == "plateaued"
+    few_left = PlateauRule()(flat(20, objective=FLAT * 2, loss=FLAT_LOSS * 2, peers=peers_of(RISING, *[FLAT * 2] * 9)))
+    assert few_left is not None
     assert "0.260" in verdict.reason
     assert "most frequent answer" in verdict.reason
     assert verdict.evidence["level"] == pytest.approx(0.26, abs=0.002)

@@ -1,0 +1,23 @@
+"""Intervals: how far a figure may be from the truth."""
+
+from __future__ import annotations
+
+import math
+
+Z95 = 1.959963984540054
+
+
+def wilson(hits: int, tries: int, z: float = Z95) -> tuple[float, float]:
+    """The interval for a share seen as `hits` of `tries` (Wilson 1927), 95 % by default; the whole of [0, 1] without a try.
+
+    Raises:
+        ValueError: more hits than tries, or a number below zero.
+    """
+    if not 0 <= hits <= tries:
+        raise ValueError(f"{hits} hits of {tries} tries is not possible")
+    if tries == 0:
+        return 0.0, 1.0
+    share, extra = hits / tries, z * z / tries
+    middle = (share + extra / 2) / (1 + extra)
+    half = z / (1 + extra) * math.sqrt(share * (1 - share) / tries + extra / tries / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
