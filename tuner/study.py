@@ -117,5 +117,6 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
         return validated(study.user_attrs["definition"], study.study_name)
     except DefinitionError as error:
         raise StudyError(
-            f"the study {study.study_name} was begun by another version of this program, which this one cannot read ({error}); look at it with `tuner dashboard`, or begin anew with `tuner search --fresh`"
+            f"the study {study.study_name} was begun by another version of this program, which this one cannot read ({error}); "
+            "look at it with `tuner dashboard`, or begin anew with `tuner search --fresh`"
         ) from error
