@@ -16,7 +16,7 @@ errors config stories extraction hub sources vocabulary corpus description
 noise parameters layers augmentation softmax network alignment shortlist losses batches optimizer evaluation trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition storage study seam confirm summary search progress training job
+errors intervals verdict judges pruning definition storage study seam diagnosis confirm summary search progress training job
 dashboard options cli_model cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}

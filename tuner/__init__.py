@@ -1,15 +1,18 @@
 """Hyperparameter search for the symmetric model.
 
-cli -> job, training, dashboard -> search, study, summary, progress -> definition, storage -> pruning -> verdict
+cli -> job, training, dashboard -> search, confirm, summary, progress -> study, definition, storage -> judges -> verdict
 cli.py         commands, options and what becomes of errors
 job.py         one search, from request to summary
 search.py      the loop: ask, load a slot, train an epoch, report, judge, tell, refill
+confirm.py     the best few again, with fresh seeds
 seam.py        what the search asks of a trainer
 training.py    one configuration without a search
 study.py       studies in a storage: naming, beginning, continuing, finding
 definition.py  study definitions: TOML to a validated object
 storage.py     opening a storage, and the table of curves
-pruning.py     when to stop a trial, as pure rules and as Optuna pruners
+judges.py      when to stop a trial, as pure rules
+pruning.py     the same rules as Optuna pruners
+intervals.py   how far a figure may be from the truth
 verdict.py     why a trial ended
 summary.py     what a study has found
 progress.py    what a person sees meanwhile

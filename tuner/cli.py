@@ -129,6 +129,21 @@ def best(study: str, storage: str, as_json: bool) -> None:
 
 
 @cli.command()
+@study_argument
+@storage_option
+@json_option
+def diagnose(study: str, storage: str, as_json: bool) -> None:
+    """Says where in the space of a study the plateau is left, with counts.
+
+    Example: tuner diagnose plateau
+    """
+    from tuner.job import diagnose_report
+
+    findings = diagnose_report(storage, study)
+    show(as_json, {"findings": findings}, [line for one in findings for line in (one["finding"], f"    {one['advice']}")])
+
+
+@cli.command()
 @click.argument("study", required=False)
 @storage_option
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any free port.")

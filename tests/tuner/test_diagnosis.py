@@ -1,0 +1,66 @@
+"""Studies with exactly one reason for the plateau, with none, and with too little to say."""
+
+import random
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import create_trial
+
+from tuner.diagnosis import Finding, diagnose_study, fisher
+
+SPACE = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "kind": CategoricalDistribution(["mse", "cross_entropy"])}
+CHANCE = 0.2
+
+
+def study_of(number: int, leaves: object, seed: int = 1) -> optuna.Study:
+    """Trials with random settings that end at 0.6 where `leaves(lr, kind)` says so, else at chance."""
+    chance, study = random.Random(seed), optuna.create_study(direction="maximize")
+    for _ in range(number):
+        lr, kind = 10 ** chance.uniform(-5, -1), chance.choice(["mse", "cross_entropy"])
+        end = 0.6 if leaves(lr, kind) else CHANCE  # type: ignore[operator]
+        values = {1: CHANCE, 2: end + chance.uniform(-0.01, 0.01)}
+        study.add_trial(create_trial(value=end, params={"lr": lr, "kind": kind}, distributions=SPACE, intermediate_values=values))
+    return study
+
+
+def test_fishers_test_agrees_with_published_values() -> None:
+    """Fisher 1935: the lady tasting tea, three of four right; the convicts' twins, 10 of 13 against 2 of 17."""
+    assert fisher((3, 1), (4, 4)) == pytest.approx(0.4857, abs=1e-4)
+    assert fisher((10, 2), (13, 17)) == pytest.approx(0.000537, abs=1e-6)
+    assert fisher((4, 4), (4, 4)) == 1.0
+
+
+def test_the_setting_that_decides_is_named_with_counts_and_no_other() -> None:
+    """The rate alone; the loss alone; both sides of the border counted."""
+    (found,) = diagnose_study(study_of(60, lambda lr, kind: lr >= 1e-3), CHANCE)
+    assert found.kind == "plateau_left"
+    assert found.evidence["setting"] == "lr"
+    assert found.evidence["left"][0] == 0
+    assert "trials with lr < 0.001 stayed on the plateau" in found.finding
+    assert found.finding.endswith("with lr >= 0.001 left it")
+    (found,) = diagnose_study(study_of(60, lambda lr, kind: kind == "cross_entropy"), CHANCE)
+    assert found.evidence["setting"] == "kind"
+    assert "kind = " in found.finding
+
+
+def test_what_cannot_be_said_is_not_said() -> None:
+    """Too few; none; all; and chance alone, in at least 19 of 20 studies."""
+    kinds = [
+        diagnose_study(study_of(9, lambda lr, kind: lr >= 1e-3), CHANCE)[0].kind,
+        diagnose_study(study_of(30, lambda lr, kind: False), CHANCE)[0].kind,
+        diagnose_study(study_of(30, lambda lr, kind: True), CHANCE)[0].kind,
+        diagnose_study(optuna.create_study(), CHANCE)[0].kind,
+    ]
+    assert kinds == ["too_few_trials", "nowhere_left", "everywhere_left", "too_few_trials"]
+    noise = random.Random(7)
+    false = sum(
+        diagnose_study(study_of(30, lambda lr, kind: noise.random() < 0.5, seed), CHANCE)[0].kind == "plateau_left" for seed in range(60)
+    )
+    assert false <= 3
+
+
+def test_a_finding_needs_its_words() -> None:
+    """No finding without a reason and something to do."""
+    with pytest.raises(ValueError, match="needs its kind"):
+        Finding("plateau_left", " ", "do")

@@ -1,0 +1,142 @@
+"""What a whole study says about where the plateau is left: by setting, with counts, and with an honest "too few to say".
+
+A trial has left the plateau when its last objective lies above chance by a quarter of the way to the best of the study; trials that never
+reported are not counted. For each setting the cut that separates best is tested with Fisher's exact test (Fisher 1935), corrected for all
+cuts and settings tried (Bonferroni).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+LEFT_SHARE, LEAST_RISE, FEWEST, SURE = 0.25, 0.03, 10, 0.05
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: what, the figures behind it, and what to do about it.
+
+    Raises:
+        ValueError: one of the texts is empty.
+    """
+
+    kind: str
+    finding: str
+    advice: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.kind.strip() and self.finding.strip() and self.advice.strip()):
+            raise ValueError("a finding needs its kind, what was found and what to do about it")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return {"kind": self.kind, "finding": self.finding, "advice": self.advice, "evidence": self.evidence}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Two groups of trials told apart by one setting, and how many of each left the plateau."""
+
+    setting: str
+    low: str
+    high: str
+    left: tuple[int, int]
+    of: tuple[int, int]
+    chance: float
+    """How likely a split as uneven is by chance alone, corrected for all that were tried."""
+
+
+def fisher(left: tuple[int, int], of: tuple[int, int]) -> float:
+    """The two-sided exact probability of counts as uneven as these or more, the totals given."""
+    total, hits = sum(of), sum(left)
+
+    def ways(first: int) -> int:
+        return math.comb(of[0], first) * math.comb(of[1], hits - first)
+
+    seen, possible = ways(left[0]), range(max(0, hits - of[1]), min(hits, of[0]) + 1)
+    return min(1.0, sum(ways(first) for first in possible if ways(first) <= seen) / math.comb(total, hits))
+
+
+def diagnose_study(study: optuna.Study, chance: float) -> list[Finding]:
+    """Where the plateau is left, by setting; `chance` is the objective of always giving the most frequent answer."""
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and _last(t) is not None]
+    best = max((_last(t) or 0.0 for t in trials), default=chance)
+    level = chance + LEFT_SHARE * (best - chance)
+    left = {t.number: (_last(t) or 0.0) > level for t in trials}
+    away = sum(left.values())
+    evidence = {"trials": len(trials), "left": away, "level": level, "best": best, "chance": chance}
+    if len(trials) < FEWEST:
+        finding = f"{len(trials)} trials have ended: too few to say where the plateau is left (from {FEWEST} on)"
+        return [Finding("too_few_trials", finding, "run more trials: tuner search --trials N", evidence)]
+    if best - chance < LEAST_RISE:
+        finding = f"none of {len(trials)} trials left the level of the most frequent answer ({chance:.3f}); the best reached {best:.3f}"
+        return [Finding("nowhere_left", finding, "widen the ranges, the learning rate's first, or give trials more epochs", evidence)]
+    if away == len(trials):
+        finding = f"all {len(trials)} trials left the level of the most frequent answer ({chance:.3f})"
+        return [Finding("everywhere_left", finding, "nothing to do: no setting searched holds a trial on the plateau", evidence)]
+    cuts = sorted((cut for cut in _best_cuts(trials, left) if cut.chance < SURE), key=lambda cut: cut.chance)
+    if not cuts:
+        finding = f"{away} of {len(trials)} trials left the plateau (above {level:.3f}); no setting tells them apart beyond chance"
+        return [Finding("left_by_no_setting", finding, "run more trials, or look at the curves in the dashboard", evidence)]
+    return [_finding(cut, level) for cut in cuts]
+
+
+def _last(trial: FrozenTrial) -> float | None:
+    values = [value for _, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)]
+    return values[-1] if values else None
+
+
+def _finding(cut: Cut, level: float) -> Finding:
+    stayed = tuple(number - left for left, number in zip(cut.left, cut.of, strict=True))
+    better = int(cut.left[1] * cut.of[0] > cut.left[0] * cut.of[1])
+    names = (cut.low, cut.high)
+    finding = (
+        f"{stayed[1 - better]} of {cut.of[1 - better]} trials with {names[1 - better]} stayed on the plateau (up to {level:.3f}); "
+        f"{cut.left[better]} of {cut.of[better]} with {names[better]} left it"
+    )
+    evidence = {"setting": cut.setting, "left": list(cut.left), "of": list(cut.of), "p": cut.chance}
+    return Finding("plateau_left", finding, f"search {names[better]}", evidence)
+
+
+def _best_cuts(trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
+    """The most telling cut of each setting."""
+    tried = {name: _cuts(name, trials, left) for name in sorted({name for t in trials for name in t.params})}
+    number = sum(map(len, tried.values()))
+    best = [min(cuts, key=lambda cut: cut.chance) for cuts in tried.values() if cuts]
+    return [Cut(c.setting, c.low, c.high, c.left, c.of, min(1.0, c.chance * number)) for c in best]
+
+
+def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
+    """Every way to tell the trials apart by one setting: between two of its values, or one choice from the others."""
+    points = [(t.params[name], left[t.number]) for t in trials if name in t.params]
+    values = sorted({value for value, _ in points}, key=lambda value: (str(type(value)), value))
+    ordered = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    cuts = []
+    for low, high in itertools.pairwise(values):
+        if ordered:
+            border = f"{_between(low, high):.3g}"
+            groups, names = [value >= high for value, _ in points], (f"{name} < {border}", f"{name} >= {border}")
+        else:
+            groups, names = [value == high for value, _ in points], (f"another {name} than {high}", f"{name} = {high}")
+        of = (groups.count(False), groups.count(True))
+        away = tuple(sum(out for group, (_, out) in zip(groups, points, strict=True) if group is side) for side in (False, True))
+        cuts.append(Cut(name, *names, (away[0], away[1]), of, fisher((away[0], away[1]), of)))
+    return cuts
+
+
+def _between(low: float, high: float) -> float:
+    """A border between two values that is short to say."""
+    middle = math.sqrt(low * high) if low > 0 else (low + high) / 2
+    for digits in range(1, 4):
+        rounded = float(f"{middle:.{digits}g}")
+        if low < rounded <= high:
+            return rounded
+    return high
