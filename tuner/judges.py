@@ -122,8 +122,9 @@ class PlateauRule:
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
     Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
-    of the way down from the best to chance: what has converged up there has finished. A trial that lies flat waits for as long as its
-    peers took to leave that level, half of its epochs where hardly any has left it.
+    of the way down from the best to chance; what has converged up there has finished. Where fewer than a fifth have left a plateau, its
+    level is not taken for theirs. A trial that lies flat waits for as long as its peers took to leave that level, half of its epochs
+    where hardly any has left it.
     """
 
     window: int = 5
@@ -141,7 +142,7 @@ class PlateauRule:
         slope, error = slope_with_error(recent)
         level, reach = statistics.median(recent), recent[-1] + max(0.0, slope + 2 * error) * (history.epochs - epoch)
         noise = error * math.sqrt((self.window * (self.window**2 - 1)) / 12)
-        if reach >= self._target(history, level) or epoch < self._patience(history, level, noise):
+        if self._matters(history, level, reach) or epoch < self._patience(history, level, noise):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
         where = self._where(history, level)
@@ -159,14 +160,16 @@ class PlateauRule:
             return ""
         return f", {'below' if level < history.chance - 0.05 else 'at'} the level of the most frequent answer ({history.chance:.3f})"
 
-    def _target(self, history: History, level: float) -> float:
-        """The level at which the trial would matter."""
+    def _matters(self, history: History, level: float, reach: float) -> bool:
+        """Whether it stands out among the best fifth, or will come so far, or near the best of all."""
         tops = sorted(_tops(history), reverse=True)
         if not tops:
-            return math.inf
+            return True
+        best, fifth = tops[0], tops[len(tops) // BEST_PART]
+        if level > fifth + 0.1 * (best - fifth):
+            return True
         floor = history.chance if history.chance is not None else level
-        fifth = max(tops[len(tops) // BEST_PART], level + 0.25 * (tops[0] - level))  # where few have left the plateau, it is no part of it
-        return min(tops[0] - self.near * (tops[0] - floor), fifth)
+        return reach >= min(best - self.near * (best - floor), max(fifth, level + 0.25 * (best - level)))
 
     def _patience(self, history: History, level: float, noise: float) -> float:
         """Up to which epoch a trial at this level may wait for its fall."""

@@ -1,6 +1,7 @@
 """The search: a real one on synthetic stories, its endings, its continuation, and its loop with a trainer that follows a script."""
 
 import dataclasses
+import io
 import os
 import signal
 import subprocess
@@ -108,6 +109,21 @@ def test_a_trial_below_the_floor_on_the_round_trip_is_never_best(tmp_path: Path)
     found = run_search(request(tmp_path, made), quiet())
     assert found.summary["trials"] == {"finished": 2}
     assert found.summary["best"] is None
+
+
+def test_confirmation_can_be_left_out_and_waits_for_the_last_trial(tmp_path: Path) -> None:
+    """--no-confirm; a search out of time says that the best is not confirmed; running it again confirms without training a trial."""
+    said = io.StringIO()
+    out_of_time = definition(budget={"trials": 2, "epochs": 1, "minutes": 1e-9})
+    run_search(request(tmp_path, out_of_time), Console(file=said, force_terminal=False, width=200))
+    assert "not confirmed yet" in said.getvalue()
+    made = definition(budget={"trials": 2, "epochs": 1})
+    found = run_search(request(tmp_path, made, confirm=False), quiet())
+    assert found.summary["best"]["confirmed"] is None
+    again = run_search(request(tmp_path, made), quiet())
+    assert len(again.summary["best"]["confirmed"]["values"]) == 2
+    assert again.summary["epochs_run"] == found.summary["epochs_run"] == 2
+    assert any(line.startswith("confirmed with 2 fresh seeds:") for line in again.lines)
 
 
 def test_a_killed_search_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -> None:
