@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.layers import ABSENT
+from model.layers import ABSENT, mean_over
 from model.network import Parsed
 from model.vocabulary import PAD
 
@@ -30,13 +30,9 @@ def alignment_loss(parsed: Parsed, tokens_KBT: Tensor, bases_KBT: Tensor, propos
     known_KBP4 = here_KBP4T.any(-1)
     held_KBP4T = torch.where(here_KBP4T, parsed.looks_KBP4T, ABSENT)
     surprise_KBP4 = torch.logsumexp(parsed.looks_KBP4T, -1) - torch.logsumexp(held_KBP4T, -1)
-    reads_K = _mean_over(torch.where(known_KBP4, surprise_KBP4, 0.0), known_KBP4)
+    reads_K = mean_over(torch.where(known_KBP4, surprise_KBP4, 0.0), known_KBP4)
 
     share_KBPT = torch.softmax(held_KBP4T[:, :, :, 0], -1).detach() * known_KBP4[..., :1]  # of equal tokens, the one it reads now
     complete_KB1 = (known_KBP4[..., 0] | (sought_KBP4[..., 0] == PAD)).all(-1, keepdim=True)
     counted_KBT = complete_KB1 & (tokens_KBT != PAD)
-    return reads_K + _mean_over((parsed.count_KBT - share_KBPT.sum(2)).square(), counted_KBT)
-
-
-def _mean_over(values_KBx: Tensor, kept_KBx: Tensor) -> Tensor:
-    return (values_KBx * kept_KBx).flatten(1).sum(1) / kept_KBx.flatten(1).sum(1).clamp(min=1)
+    return reads_K + mean_over((parsed.count_KBT - share_KBPT.sum(2)).square(), counted_KBT)

@@ -134,3 +134,8 @@ def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
     keys = keys_KBTD.reshape(slots * sentences, places, dim).transpose(1, 2)
     scores: Tensor = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
     return scores.view(slots, sentences, queries, places)
+
+
+def mean_over(values_KBx: Tensor, mask_KBx: Tensor) -> Tensor:
+    """Each slot's mean over what the mask (numbers or booleans) keeps; 0 where it keeps nothing."""
+    return (values_KBx * mask_KBx).flatten(1).sum(1) / mask_KBx.flatten(1).sum(1).clamp(min=1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.alignment import alignment_loss
-from model.layers import Parameters
+from model.layers import Parameters, mean_over
 from model.network import Conditions, Generated, Parsed, SymmetricNetwork
 from model.shortlist import SHORTLIST, Candidates, shortlist, whole_table
 from model.softmax import Scratch, softmax_over_table
@@ -45,11 +45,6 @@ class Batch:
     def filled(self, dtype: torch.dtype) -> Tensor:
         """1 where there is a proposition, `filled_KBP`."""
         return (self.propositions_KBP3[..., 0] != PAD).to(dtype)
-
-
-def _mean_over(values_KBx: Tensor, mask_KBx: Tensor) -> Tensor:
-    """Each slot's mean over what the mask keeps; 0 where it keeps nothing."""
-    return (values_KBx * mask_KBx).flatten(1).sum(1) / mask_KBx.flatten(1).sum(1).clamp(min=1)
 
 
 class ComponentLosses:
@@ -132,7 +127,7 @@ class ComponentLosses:
             loss_KM = (means[..., dim] - gold_KM).square()
         filled_everywhere = functional.pad(filled_KBP, (0, parsed.presence_KBP.shape[2] - places))
         presence = functional.binary_cross_entropy_with_logits(parsed.presence_KBP, filled_everywhere, reduction="none")
-        loss_K = _mean_over(loss_KM, (gold_KM != PAD).to(loss_KM.dtype)) + presence.mean((1, 2))
+        loss_K = mean_over(loss_KM, (gold_KM != PAD).to(loss_KM.dtype)) + presence.mean((1, 2))
         if not soft or means is None:
             return loss_K, None
         nothing = parsed.roles_KBP3D.new_zeros(slots * sentences * places, 3 * dim)

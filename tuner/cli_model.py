@@ -87,11 +87,12 @@ def train(
     Example: tuner train --num-stories 100 --epochs 30 --batch-size 32 --lr 0.0003 --hidden-dim 128 --num-rules 16
     """
     from model.checkpoint import DataSource
+    from model.config import Hyperparameters
     from tuner import training
     from tuner.progress import BarProgress
 
     source = DataSource(data or "synthetic", num_stories, split_seed)
-    settings, usual = training.preset(preset) if preset else ({}, training.DEFAULT_EPOCHS)
+    settings, usual = training.preset(preset) if preset else ({}, Hyperparameters.epochs)
     settings = {**settings, **_named_settings(options)}
     request = training.TrainRequest(source, settings, epochs or usual, seed, device, checkpoint)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing:

@@ -50,10 +50,14 @@ def feasible(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
 
 
+def candidates(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The feasible trials that are no baselines, the best first."""
+    return [t for t in feasible(trials) if not t.user_attrs.get("baseline")]
+
+
 def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTrial]:
     """The trials that are confirmed: the best few that are no baselines."""
-    own = [t for t in feasible(study.get_trials(deepcopy=False)) if not t.user_attrs.get("baseline")]
-    return own[: definition.confirm.top]
+    return candidates(study.get_trials(deepcopy=False))[: definition.confirm.top]
 
 
 def confirmations(study: optuna.Study) -> dict[int, Confirmation]:

@@ -5,7 +5,6 @@ Every error names the key, what was given and what is allowed.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tomllib
 from pathlib import Path
@@ -116,16 +115,16 @@ Space = Annotated[Annotated[Numbers, Tag("Numbers")] | Annotated[Choices, Tag("C
 class Plateau(_Section):
     """Settings of the plateau rule."""
 
-    window: Annotated[int, Field(ge=3)] = 5
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    near: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    window: Annotated[int, Field(ge=3)] = PlateauRule.window
+    share: Annotated[float, Field(gt=0, lt=1)] = PlateauRule.share
+    near: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.near
 
 
 class Explosion(_Section):
     """Settings of the explosion rule."""
 
-    factor: Annotated[float, Field(gt=0)] = 2.0
-    stay: Annotated[int, Field(ge=1)] = 2
+    factor: Annotated[float, Field(gt=0)] = ExplosionRule.factor
+    stay: Annotated[int, Field(ge=1)] = ExplosionRule.stay
 
 
 class Halving(_Section):
@@ -334,8 +333,3 @@ def load_definition(study: str) -> StudyDefinition:
     if "name" in content:
         raise DefinitionError(f"{study}: name is not known there; a study has the name of its file (or of --name)")
     return validated({**content, "name": name}, study)
-
-
-def defaults() -> dict[str, Any]:
-    """Every setting's default, as `tuner train` uses it."""
-    return {**flat_settings(ModelShape(), Hyperparameters()), "epochs": dataclasses.asdict(Hyperparameters())["epochs"]}

@@ -48,14 +48,16 @@ def _curve(trial: FrozenTrial, sign: float) -> Curve:
 class PlateauPruner(RulePruner):
     """Stops what makes no progress beyond its own noise; see `PlateauRule`."""
 
-    def __init__(self, epochs: int, window: int = 5, share: float = 0.05, near: float = 0.15) -> None:
+    def __init__(
+        self, epochs: int, window: int = PlateauRule.window, share: float = PlateauRule.share, near: float = PlateauRule.near
+    ) -> None:
         super().__init__(PlateauRule(window, share, near), epochs)
 
 
 class ExplosionPruner(RulePruner):
     """Stops what is not finite; see `ExplosionRule`."""
 
-    def __init__(self, epochs: int, factor: float = 2.0, stay: int = 2) -> None:
+    def __init__(self, epochs: int, factor: float = ExplosionRule.factor, stay: int = ExplosionRule.stay) -> None:
         super().__init__(ExplosionRule(factor, stay), epochs)
 
 
@@ -65,12 +67,12 @@ class HalvingPruner(RulePruner):
     def __init__(
         self,
         epochs: int,
-        first: float = 0.06,
-        step: float = 1.5,
-        keep_first: float = 0.3,
-        keep_last: float = 0.055,
-        slack: float = 0.3,
-        least: int = 4,
+        first: float = HalvingRule.first,
+        step: float = HalvingRule.step,
+        keep_first: float = HalvingRule.keep_first,
+        keep_last: float = HalvingRule.keep_last,
+        slack: float = HalvingRule.slack,
+        least: int = HalvingRule.least,
     ) -> None:
         super().__init__(HalvingRule(first, step, keep_first, keep_last, slack, least), epochs)
 

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.confirm import Confirmation, confirmed_entry, feasible, winner
+from tuner.confirm import Confirmation, candidates, confirmed_entry, winner
 from tuner.definition import StudyDefinition
 from tuner.intervals import wilson
 from tuner.study import definition_of
@@ -56,8 +56,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
 
 def audit(ended: list[FrozenTrial]) -> dict[str, Any]:
     """How often stopping would have been wrong: of the stops that were not carried out, those of trials that ended in the best tenth."""
-    own = [t for t in feasible(ended) if not t.user_attrs.get("baseline")]
-    best = {t.number for t in own[: max(1, round(len(ended) / 10))]}
+    best = {t.number for t in candidates(ended)[: max(1, round(len(ended) / 10))]}
     spared = [t for t in ended if "audited" in t.user_attrs]
     wrong = sum(t.number in best for t in spared)
     low, high = wilson(wrong, len(spared))

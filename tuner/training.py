@@ -49,9 +49,6 @@ class TrainRequest:
     checkpoint: Path
 
 
-DEFAULT_EPOCHS = 30
-
-
 def preset(name: str) -> tuple[dict[str, Any], int]:
     """A shipped preset's settings and epochs.
 
