@@ -1,38 +1,93 @@
-"""Which token each part of a proposition comes from: known from spelling alone, and worth saying to a parser that has few sentences.
+"""Which token each part of a proposition comes from: known for training sentences, what both directions learn to choose for others.
 
-A part is aligned to every token that is the symbol itself or has it as its base form (`needles` for `needle`); a part without such a token
-(`type`, irregular forms) says nothing. Supervising attention by alignments: Liu et al. 2016, "Neural machine translation with supervised
-attention"; supervising the number of outputs of each input: Dong and Xu 2020, "CIF", its quantity loss.
+    entity      the tokens with propositions stand in the order of their propositions (the extraction works token by token)
+    relation    the nearest token to the entity that is this word or a form of it, if any (`type` stands nowhere)
+    value       likewise
+
+A form is one by the spelling (`needles` of `needle`), or one that train shows: `children` stands wherever a proposition's `child` would
+otherwise come from nowhere.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
-from model.layers import ABSENT, mean_over
-from model.network import Parsed
-from model.vocabulary import PAD
+from model.stories import Proposition, Sentence
+from model.vocabulary import base_forms
 
-LOOKED_FOR = (0, 0, 1, 2)
-"""What a place's reads look for: its token and its entity (part 0), its relation, its value."""
+NOWHERE = -1
+FORM_COUNT, FORM_LIFT = 3, 10
 
 
-def alignment_loss(parsed: Parsed, tokens_KBT: Tensor, bases_KBT: Tensor, propositions_KBP3: Tensor) -> Tensor:
-    """The surprise of the reads at their aligned tokens plus the squared error of the counts, `loss_K` (nats and propositions squared).
+class Aligner:
+    """Aligns sentences with their propositions; `irregular` holds the forms of words that spelling does not show."""
 
-    Args:
-        bases_KBT: the symbol of each token's base form, PAD where it has none.
-    """
-    sought_KBP4 = propositions_KBP3[..., LOOKED_FOR]
-    here_KBP4T = (tokens_KBT[:, :, None, None] == sought_KBP4[..., None]) | (bases_KBT[:, :, None, None] == sought_KBP4[..., None])
-    here_KBP4T = here_KBP4T & (sought_KBP4 != PAD)[..., None]
-    known_KBP4 = here_KBP4T.any(-1)
-    held_KBP4T = torch.where(here_KBP4T, parsed.looks_KBP4T, ABSENT)
-    surprise_KBP4 = torch.logsumexp(parsed.looks_KBP4T, -1) - torch.logsumexp(held_KBP4T, -1)
-    reads_K = mean_over(torch.where(known_KBP4, surprise_KBP4, 0.0), known_KBP4)
+    def __init__(self, irregular: Mapping[str, frozenset[str]]) -> None:
+        self.irregular = irregular
 
-    share_KBPT = torch.softmax(held_KBP4T[:, :, :, 0], -1).detach() * known_KBP4[..., :1]  # of equal tokens, the one it reads now
-    complete_KB1 = (known_KBP4[..., 0] | (sought_KBP4[..., 0] == PAD)).all(-1, keepdim=True)
-    counted_KBT = complete_KB1 & (tokens_KBT != PAD)
-    return reads_K + mean_over((parsed.count_KBT - share_KBPT.sum(2)).square(), counted_KBT)
+    @classmethod
+    def of(cls, sentences: Sequence[Sentence]) -> Aligner:
+        """Learns the irregular forms of `sentences`.
+
+        A token is a form of a word of the same first letter if it stands in a third of the sentences where that word is sought in vain
+        (`FORM_COUNT` of them at least) and `FORM_LIFT` times as often there as anywhere.
+        """
+        plain, tokens = cls({}), Counter(token for s in sentences for token in set(s.tokens))
+        lost: Counter[str] = Counter()
+        pairs: Counter[tuple[str, str]] = Counter()
+        for sentence in sentences:
+            sought = {word for p in sentence.propositions for word in (p[0], p[2], p[1])}
+            for word in sought:
+                if not any(plain.is_form(token, word) for token in sentence.tokens):
+                    lost[word] += 1
+                    pairs.update((word, token) for token in set(sentence.tokens))
+        forms: dict[str, set[str]] = {}
+        for (word, token), count in pairs.items():
+            lift = (count / lost[word]) / (tokens[token] / len(sentences))
+            if count >= FORM_COUNT and lift >= FORM_LIFT and 3 * count >= lost[word] and token[:1] == word[:1]:
+                forms.setdefault(word, set()).add(token)
+        return cls({word: frozenset(found) for word, found in forms.items()})
+
+    def is_form(self, token: str, word: str) -> bool:
+        """Whether the token is this word or a form of it."""
+        return token == word or token in self.irregular.get(word, ()) or word in base_forms(token)
+
+    def align(self, sentence: Sentence) -> list[tuple[int, int, int]]:
+        """The token of each proposition's entity, relation and value; NOWHERE where it has none, save that an entity always has one.
+
+        An entity that stands nowhere (about one in two hundred) is put at the token after the last one, so that the sentence still says how
+        many propositions it has.
+        """
+        found: list[tuple[int, int, int]] = []
+        place, entity = NOWHERE, None
+        for stated in sentence.propositions:
+            first = place if stated[0] == entity and stated[1] != "type" else place + 1
+            places = self._places(sentence, stated[0])
+            place = min(next((p for p in places if p >= first), first), len(sentence.tokens) - 1)
+            entity = stated[0]
+            found.append((place, self._nearest(sentence, stated[1], place), self._value(sentence, stated, place)))
+        return found
+
+    def _value(self, sentence: Sentence, stated: Proposition, place: int) -> int:
+        return place if stated[2] == stated[0] else self._nearest(sentence, stated[2], place)
+
+    def _nearest(self, sentence: Sentence, word: str, place: int) -> int:
+        return min(self._places(sentence, word), key=lambda p: abs(p - place), default=NOWHERE)
+
+    def _places(self, sentence: Sentence, word: str) -> list[int]:
+        return [place for place, token in enumerate(sentence.tokens) if self.is_form(token, word)]
+
+
+def alignments(sentences: Sequence[Sentence], places: int, tokens: int) -> Tensor:
+    """The alignment of each sentence's first propositions, `aligned_NP3`, with the forms that these sentences show; NOWHERE elsewhere."""
+    aligner = Aligner.of(sentences)
+    aligned = torch.full((len(sentences), places, 3), NOWHERE)
+    for row, sentence in enumerate(sentences):
+        found = aligner.align(sentence)[:places]
+        if found:
+            aligned[row, : len(found)] = torch.tensor(found).clamp(max=tokens - 1)
+    return aligned

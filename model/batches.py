@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.alignment import alignments
 from model.augmentation import WordSwap
 from model.corpus import Corpus, LengthClass, Split, length_classes
+from model.layout import Layout, lay_out
 from model.losses import Batch
 from model.network import SymmetricNetwork
 from model.noise import generator_for, uniform
@@ -36,13 +38,16 @@ class _Drawn:
     tokens_KNT: Tensor
     seen_KNT: Tensor
     propositions_KNP3: Tensor
+    aligned_KNP3: Tensor
+    layout: Layout
 
 
 class Batches:
     """Cuts a corpus's train split into batches; all slots and epochs share one sequence of length classes."""
 
     def __init__(self, corpus: Corpus, train: Split, batch_size: int, places: int, network: SymmetricNetwork, dtype: torch.dtype) -> None:
-        self.train, self.network = train, network
+        self.train, self.network, self.dtype = train, network, dtype
+        self._aligned_NP3 = alignments(corpus.sentences["train"], places, corpus.max_tokens).to(train.tokens_NT.device)
         self.classes = length_classes(corpus.splits["train"], batch_size, places)
         self.schedule = _fixed_schedule(self.classes)
         self._swap = WordSwap(corpus, train.tokens_NT.device)
@@ -74,7 +79,11 @@ class Batches:
             strength = torch.tensor(draw.word_dropout, dtype=self._word_counts_S.dtype, device=tokens.device)[:, None, None]
             hidden = chances * (self._word_counts_S[tokens] + strength) < strength
             seen = torch.where(hidden, self.network.hide(tokens), tokens)
-        return _Drawn(tokens, seen, propositions)
+        aligned = self._aligned_NP3[:, : length_class.propositions][rows_KN]
+        lengths, filled = self.train.token_counts_N[rows_KN], propositions[..., 0] != PAD
+        most = self.network.shape.max_propositions
+        layout = lay_out(aligned[..., 0], filled, lengths, length_class.tokens, most, self.dtype)
+        return _Drawn(tokens, seen, propositions, aligned, layout)
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,14 @@ class Epoch:
         """The batch of step 0, 1, ...: views of what was drawn."""
         number, start, size = self.schedule[step]
         drawn, here = self.drawn[number], slice(start, start + size)
-        return Batch(drawn.tokens_KNT[:, here], drawn.propositions_KNP3[:, here], drawn.seen_KNT[:, here], self.classes[number].facts)
+        return Batch(
+            drawn.tokens_KNT[:, here],
+            drawn.propositions_KNP3[:, here],
+            drawn.seen_KNT[:, here],
+            drawn.aligned_KNP3[:, here],
+            drawn.layout.batch(here),
+            self.classes[number].facts,
+        )
 
 
 def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[int, int, int]]:

@@ -58,25 +58,29 @@ class Answer:
 
 def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, conditions: Conditions) -> Answer:
     """The most likely symbol of every role at every place that is more likely filled than not."""
-    mask = (tokens_KBT != PAD).to(p["table"].dtype)
-    parsed = network.parse(p, network.embed(p, tokens_KBT), mask, conditions, network.shape.max_propositions)
+    mask_KBT = (tokens_KBT != PAD).to(p["table"].dtype)
+    words = network.embed(p, tokens_KBT)
+    understood = network.understand(p, words, mask_KBT, conditions)
+    layout = network.layout_of_counts(understood, mask_KBT, network.shape.max_propositions)
+    parsed = network.read(p, understood, words, mask_KBT, layout, conditions)
     slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
     scores = network.scores(p, parsed.roles_KBP3D.view(slots, sentences * places * 3, dim), "role_bias")
     best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)
-    return Answer(best * (parsed.presence_KBP > 0)[..., None])
+    return Answer(best * layout.filled_KBP[..., None])
 
 
 def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, conditions: Conditions) -> Tensor:
-    """The most likely length, then the most likely word at each token: `tokens_KBT`, 0 beyond the length."""
+    """The most likely gaps, then the most likely word at each token: `tokens_KBT`, 0 beyond the length."""
     slots, sentences = propositions_KBP3.shape[:2]
-    presence = (propositions_KBP3[..., 0] != PAD).to(p["table"].dtype)
+    filled_KBP = propositions_KBP3[..., 0] != PAD
     items = network.embed(p, propositions_KBP3)
-    start = torch.ones(slots, sentences, dtype=torch.int64, device=items.device)
-    length_KB = network.generate(p, items, presence, start, 1, conditions).length_KBL[..., 1:].argmax(-1) + 1
-    written = network.generate(p, items, presence, length_KB, network.max_tokens, conditions)
-    scores = network.scores(p, written.words_KBTD.view(slots, sentences * network.max_tokens, -1), "word_bias")
+    state_KBQD, gaps_KBQG = network.gather(p, items, filled_KBP, conditions)
+    layout, length_KB = network.layout_of_gaps(gaps_KBQG, filled_KBP)
+    mask_KBT = (torch.arange(network.max_tokens, device=items.device) < length_KB[..., None]).to(items.dtype)
+    written = network.write(p, state_KBQD, items, mask_KBT, layout, conditions)
+    scores = network.scores(p, written.view(slots, sentences * network.max_tokens, -1), "word_bias")
     words = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, -1) + len(SPECIAL_SYMBOLS)
-    return words * (torch.arange(network.max_tokens, device=words.device) < length_KB[..., None])
+    return words * (mask_KBT > 0)
 
 
 def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn import functional
 from model.parameters import ParameterSpec
 
 Parameters = Mapping[str, Tensor]
+EPSILON = 1e-5
 ABSENT = -1e30  # added to a score it makes the softmax exactly 0; finite, so that a row of absent ones is no NaN
 
 
@@ -41,36 +43,56 @@ def offset(name: str, *size: int, mean: float = 0.0) -> ParameterSpec:
     return ParameterSpec(name, size, mean=mean, decays=False)
 
 
-def convolution_specs(name: str, dim: int) -> list[ParameterSpec]:
-    """The parameters of `convolve`."""
-    return [weight(f"{name}.in", 3 * dim, dim), offset(f"{name}.in_bias", dim), weight(f"{name}.out", dim, dim, 0.5)]
+def convolution_specs(name: str, dim: int, reach: int = 1) -> list[ParameterSpec]:
+    """The parameters of `convolve` over each place and `reach` places to each side."""
+    width = 2 * reach + 1
+    return [weight(f"{name}.in", width * dim, dim), offset(f"{name}.in_bias", dim), weight(f"{name}.out", dim, dim, 0.5)]
 
 
-def convolve(p: Parameters, name: str, x_KBTD: Tensor, mask_KBT1: Tensor | None, keep_KB1D: Tensor | None) -> Tensor:
-    """A residual convolution over each place and its two neighbours: one product for all places."""
-    u = normalise(x_KBTD)
-    u = u if mask_KBT1 is None else u * mask_KBT1
-    before = functional.pad(u[:, :, :-1], (0, 0, 1, 0))
-    after = functional.pad(u[:, :, 1:], (0, 0, 0, 1))
-    hidden = functional.gelu(linear(torch.cat((before, u, after), -1), p[f"{name}.in"], p[f"{name}.in_bias"]))
-    y = linear(hidden, p[f"{name}.out"])
-    return x_KBTD + (y if keep_KB1D is None else y * keep_KB1D)
+class _Convolve(torch.autograd.Function):
+    """Written out by hand: half the operations that autograd would take."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_KBTD: Tensor, mask_KBT1: Tensor, keep_KB1D: Tensor | None, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
+    ) -> Tensor:
+        dim = x_KBTD.shape[3]
+        u, mean, rstd = torch.native_layer_norm(x_KBTD, (dim,), None, None, EPSILON)
+        windows = _windows(u.mul_(mask_KBT1), weight_in.shape[1] // dim)
+        before = torch.baddbmm(bias_in[:, None], windows, weight_in)
+        hidden = functional.gelu(before)
+        y = torch.bmm(hidden, weight_out).view(x_KBTD.shape)
+        ctx.save_for_backward(x_KBTD, mask_KBT1, keep_KB1D, weight_in, weight_out, mean, rstd, windows, before, hidden)
+        return (y if keep_KB1D is None else y.mul_(keep_KB1D)).add_(x_KBTD)
+
+    @staticmethod
+    def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, keep, weight_in, weight_out, mean, rstd, windows, before, hidden = ctx.saved_tensors
+        slots, sentences, places, dim = x.shape
+        d_out = (d_y if keep is None else d_y * keep).reshape(slots, sentences * places, dim)
+        d_before = torch.ops.aten.gelu_backward(torch.bmm(d_out, weight_out.transpose(1, 2)), before)
+        d_weight_out = torch.bmm(hidden.transpose(1, 2), d_out)
+        d_weight_in = torch.bmm(windows.transpose(1, 2), d_before)
+        width = weight_in.shape[1] // dim
+        turned = weight_in.view(slots, width, dim, dim).flip(1).transpose(2, 3).reshape(slots, width * dim, dim)
+        d_u = torch.bmm(_windows(d_before.view(x.shape), width), turned).view(x.shape).mul_(mask)
+        d_x, _, _ = torch.ops.aten.native_layer_norm_backward(d_u, x, [dim], mean, rstd, None, None, [True, False, False])
+        return d_x.add_(d_y), None, None, d_weight_in, d_before.sum(1), d_weight_out
 
 
-def attention_specs(name: str, dim: int) -> list[ParameterSpec]:
-    """The parameters of `attend`."""
-    return [weight(f"{name}.qkv", dim, 3 * dim), weight(f"{name}.out", dim, dim, 0.5)]
+def _windows(u_KBTD: Tensor, width: int) -> Tensor:
+    """Each place with its neighbours, zeros beyond the ends: `windows_KM(WD)`, M = BT."""
+    slots, sentences, places, dim = u_KBTD.shape
+    reach = width // 2
+    padded = functional.pad(u_KBTD, (0, 0, reach, reach))
+    windows = padded.as_strided((slots, sentences, places, width * dim), (*padded.stride()[:3], 1))
+    return windows.reshape(slots, sentences * places, width * dim)
 
 
-def attend(p: Parameters, name: str, x_KBTD: Tensor, bias_KBT: Tensor, keep_KB1D: Tensor | None) -> Tensor:
-    """Residual self-attention of the places of a sentence to each other, four heads (Vaswani et al. 2017)."""
-    slots, sentences, places, dim = x_KBTD.shape
-    qkv = linear(normalise(x_KBTD), p[f"{name}.qkv"]).view(slots * sentences, places, 3, 4, dim // 4)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    bias = bias_KBT.reshape(slots * sentences, 1, 1, places).expand(-1, -1, places, -1)
-    read = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    y = linear(read.transpose(1, 2).reshape(slots, sentences, places, dim), p[f"{name}.out"])
-    return x_KBTD + (y if keep_KB1D is None else y * keep_KB1D)
+def convolve(p: Parameters, name: str, x_KBTD: Tensor, mask_KBT1: Tensor, keep_KB1D: Tensor | None) -> Tensor:
+    """A residual convolution over each place and its neighbours, of which the masked are 0: one product for all places."""
+    y: Tensor = _Convolve.apply(x_KBTD, mask_KBT1, keep_KB1D, p[f"{name}.in"], p[f"{name}.in_bias"], p[f"{name}.out"])  # type: ignore[no-untyped-call]
+    return y
 
 
 def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
@@ -117,6 +139,13 @@ def invert_rules(p: Parameters, name: str, x: Tensor, bias_KR: Tensor) -> Tensor
     second = second - _fire(p, f"{name}.second", first, bias_KR)
     first = first - _fire(p, f"{name}.first", second, bias_KR)
     return torch.cat((first, second), -1).view(x.shape)
+
+
+def lookup(table_KND: Tensor, ids: Tensor) -> Tensor:
+    """Each slot's rows of its own table: `ids_K...` to `rows_K...D`."""
+    slots, count, dim = table_KND.shape
+    start_K = torch.arange(slots, device=ids.device) * count
+    return functional.embedding(ids + start_K.view(-1, *(1,) * (ids.dim() - 1)), table_KND.reshape(slots * count, dim))
 
 
 def read_from(scores: Tensor, values: Tensor) -> Tensor:

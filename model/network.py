@@ -1,12 +1,13 @@
 """The symmetric network: one set of parameters that parses a sentence into propositions and generates it back.
 
-    parse      words -> convolutions, attention -> rules ->  meaning -> places read it in order -> entity, relation, value
-    generate   propositions -> laid out along the sentence -> rules inverted -> convolutions, attention -> words
+    parse      words -> convolutions -> rules -> meaning -> how many propositions each token carries -> entity, relation, value
+    generate   propositions -> how far they lie apart -> along the sentence -> rules inverted -> convolutions -> words
 
-Both directions share the symbol table (tied in and out), the positions and the reversible rules. Every parameter has a leading slot
-axis K; K = 1 is the ordinary model. Nothing here is recurrent, and nothing depends on what the neighbouring slots do.
+Both directions share the symbol table (tied in and out), the layout between them and the reversible rules. Every parameter has a leading
+slot axis K; K = 1 is the ordinary model. Nothing here is recurrent, and nothing depends on what the neighbouring slots do.
 
-Letters of the axes: K slots, B sentences, T tokens, P places for propositions, 3 roles, S symbols, D hidden_dim, R rules, L lengths.
+Letters of the axes: K slots, B sentences, T tokens, P places for propositions, Q places and the end, 3 roles, S symbols, D hidden_dim,
+R rules, C counts, G gaps.
 """
 
 from __future__ import annotations
@@ -24,12 +25,11 @@ from model.layers import (
     ABSENT,
     Parameters,
     apply_rules,
-    attend,
-    attention_specs,
     convolution_specs,
     convolve,
     invert_rules,
     linear,
+    lookup,
     match,
     normalise,
     offset,
@@ -37,36 +37,37 @@ from model.layers import (
     rule_specs,
     weight,
 )
+from model.layout import REACH, Layout, lay_out, places_of_counts, places_of_gaps
 from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
-MASKED_SITES = 8
-REACH = 6
-WINDOW = 2 * REACH + 1
+MASKED_SITES = 7
+CONVOLUTIONS = ("first", "second")
+LOOK = 6
+WINDOW = 2 * LOOK + 1
 """How far from a place's own token its reads are told apart by distance, in tokens."""
 
 
+class Understood(NamedTuple):
+    """A sentence understood: its meaning by token (normalised), and scores for how many propositions each token carries."""
+
+    meaning_KBTD: Tensor
+    counts_KBTC: Tensor
+
+
 class Parsed(NamedTuple):
-    """What parsing gives: the state of each role at each place, before the symbol table, and whether the place is filled."""
+    """What parsing gives: the state of each role at each place, before the symbol table, and what led there."""
 
     roles_KBP3D: Tensor
-    presence_KBP: Tensor
-    looks_KBP4T: Tensor
-    """The scores by which a place chose its tokens: by the count, for its entity, its relation and its value."""
-    count_KBT: Tensor
-    """How many propositions each token carries."""
+    looks_KBP3T: Tensor
+    """The scores by which a place chose its tokens for each role."""
+    counts_KBTC: Tensor
+    """Scores for how many propositions each token carries."""
 
     def halves(self) -> tuple[Parsed, Parsed]:
         """The first and the second half of the sentences."""
         first, second = zip(*(part.chunk(2, dim=1) for part in self), strict=True)
         return Parsed(*first), Parsed(*second)
-
-
-class Generated(NamedTuple):
-    """What generating gives: the state at each token, before the symbol table, and scores for the sentence's length."""
-
-    words_KBTD: Tensor
-    length_KBL: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class SymmetricNetwork:
     def __init__(self, shape: ModelShape, vocabulary: Vocabulary, max_tokens: int, device: torch.device) -> None:
         self.shape, self.symbols, self.max_tokens = shape, len(vocabulary), max_tokens
         self.endings = len(vocabulary.endings)
+        self.counts = shape.max_propositions + 1
         bases = torch.tensor(vocabulary.symbol_bases(), device=device)
         self._base_S, self._has_base_S1 = bases, (bases != PAD)[:, None]
         self._ending_S = torch.tensor(vocabulary.symbol_endings(), device=device)
@@ -100,49 +102,33 @@ class SymmetricNetwork:
 
     def specs(self) -> list[ParameterSpec]:
         """Every parameter of one slot."""
-        dim, places, tokens = self.shape.hidden_dim, self.shape.max_propositions, self.max_tokens
+        dim, tokens = self.shape.hidden_dim, self.max_tokens
         shared = [
             ParameterSpec("symbols", (self.symbols, dim), std=1 / self.scale),
             ParameterSpec("endings", (self.endings, dim), std=0.5 / self.scale),
-            ParameterSpec("positions", (tokens, dim), std=0.1),
-            offset("word_bias", self.symbols),
-            offset("role_bias", self.symbols),
+            *(offset("word_bias", self.symbols), offset("role_bias", self.symbols)),
             *rule_specs("rules", dim, self.shape.max_rules),
         ]
         parse = [
-            *convolution_specs("parse.near", dim),
-            *attention_specs("parse.far", dim),
-            *convolution_specs("parse.again", dim),
-            *(weight("parse.count", dim, 1, 0.3), offset("parse.count_bias", 1, mean=-1.5)),
-            *(weight("parse.place_value", dim, dim), weight("parse.block", 8, dim)),
+            ParameterSpec("parse.positions", (tokens, dim), std=0.1),
+            *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"parse.{name}", dim, reach=2)),
+            *(weight("parse.count", dim, self.counts, 0.3), offset("parse.count_bias", self.counts)),
+            *(weight("parse.place", dim, dim), ParameterSpec("parse.inside", (self.counts**2, dim), std=0.3)),
             *convolution_specs("parse.neighbours", dim),
-            *(weight("parse.presence", dim, 1, 0.1), offset("parse.slope", 1, mean=2.0)),
-            *(weight("parse.query", dim, 2 * dim), weight("parse.key", dim, dim), weight("parse.value", dim, dim)),
-            *(weight("parse.value_query", 3 * dim, dim), weight("parse.same", 3 * dim, 1, 0.3), offset("parse.same_bias", 1)),
+            *(weight("parse.query", dim, 3 * dim), weight("parse.steps", dim, 3 * WINDOW, 0.3)),
             *(weight("parse.role", dim, 3 * dim), offset("parse.role_bias", 3 * dim), weight("parse.read", dim, dim)),
-            *(weight("parse.steps", dim, 2 * WINDOW, 0.3), weight("parse.value_steps", 3 * dim, WINDOW, 0.3)),
             *(weight("parse.copy", dim, 3, 0.3), offset("parse.copy_bias", 3)),
-            *(offset("parse.sharpness", 1, mean=1.5), offset("parse.nearness", 3, mean=0.5)),
         ]
         generate = [
-            *(
-                weight("generate.in", 3 * dim, 2 * dim),
-                offset("generate.in_bias", 2 * dim),
-                weight("generate.state", 2 * dim, dim),
-            ),
-            ParameterSpec("generate.places", (places, dim), std=0.3),
+            *(weight("generate.in", 3 * dim, 2 * dim), offset("generate.in_bias", 2 * dim), weight("generate.state", 2 * dim, dim)),
+            ParameterSpec("generate.end", (dim,), std=0.3),
             *convolution_specs("generate.neighbours", dim),
-            *(weight("generate.length", dim, tokens + 1, 0.3), offset("generate.length_bias", tokens + 1)),
-            *(weight("generate.span", dim, 1, 0.3), offset("generate.span_bias", 1, mean=0.5)),
-            ParameterSpec("generate.lengths", (tokens + 1, dim), std=0.3),
-            *(weight("generate.query", dim, dim), weight("generate.key", dim, dim), weight("generate.value", dim, dim)),
-            *convolution_specs("generate.near", dim),
-            *attention_specs("generate.far", dim),
-            *convolution_specs("generate.again", dim),
-            *(weight("generate.item_query", dim, dim), weight("generate.item_key", dim, dim)),
-            ParameterSpec("generate.roles", (3, dim), std=0.3),
+            *(weight("generate.gap", dim, tokens + 2, 0.3), offset("generate.gap_bias", tokens + 2)),
+            *(ParameterSpec(f"generate.{side}", (2 * REACH, dim), std=0.3) for side in ("before", "after")),
+            weight("generate.spread", dim, 2 * dim),
+            *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"generate.{name}", dim, reach=2)),
+            *(weight("generate.query", dim, dim), ParameterSpec("generate.roles", (3, dim), std=0.3)),
             *(weight("generate.word", dim, dim), weight("generate.copy", dim, 1, 0.3), offset("generate.copy_bias", 1)),
-            *(offset("generate.sharpness", 2, mean=-2.0),),
         ]
         return shared + parse + generate
 
@@ -158,11 +144,7 @@ class SymmetricNetwork:
 
     def embed(self, p: Parameters, ids_KBx: Tensor) -> Tensor:
         """Input ids as vectors of about unit variance: `ids_K...` to `vectors_K...D`."""
-        inputs = p["inputs"]
-        slots, symbols, dim = inputs.shape
-        start_K = torch.arange(slots, device=ids_KBx.device) * symbols
-        rows = ids_KBx + start_K.view(-1, *(1,) * (ids_KBx.dim() - 1))
-        return functional.embedding(rows, inputs.view(slots * symbols, dim)) * self.scale
+        return lookup(p["inputs"], ids_KBx) * self.scale
 
     def hide(self, tokens: Tensor) -> Tensor:
         """The tokens as unknown words without a known base form are read: only their endings remain."""
@@ -176,154 +158,94 @@ class SymmetricNetwork:
         """Scores over the symbol table, `scores_KMS`; `bias` is `word_bias` or `role_bias`."""
         return torch.baddbmm(p[bias][:, None], states_KMD, p["table"].transpose(1, 2))
 
-    def parse(
-        self,
-        p: Parameters,
-        words_KBTD: Tensor,
-        mask_KBT: Tensor,
-        conditions: Conditions,
-        places: int,
-        seen_KBTD: Tensor | None = None,
-    ) -> Parsed:
-        """Reads a sentence (embedded words, hard or soft) into the first `places` places; presence is scored for all places.
-
-        With `seen_KBTD` given, the sentence is understood from these words (some of them hidden) while `words_KBTD` are copied from.
-        """
-        meaning = self._understand(p, words_KBTD if seen_KBTD is None else seen_KBTD, mask_KBT, conditions)
-        u = normalise(meaning)
-        near_KBPT, block_KBP8, count_KBT = self._count_out(p, u, mask_KBT)
-        state = read_from(near_KBPT, linear(u, p["parse.place_value"])) + linear(block_KBP8, p["parse.block"])
-        state = convolve(p, "parse.neighbours", state, None, conditions.keep(3))
-        s = normalise(state)
-        slope_K = functional.softplus(p["parse.slope"])[:, :, None]
-        presence_KBP = linear(s, p["parse.presence"]).squeeze(-1) + slope_K * (count_KBT.sum(-1, keepdim=True) - self._places(u))
-        roles, looks = self._read_roles(p, s[:, :, :places], u, words_KBTD, near_KBPT[:, :, :places])
-        return Parsed(roles, presence_KBP, looks, count_KBT)
-
-    def _places(self, like: Tensor) -> Tensor:
-        return torch.arange(self.shape.max_propositions, device=like.device, dtype=like.dtype) + 0.5
-
-    def _count_out(self, p: Parameters, u_KBTD: Tensor, mask_KBT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How many propositions each token carries, and from that which tokens each place reads.
-
-        Place p reads the token whose block of the running count covers p + 1/2: a soft monotonic alignment in the spirit of
-        continuous integrate-and-fire (Dong and Xu 2020). Returns scores `near_KBPT`, where in its token's block each place
-        lies (`block_KBP8`: four bumps from the block's start, four from its end), and the counts `count_KBT`.
-        """
-        count_KBT = functional.softplus(linear(u_KBTD, p["parse.count"], p["parse.count_bias"])).squeeze(-1) * mask_KBT
-        end_KBT = count_KBT.cumsum(-1)
-        place_P1 = self._places(u_KBTD)[:, None]
-        sharp_K = functional.softplus(p["parse.sharpness"])[:, :, None, None]
-        near_KBPT = (count_KBT + 1e-6).log()[:, :, None] - sharp_K * ((end_KBT - count_KBT / 2)[:, :, None] - place_P1).square()
-        near_KBPT = near_KBPT + ((1 - mask_KBT) * ABSENT)[:, :, None]
-        edges_KBP2 = read_from(near_KBPT, torch.stack((end_KBT - count_KBT, end_KBT), dim=-1))
-        inside_KBP2 = torch.cat((place_P1 - edges_KBP2[..., :1], edges_KBP2[..., 1:] - place_P1), dim=-1)
-        bumps_4 = torch.arange(4, device=u_KBTD.device, dtype=u_KBTD.dtype) + 0.5
-        block_KBP8 = torch.exp(-2 * (inside_KBP2[..., None] - bumps_4).square()).flatten(3)
-        return near_KBPT, block_KBP8, count_KBT
-
-    def _understand(self, p: Parameters, words_KBTD: Tensor, mask_KBT: Tensor, conditions: Conditions) -> Tensor:
-        tokens = words_KBTD.shape[2]
+    def understand(self, p: Parameters, words_KBTD: Tensor, mask_KBT: Tensor, conditions: Conditions) -> Understood:
+        """Reads embedded words, hard or soft."""
         mask_KBT1 = mask_KBT[..., None]
-        x = words_KBTD + p["positions"][:, None, :tokens]
+        x = words_KBTD + p["parse.positions"][:, None, : words_KBTD.shape[2]]
         keep = conditions.keep(0)
         x = (x if keep is None else x * keep) * mask_KBT1
-        x = convolve(p, "parse.near", x, mask_KBT1, conditions.keep(1))
-        x = attend(p, "parse.far", x, (1 - mask_KBT) * ABSENT, conditions.keep(2))
-        x = convolve(p, "parse.again", x, mask_KBT1, None)
-        return apply_rules(p, "rules", x, conditions.rules_KR)
+        for site, name in enumerate(CONVOLUTIONS):
+            x = convolve(p, f"parse.{name}", x, mask_KBT1, conditions.keep(site + 1))
+        meaning = normalise(apply_rules(p, "rules", x, conditions.rules_KR))
+        return Understood(meaning, linear(meaning, p["parse.count"], p["parse.count_bias"]))
 
-    def _read_roles(self, p: Parameters, s_KBPD: Tensor, u_KBTD: Tensor, words_KBTD: Tensor, near_KBPT: Tensor) -> tuple[Tensor, Tensor]:
-        """Each place looks for its entity and relation, then, knowing these, for its value, and copies from the words it finds.
+    def layout_of_counts(self, understood: Understood, mask_KBT: Tensor, places: int) -> Layout:
+        """The layout that the likeliest counts make."""
+        count_KBT = understood.counts_KBTC.argmax(-1) * (mask_KBT > 0)
+        position_KBP, filled_KBP = places_of_counts(count_KBT, places)
+        length_KB = mask_KBT.sum(-1).to(torch.int64)
+        return lay_out(position_KBP, filled_KBP, length_KB, mask_KBT.shape[2], self.shape.max_propositions, mask_KBT.dtype)
 
-        A token is found by what it is and by how far it lies from the place's own token. Copying reads the words' own vectors, so that a
-        word is named that was hardly ever seen (See et al. 2017, softly). The value may also take over the entity, as it does in every
-        `type`. Returns `roles_KBP3D` and `looks_KBP4T`.
+    def read(
+        self, p: Parameters, understood: Understood, words_KBTD: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
+    ) -> Parsed:
+        """Each place looks for its entity, relation and value, and copies from the words it finds.
+
+        A token is found by what it means and by how far it lies from the place's own token. Copying reads the words' own vectors, so that
+        a word is named that was hardly ever seen (See et al. 2017, softly).
         """
-        slots, sentences, places, dim = s_KBPD.shape
-        keys = linear(u_KBTD, p["parse.key"])
-        values = torch.cat((linear(u_KBTD, p["parse.value"]), words_KBTD), -1)
-        near_KBP3T = p["parse.nearness"][:, None, None, :, None] * near_KBPT[:, :, :, None].clamp(min=-30.0)
-        absent_KB11T = near_KBPT[:, :, :1, None].clamp(max=ABSENT / 2) - ABSENT / 2
-        around_KBPTW = functional.pad(torch.softmax(near_KBPT, -1), (REACH, REACH)).unfold(-1, WINDOW, 1)
+        slots, sentences, places = layout.position_KBP.shape
+        u, dim = understood.meaning_KBTD, words_KBTD.shape[3]
+        tokens = u.shape[2]
+        start_KB1 = torch.arange(slots * sentences, device=u.device).view(slots, sentences, 1) * tokens
+        here = functional.embedding(layout.position_KBP + start_KB1, u.reshape(slots * sentences * tokens, dim))
+        state = linear(here, p["parse.place"]) + lookup(p["parse.inside"], layout.inside_KBP)
+        s = normalise(convolve(p, "parse.neighbours", state, layout.filled_KBP[..., None].to(u.dtype), conditions.keep(3)))
 
-        def look(queries: Tensor, steps: Tensor, roles: slice) -> tuple[Tensor, Tensor, Tensor]:
-            count = queries.shape[3]
-            scores = match(queries.view(slots, sentences, places * count, dim), keys).view(slots, sentences, places, count, -1)
-            far = torch.matmul(steps.view(slots, sentences, places, count, WINDOW), around_KBPTW.transpose(-1, -2))
-            scores = scores + far + near_KBP3T[:, :, :, roles] + absent_KB11T
-            read = read_from(scores.view(slots, sentences, places * count, -1), values)
-            found, copied = read.view(slots, sentences, places, count, 2 * dim).chunk(2, dim=-1)
-            return linear(found, p["parse.read"]), copied, scores
+        token_T = torch.arange(tokens, device=u.device)
+        step_KBPT = (token_T - layout.position_KBP[..., None]).clamp(-LOOK, LOOK) + LOOK
+        steps = linear(s, p["parse.steps"]).view(slots, sentences, places, 3, WINDOW)
+        far = steps.gather(-1, step_KBPT[:, :, :, None].expand(-1, -1, -1, 3, -1))
+        queries = linear(s, p["parse.query"]).view(slots, sentences, places * 3, dim)
+        looks = match(queries, u).view(far.shape) + far + ((1 - mask_KBT) * ABSENT)[:, :, None, None]
+        found, copied = read_from(looks.view(slots, sentences, places * 3, tokens), torch.cat((u, words_KBTD), -1)).chunk(2, dim=-1)
+        start = linear(s, p["parse.role"], p["parse.role_bias"]).view(found.shape)
+        gate = torch.sigmoid(linear(s, p["parse.copy"], p["parse.copy_bias"])).view(slots, sentences, places * 3, 1)
+        roles = normalise(start + linear(found, p["parse.read"])) + 2 * gate * copied
+        return Parsed(roles.view(slots, sentences, places, 3, dim), looks, understood.counts_KBTC)
 
-        gate_KBP41 = 2 * torch.sigmoid(linear(s_KBPD, p["parse.copy"], p["parse.copy_bias"]))[..., None]
-        start = linear(s_KBPD, p["parse.role"], p["parse.role_bias"]).view(slots, sentences, places, 3, dim)
-        queries = linear(s_KBPD, p["parse.query"]).view(slots, sentences, places, 2, dim)
-        found, copied, first_looks = look(queries, linear(s_KBPD, p["parse.steps"]), slice(0, 2))
-        first_two = normalise(start[..., :2, :] + found) + gate_KBP41[..., :2, :] * copied
-        known = torch.cat((s_KBPD, first_two.flatten(3)), dim=-1)
-        queries = linear(known, p["parse.value_query"])[..., None, :]
-        found, copied, value_look = look(queries, linear(known, p["parse.value_steps"]), slice(2, 3))
-        same = 2 * torch.sigmoid(linear(known, p["parse.same"], p["parse.same_bias"]))[..., None]
-        value = normalise(start[..., 2:, :] + found) + gate_KBP41[..., 2:, :] * copied + same * first_two[..., :1, :]
-        looks_KBP4T = torch.cat((near_KBPT[:, :, :, None], first_looks, value_look), dim=3)
-        return torch.cat((first_two, value), dim=3), looks_KBP4T
+    def gather(self, p: Parameters, items_KBP3D: Tensor, filled_KBP: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """One state for each proposition (embedded, hard or soft) and for the end, knowing its neighbours; scores for the gaps.
 
-    def generate(
-        self, p: Parameters, items_KBP3D: Tensor, presence_KBP: Tensor, length_KB: Tensor, tokens: int, conditions: Conditions
-    ) -> Generated:
-        """Writes `tokens` words from propositions (embedded, hard or soft) whose presence lies between 0 and 1.
-
-        `length_KB` is the sentence's length in tokens; None of its places beyond that length is meant to be read.
+        Returns `state_KBQD` and `gaps_KBQG`.
         """
-        state = self._gather(p, items_KBP3D, presence_KBP, conditions)
-        m = normalise(state) * presence_KBP[..., None]
-        length_scores = linear(m.sum(2) * 0.5, p["generate.length"], p["generate.length_bias"])
-        text, distance_KBTP, absent_KB1P = self._lay_out(p, m, presence_KBP, length_KB, tokens)
-        text = invert_rules(p, "rules", text, conditions.rules_KR)
-        position_T = torch.arange(tokens, device=length_KB.device)
-        mask_KBT = (position_T < length_KB[..., None]).to(text.dtype)
-        text = convolve(p, "generate.near", text, mask_KBT[..., None], conditions.keep(5))
-        text = attend(p, "generate.far", text, (1 - mask_KBT) * ABSENT, conditions.keep(6))
-        text = convolve(p, "generate.again", text, mask_KBT[..., None], None)
-        return Generated(self._write(p, normalise(text), items_KBP3D, distance_KBTP, absent_KB1P), length_scores)
-
-    def _gather(self, p: Parameters, items_KBP3D: Tensor, presence_KBP: Tensor, conditions: Conditions) -> Tensor:
-        """One state a proposition, knowing its neighbours."""
         slots, sentences, places, _, dim = items_KBP3D.shape
+        row_Q, number_KB1 = torch.arange(places + 1, device=filled_KBP.device), filled_KBP.sum(-1, keepdim=True)
+        end_KBQ1, here_KBQ1 = (flags[..., None].to(items_KBP3D.dtype) for flags in (row_Q == number_KB1, row_Q <= number_KB1))
         joined = items_KBP3D.reshape(slots, sentences, places, 3 * dim)
         hidden = functional.gelu(linear(joined, p["generate.in"], p["generate.in_bias"]))
-        state = linear(hidden, p["generate.state"]) + p["generate.places"][:, None, :places]
-        return convolve(p, "generate.neighbours", state, presence_KBP[..., None], conditions.keep(4))
+        stated = functional.pad(linear(hidden, p["generate.state"]), (0, 0, 0, 1))
+        state = torch.where(end_KBQ1 > 0, p["generate.end"][:, None, None], stated)
+        m = normalise(convolve(p, "generate.neighbours", state, here_KBQ1, conditions.keep(4)))
+        return m, linear(m, p["generate.gap"], p["generate.gap_bias"])
 
-    def _lay_out(
-        self, p: Parameters, m_KBPD: Tensor, presence_KBP: Tensor, length_KB: Tensor, tokens: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gives every proposition a span of the sentence, in order, and every token the propositions near it."""
-        span_KBP = functional.softplus(linear(m_KBPD, p["generate.span"], p["generate.span_bias"])).squeeze(-1) * presence_KBP
-        total_KB1 = span_KBP.sum(-1, keepdim=True).clamp(min=1e-6)
-        centre_KBP = (span_KBP.cumsum(-1) - span_KBP / 2) / total_KB1 * length_KB[..., None]
-        position_T = torch.arange(tokens, device=m_KBPD.device, dtype=m_KBPD.dtype) + 0.5
-        distance_KBTP = (position_T[:, None] - centre_KBP[:, :, None]).square()
-        absent_KB1P = presence_KBP.clamp(min=1e-9).log()[:, :, None]
-        slots = m_KBPD.shape[0]
-        length_rows = length_KB + torch.arange(slots, device=length_KB.device)[:, None] * (self.max_tokens + 1)
-        lengths = functional.embedding(length_rows, p["generate.lengths"].reshape(slots * (self.max_tokens + 1), -1))
-        text = p["positions"][:, None, :tokens] + lengths[:, :, None]
-        sharp_K = functional.softplus(p["generate.sharpness"])[:, 0, None, None, None]
-        scores = match(linear(text, p["generate.query"]), linear(m_KBPD, p["generate.key"]))
-        read = read_from(scores - sharp_K * distance_KBTP + absent_KB1P, linear(m_KBPD, p["generate.value"]))
-        return text + read, distance_KBTP, absent_KB1P
+    def layout_of_gaps(self, gaps_KBQG: Tensor, filled_KBP: Tensor) -> tuple[Layout, Tensor]:
+        """The layout that the likeliest gaps make, and the sentences' lengths in tokens."""
+        position_KBP, length_KB = places_of_gaps(gaps_KBQG.argmax(-1), filled_KBP, self.max_tokens)
+        layout = lay_out(position_KBP, filled_KBP, length_KB, self.max_tokens, self.shape.max_propositions, gaps_KBQG.dtype)
+        return layout, length_KB
 
-    def _write(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, distance_KBTP: Tensor, absent_KB1P: Tensor) -> Tensor:
+    def write(
+        self, p: Parameters, state_KBQD: Tensor, items_KBP3D: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
+    ) -> Tensor:
+        """The words' states along the sentence, `words_KBTD`: each knows the propositions before and behind it and how far these are."""
+        slots, sentences, rows, dim = state_KBQD.shape
+        mask_KBT1 = mask_KBT[..., None]
+        spread = linear(state_KBQD, p["generate.spread"]).view(slots, sentences, rows, 2, dim).transpose(2, 3)
+        near = layout.near_KBT2Q.reshape(slots * sentences, -1, 2 * rows)
+        text = torch.bmm(near, spread.reshape(slots * sentences, 2 * rows, dim)).view(slots, sentences, -1, dim)
+        text = text + lookup(p["generate.before"], layout.before_KBT) + lookup(p["generate.after"], layout.after_KBT)
+        text = invert_rules(p, "rules", text, conditions.rules_KR)
+        for site, name in enumerate(CONVOLUTIONS):
+            text = convolve(p, f"generate.{name}", text, mask_KBT1, conditions.keep(site + 5))
+        return self._copy_items(p, normalise(text), items_KBP3D, layout.filled_KBP)
+
+    def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, filled_KBP: Tensor) -> Tensor:
         """Each token looks for an item of a proposition and copies from it what it needs."""
         slots, sentences, places, _, dim = items_KBP3D.shape
-        items = items_KBP3D.reshape(slots, sentences, places * 3, dim)
-        keys = linear((items_KBP3D + p["generate.roles"][:, None, None]).view(items.shape), p["generate.item_key"])
-        sharp_K = functional.softplus(p["generate.sharpness"])[:, 1, None, None, None]
-        near_KBTP = absent_KB1P - sharp_K * distance_KBTP
-        tokens = u_KBTD.shape[2]
-        near = near_KBTP[..., None].expand(-1, -1, -1, -1, 3).reshape(slots, sentences, tokens, places * 3)
-        copied = read_from(match(linear(u_KBTD, p["generate.item_query"]), keys) + near, items)
+        keys = (items_KBP3D + p["generate.roles"][:, None, None]).view(slots, sentences, places * 3, dim)
+        absent_KBP = torch.where(filled_KBP, 0.0, ABSENT).to(u_KBTD.dtype)
+        scores = match(linear(u_KBTD, p["generate.query"]), keys) + absent_KBP.repeat_interleave(3, dim=-1)[:, :, None]
+        copied = read_from(scores, items_KBP3D.reshape(keys.shape))
         gate = torch.sigmoid(linear(u_KBTD, p["generate.copy"], p["generate.copy_bias"]))
         return normalise(linear(u_KBTD, p["generate.word"])) + 2 * gate * copied

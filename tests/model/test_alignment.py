@@ -1,58 +1,72 @@
-"""What the alignment asks of a parser's reads and counts."""
+"""Which token a proposition comes from, and which forms of words the data themselves show."""
 
-import math
+from collections.abc import Sequence
 
-import pytest
-import torch
-from torch import Tensor
+from hypothesis import given
+from hypothesis import strategies as st
 
-from model.alignment import alignment_loss
-from model.network import Parsed
-
-TOKENS = torch.tensor([[[5, 6, 7, 5, 0]]])
-"""A sentence of four words; the second (6) is inflected of 9, the fourth is the first again."""
-BASES = torch.tensor([[[0, 9, 0, 0, 0]]])
-PROPOSITIONS = torch.tensor([[[[9, 2, 9], [7, 3, 5], [0, 0, 0]]]])
-"""9 is read from the second token, 7 from the third, 5 from the first or fourth; relations 2 and 3 stand nowhere."""
+from model.alignment import NOWHERE, Aligner, alignments
+from model.stories import Proposition, Sentence, tell_stories
 
 
-def parsed(looks: Tensor, counts: list[float]) -> Parsed:
-    """A parse with these reads (three places, four reads, five tokens)."""
-    return Parsed(torch.zeros(1, 1, 3, 3, 2), torch.zeros(1, 1, 3), looks, torch.tensor([[counts]]))
+def sentence(text: str, *propositions: str) -> Sentence:
+    """A sentence with its propositions, written as on the command line."""
+    stated: list[Proposition] = []
+    for proposition in propositions:
+        entity, relation, value = proposition.split(",")
+        stated.append((entity, relation, value))
+    return Sentence("s", tuple(text.split()), tuple(stated))
 
 
-def loss_of(looks: Tensor, counts: list[float]) -> float:
-    """The loss of these reads and counts."""
-    return float(alignment_loss(parsed(looks, counts), TOKENS, BASES, PROPOSITIONS))
+def test_propositions_stand_in_the_order_of_their_tokens() -> None:
+    """A second `type` of a word is its second token; further propositions of an entity are of the same token; forms count by spelling."""
+    read = sentence(
+        "the girl saw needles and a red needle", "girl,type,girl", "girl,see,needle", "needle,type,needle", "needle,type,needle",
+        "needle,has_property,red",
+    )  # fmt: skip
+    assert Aligner({}).align(read) == [(1, NOWHERE, 1), (1, NOWHERE, 3), (3, NOWHERE, 3), (7, NOWHERE, 7), (7, NOWHERE, 6)]
+    assert Aligner({"see": frozenset({"saw"})}).align(read)[1] == (1, 2, 3)
 
 
-def pointing(*tokens: tuple[int, int, int]) -> Tensor:
-    """Reads that are sure of (place, read, token) and undecided elsewhere."""
-    looks = torch.zeros(1, 1, 3, 4, 5)
-    for place, read, token in tokens:
-        looks[0, 0, place, read, token] = 50.0
-    return looks
+def test_irregular_forms_are_learned_from_where_words_are_missing() -> None:
+    """`children` stands wherever `child` would come from nowhere; what stands everywhere else too is no form."""
+    lost = [sentence(f"the children saw a c{n}", "child,type,child", f"c{n},type,c{n}") for n in range(4)]
+    others = [sentence(f"the cat saw a c{n}", "cat,type,cat") for n in range(40)]
+    aligner = Aligner.of([*lost, *others])
+    assert aligner.irregular == {"child": frozenset({"children"})}
+    assert aligner.align(lost[0]) == [(1, NOWHERE, 1), (4, NOWHERE, 4)]
 
 
-RIGHT = [(0, 0, 1), (0, 1, 1), (0, 3, 1), (1, 0, 2), (1, 1, 2), (1, 3, 3)]
+def test_an_entity_that_stands_nowhere_is_put_after_the_last() -> None:
+    """So the sentence still says how many it has; never beyond the sentence's end."""
+    assert Aligner({}).align(sentence("a dog ran", "dog,type,dog", "ghost,type,ghost")) == [(1, NOWHERE, 1), (2, NOWHERE, 2)]
+    assert Aligner({}).align(sentence("dogs", "dog,type,dog", "ghost,type,ghost")) == [(0, NOWHERE, 0), (0, NOWHERE, 0)]
 
 
-def test_reads_at_the_right_tokens_and_true_counts_cost_nothing() -> None:
-    """Base forms count as the word; of two equal tokens either will do; what stands nowhere and empty places say nothing."""
-    assert loss_of(pointing(*RIGHT), [0.0, 1.0, 1.0, 0.0, 0.0]) == pytest.approx(0.0, abs=1e-5)
-    other = [*RIGHT[:-1], (1, 3, 0)]
-    assert loss_of(pointing(*other, (0, 2, 4), (2, 0, 4)), [0.0, 1.0, 1.0, 0.0, 0.0]) == pytest.approx(0.0, abs=1e-5)
+def test_tables_hold_the_first_places_and_the_first_tokens() -> None:
+    """What lies beyond is cut off; sentences without propositions have none."""
+    table = alignments([sentence("a dog and a cat", "dog,type,dog", "cat,type,cat"), sentence("it ran")], places=1, tokens=64)
+    assert table.tolist() == [[[1, NOWHERE, 1]], [[NOWHERE] * 3]]
 
 
-def test_undecided_reads_cost_their_surprise_and_wrong_counts_their_square() -> None:
-    """Five reads at one token of five, one at two of five; a count of 3 for 1 over four words."""
-    undecided = (5 * math.log(5) + math.log(5 / 2)) / 6
-    assert loss_of(torch.zeros(1, 1, 3, 4, 5), [0.0, 1.0, 1.0, 0.0, 0.0]) == pytest.approx(undecided, rel=1e-5)
-    assert loss_of(pointing(*RIGHT), [0.0, 3.0, 1.0, 0.0, 9.0]) == pytest.approx(4 / 4, rel=1e-4)
+def test_every_entity_of_the_tell_stories_is_found() -> None:
+    """At its own token or an inflected form of it, in rising order."""
+    sentences = tell_stories(20, 1)
+    aligner = Aligner.of(sentences)
+    for each in sentences:
+        found = aligner.align(each)
+        assert all(aligner.is_form(each.tokens[place], stated[0]) for (place, _, _), stated in zip(found, each.propositions, strict=True))
+        assert [place for place, _, _ in found] == sorted(place for place, _, _ in found)
 
 
-def test_counts_are_not_judged_where_an_entity_has_no_token() -> None:
-    """Nobody knows then which token carries it."""
-    lost = torch.tensor([[[[8, 2, 8], [7, 3, 5], [0, 0, 0]]]])
-    alone = alignment_loss(parsed(pointing(*RIGHT[3:]), [9.0, 9.0, 9.0, 9.0, 9.0]), TOKENS, BASES, lost)
-    assert float(alone) == pytest.approx(0.0, abs=1e-5)
+WORDS = st.sampled_from(["dog", "dogs", "cat", "saw", "red", "children", "child"])
+
+
+@given(st.lists(WORDS, min_size=1, max_size=8), st.lists(st.tuples(WORDS, st.sampled_from(["type", "see"]), WORDS), max_size=9))
+def test_alignments_rise_and_stay_inside(tokens: Sequence[str], stated: Sequence[Proposition]) -> None:
+    """Whatever the sentence says: entities have a token of it, in order; the rest one or none."""
+    found = Aligner({}).align(Sentence("s", tuple(tokens), tuple(stated)))
+    entities = [entity for entity, _, _ in found]
+    assert entities == sorted(entities)
+    assert all(0 <= place < len(tokens) for place in entities)
+    assert all(NOWHERE <= place < len(tokens) for row in found for place in row)

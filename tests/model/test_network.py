@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from model.alignment import alignments
 from model.config import COMPONENTS, Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.layers import apply_rules, invert_rules
+from model.layout import lay_out
 from model.losses import Batch
 from model.network import Conditions
 from model.trainer import FusedTrainer
@@ -23,9 +25,12 @@ def loaded(corpus: Corpus, kind: str = "cross_entropy") -> FusedTrainer:
 
 def batch_of(corpus: Corpus, rows: range) -> Batch:
     """The same sentences for both slots."""
-    train = corpus.splits["train"]
-    tokens, propositions = (x[list(rows)].expand(2, *(-1,) * x.dim()) for x in (train.tokens_NT, train.propositions_NQ3[:, :8]))
-    return Batch(tokens, propositions, tokens, facts=len(rows) * 8)
+    train, chosen = corpus.splits["train"], list(rows)
+    aligned_NP3 = alignments([corpus.sentences["train"][row] for row in chosen], 8, corpus.max_tokens)
+    parts = train.tokens_NT[chosen], train.propositions_NQ3[chosen, :8], aligned_NP3, train.token_counts_N[chosen]
+    tokens, propositions, aligned, length = (part.expand(2, *(-1,) * part.dim()) for part in parts)
+    layout = lay_out(aligned[..., 0], propositions[..., 0] != 0, length, tokens.shape[2], 8, torch.float64)
+    return Batch(tokens, propositions, tokens, aligned, layout, facts=len(rows) * 8)
 
 
 def test_rules_are_undone_by_their_inverse(small_corpus: Corpus) -> None:
@@ -64,7 +69,9 @@ def test_padding_changes_nothing(small_corpus: Corpus) -> None:
     trainer = loaded(small_corpus)
     tables, conditions = trainer.network.with_tables(trainer.store.views), Conditions(torch.zeros(2, 4, dtype=torch.float64))
     batch = batch_of(small_corpus, range(6))
-    width = int((batch.tokens_KBT != 0).sum(-1).max())
-    narrow = Batch(batch.tokens_KBT[:, :, :width], batch.propositions_KBP3, batch.tokens_KBT[:, :, :width], batch.facts)
+    length = (batch.tokens_KBT != 0).sum(-1)
+    width, tokens = int(length.max()), batch.tokens_KBT[:, :, : int(length.max())]
+    layout = lay_out(batch.aligned_KBP3[..., 0], batch.propositions_KBP3[..., 0] != 0, length, width, 8, torch.float64)
+    narrow = Batch(tokens, batch.propositions_KBP3, tokens, batch.aligned_KBP3, layout, batch.facts)
     assert width < batch.tokens_KBT.shape[2]
     assert torch.allclose(trainer.losses(tables, batch, conditions), trainer.losses(tables, narrow, conditions), rtol=1e-9)

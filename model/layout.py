@@ -1,0 +1,97 @@
+"""How propositions lie along a sentence: the one thing that parsing and generating must agree on.
+
+    token        0    1      2     3      4   5    6     7
+    sentence     the  girl   saw   a      red big  ball  .
+    counts            1                            3              parsing says how many propositions each token carries
+    places            p0                           p1 p2 p3
+    gaps              2                            5 0 0  2       generating says how many tokens each place lies after the last
+
+The extraction goes through a sentence's tokens in order, so counts tell the places, and gaps tell the places: two ways to write one
+monotonic alignment. While training it is known and both directions are told (teacher forcing); the cycles pass through one layout, so that
+nothing has to be guessed between them. What either direction would have said is trained beside it.
+
+Letters of the axes: K slots, B sentences, T tokens, P places, Q places and the end of the sentence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+REACH = 8
+"""Distances along the sentence are told apart up to this many tokens."""
+
+
+class Layout(NamedTuple):
+    """Where the propositions of sentences lie; everything here is whole numbers and booleans but `near_KBT2Q`."""
+
+    position_KBP: Tensor
+    """The token of each place's entity, 0 where the place is empty."""
+    filled_KBP: Tensor
+    inside_KBP: Tensor
+    """Which of how many propositions of its token it is: `which * (max_propositions + 1) + how many`."""
+    count_KBT: Tensor
+    """How many propositions each token carries."""
+    gap_KBQ: Tensor
+    """How many tokens each place, and the sentence's end, lies after the last; the first place after a token -1."""
+    here_KBQ: Tensor
+    """The places that are filled and the end."""
+    before_KBT: Tensor
+    """How far each token lies behind the last place, capped; beyond REACH it is the distance from the sentence's start."""
+    after_KBT: Tensor
+    """How far each token lies before the next place, capped; beyond REACH it is the distance to the sentence's end."""
+    near_KBT2Q: Tensor
+    """1 for the places of the token before, then for the places of the token at or after (the end is one)."""
+
+    def twice(self) -> Layout:
+        """For the same sentences twice over."""
+        return Layout(*(torch.cat((part, part), dim=1) for part in self))
+
+    def batch(self, sentences: slice) -> Layout:
+        """A part of the sentences."""
+        return Layout(*(part[:, sentences] for part in self))
+
+
+def lay_out(position_KBP: Tensor, filled_KBP: Tensor, length_KB: Tensor, tokens: int, max_propositions: int, dtype: torch.dtype) -> Layout:
+    """The layout of sentences whose places are known; places are filled from the first on, in the order of their tokens."""
+    position_KBP = position_KBP * filled_KBP
+    places = position_KBP.shape[2]
+    token_T = torch.arange(tokens, device=position_KBP.device)
+    row_Q = torch.arange(places + 1, device=position_KBP.device)
+    number_KB1 = filled_KBP.sum(-1, keepdim=True)
+    stop_KBQ = torch.where(row_Q < number_KB1, torch.nn.functional.pad(position_KBP, (0, 1)), length_KB[..., None])
+    here_KBQ = row_Q <= number_KB1
+
+    same_KBPP = (position_KBP[..., None] == position_KBP[:, :, None]) & filled_KBP[..., None] & filled_KBP[:, :, None]
+    inside_KBP = same_KBPP.tril(-1).sum(-1) * (max_propositions + 1) + same_KBPP.sum(-1)
+    count_KBT = ((position_KBP[:, :, None] == token_T[:, None]) & filled_KBP[:, :, None]).sum(-1)
+    gap_KBQ = (stop_KBQ - torch.nn.functional.pad(stop_KBQ[..., :-1], (1, 0), value=-1)).clamp(min=0) * here_KBQ
+
+    stop_KB1Q, token_T1 = stop_KBQ[:, :, None], token_T[:, None]
+    before_KBT = torch.where((stop_KB1Q < token_T1) & here_KBQ[:, :, None], stop_KB1Q, -1).amax(-1)
+    after_KBT = torch.where((stop_KB1Q >= token_T1) & here_KBQ[:, :, None], stop_KB1Q, tokens).amin(-1)
+    behind = (token_T - before_KBT).clamp(max=REACH - 1) + REACH * (before_KBT < 0)
+    ahead = (after_KBT - token_T).clamp(max=REACH - 1) + REACH * (after_KBT == length_KB[..., None])
+    near = [((stop_KB1Q == at[..., None]) & here_KBQ[:, :, None]).to(dtype) for at in (before_KBT, after_KBT)]
+    return Layout(position_KBP, filled_KBP, inside_KBP, count_KBT, gap_KBQ, here_KBQ, behind, ahead, torch.cat(near, dim=-1))
+
+
+def places_of_counts(count_KBT: Tensor, places: int) -> tuple[Tensor, Tensor]:
+    """The token of each place, and whether it is filled, from how many propositions each token carries."""
+    end_KBT = count_KBT.cumsum(-1)
+    place_P = torch.arange(places, device=count_KBT.device)
+    position_KBP = (end_KBT[:, :, None] <= place_P[:, None]).sum(-1)
+    filled_KBP = place_P < end_KBT[..., -1:]
+    return position_KBP * filled_KBP, filled_KBP
+
+
+def places_of_gaps(gap_KBQ: Tensor, filled_KBP: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """The token of each filled place, and the sentences' lengths (1 to `tokens`), from the gaps."""
+    row_Q = torch.arange(gap_KBQ.shape[2], device=gap_KBQ.device)
+    number_KB1 = filled_KBP.sum(-1, keepdim=True)
+    least_KBQ = ((row_Q == 0) | (row_Q == number_KB1)).to(gap_KBQ.dtype)
+    stop_KBQ = gap_KBQ.clamp(min=least_KBQ).cumsum(-1) - 1
+    length_KB = stop_KBQ.gather(2, number_KB1).squeeze(2).clamp(1, tokens)
+    return torch.minimum(stop_KBQ[..., :-1], length_KB[..., None] - 1) * filled_KBP, length_KB
