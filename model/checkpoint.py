@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MODEL_VERSION, ModelShape, flat_settings, settings_from
-from model.corpus import Split, answer_always, ceiling, encode_sentences, split_sentences
+from model.corpus import Split, answer_always, ceiling, encode_sentences, nameable, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
@@ -142,6 +142,7 @@ class Checkpoint:
         references = {
             "most_frequent": answer_always(chosen, self.answers),
             "ceiling": ceiling(chosen, self.vocabulary, self.shape.max_propositions),
+            "nameable": nameable(chosen, self.vocabulary, self.shape.max_propositions),
         }
         return Evaluation(evaluation.figures, references)
 

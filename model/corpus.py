@@ -18,7 +18,7 @@ from model.errors import DataError
 from model.extraction import Progress, silent
 from model.sources import load_sentences
 from model.stories import Sentence
-from model.vocabulary import Vocabulary
+from model.vocabulary import Unknowns, Vocabulary, singular
 
 SPLITS = ("train", "valid", "test")
 MAX_TOKENS = 64
@@ -45,14 +45,15 @@ class Split:
     """One split as tensors. N sentences, T tokens at most, Q propositions at most (also beyond the model's places)."""
 
     tokens_NT: Tensor
-    """As they are read: an unknown word by its base form or its ending."""
+    """As they are read: an unknown word by its base form or under a number of its own."""
     gold_tokens_NT: Tensor
-    """As they count: an unknown word is UNKNOWN."""
+    """As they count: every unknown word under a number of its own."""
     propositions_NQ3: Tensor
     token_counts_N: Tensor
     proposition_counts_N: Tensor
     stories_N: tuple[str, ...]
     cut_tokens: int
+    unknowns: Unknowns
 
     def __len__(self) -> int:
         return len(self.stories_N)
@@ -67,6 +68,7 @@ class Split:
             self.proposition_counts_N.to(device),
             self.stories_N,
             self.cut_tokens,
+            self.unknowns.to(device),
         )
 
 
@@ -76,11 +78,12 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
     tokens = np.zeros((len(kept), max(map(len, kept), default=1)), dtype=np.int64)
     gold = np.zeros_like(tokens)
     propositions = np.zeros((len(kept), max(1, *(len(s.propositions) for s in sentences), 1), 3), dtype=np.int64)
+    unknowns = Unknowns(vocabulary)
     for row, (words, sentence) in enumerate(zip(kept, sentences, strict=True)):
-        tokens[row, : len(words)] = [vocabulary.input_id(word) for word in words]
-        gold[row, : len(words)] = [vocabulary.id(word) for word in words]
+        tokens[row, : len(words)] = [unknowns.token_id(word) for word in words]
+        gold[row, : len(words)] = [unknowns.id(word) for word in words]
         for place, parts in enumerate(sentence.propositions):
-            propositions[row, place] = [vocabulary.id(word) for word in parts]
+            propositions[row, place] = [unknowns.id(word) for word in parts]
     return Split(
         torch.from_numpy(tokens),
         torch.from_numpy(gold),
@@ -89,6 +92,7 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
         torch.tensor([len(s.propositions) for s in sentences], dtype=torch.int64),
         tuple(s.story_id for s in sentences),
         sum(len(s.tokens) - len(words) for s, words in zip(sentences, kept, strict=True)),
+        unknowns.to(torch.device("cpu")),
     )
 
 
@@ -143,7 +147,7 @@ class Corpus:
         return {split: encode_sentences(self.sentences[split], self.vocabulary, self.max_tokens) for split in SPLITS}
 
     def ceiling(self, split: str, places: int) -> dict[str, float]:
-        """The best accuracy that unknown words and the number of `places` leave possible."""
+        """The best accuracy that train's words and the number of `places` leave possible without copying."""
         return ceiling(self.sentences[split], self.vocabulary, places)
 
     def most_frequent(self, split: str) -> dict[str, float]:
@@ -171,10 +175,24 @@ def load_corpus(source: str, stories: int | None, seed: int, progress: Progress 
 
 
 def ceiling(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int) -> dict[str, float]:
-    """The share of gold words that the symbol table holds, by component and for whole triples."""
-    known = [[word in vocabulary and place < places for word in p] for s in sentences for place, p in enumerate(s.propositions)]
-    shares = [sum(row[role] for row in known) / max(1, len(known)) for role in range(3)]
-    exact = sum(all(row) for row in known) / max(1, len(known))
+    """The share of gold words that the symbol table holds, by component and for whole triples: how far one comes without copying."""
+    return _shares([[word in vocabulary for word in p] for s in sentences for p in s.propositions[:places]], sentences)
+
+
+def nameable(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int) -> dict[str, float]:
+    """The share of gold words that can be named at all: the symbol table holds them, or they are copied from the sentence."""
+    named = []
+    for sentence in sentences:
+        copied = {singular(word) for word in sentence.tokens if vocabulary.input_id(word) >= len(vocabulary)}
+        stated = sentence.propositions[:places]
+        named += [[word in vocabulary or (role != 1 and word in copied) for role, word in enumerate(p)] for p in stated]
+    return _shares(named, sentences)
+
+
+def _shares(right: list[list[bool]], sentences: Sequence[Sentence]) -> dict[str, float]:
+    total = max(1, sum(len(s.propositions) for s in sentences))
+    shares = [sum(row[role] for row in right) / total for role in range(3)]
+    exact = sum(map(all, right)) / total
     return {**dict(zip(ROLES, shares, strict=True)), "component_accuracy": sum(shares) / 3, "exact": exact}
 
 

@@ -1,7 +1,7 @@
 """How good a model is: component accuracy beside what a constant would score and what unknown words leave possible.
 
-All counts are kept on the device for all slots at once and read once. A gold word that train does not know never counts as right,
-nor does a proposition beyond the model's places; both stay in the denominators.
+All counts are kept on the device for all slots at once and read once. A gold word that train does not know is right only where it was
+copied from the sentence; a proposition beyond the model's places never is. Both stay in the denominators.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from model.config import ROLES
 from model.corpus import Split
 from model.layers import Parameters
 from model.network import Conditions, SymmetricNetwork
-from model.vocabulary import PAD, SPECIAL_SYMBOLS, UNKNOWN, Vocabulary
+from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
 KINDS = ("type", "has_property", "verb")
 WORDS_AT_ONCE = 8192
@@ -56,31 +56,49 @@ class Answer:
         return self.propositions_KBP3[..., 0] != PAD
 
 
-def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, conditions: Conditions) -> Answer:
-    """The most likely symbol of every role at every place that is more likely filled than not."""
+def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, conditions: Conditions, unknowns: Unknowns) -> Answer:
+    """The most likely symbol of every role at every place of the most likely counts.
+
+    An entity or value that is read from a word of which nothing is known is that word.
+    """
     mask_KBT = (tokens_KBT != PAD).to(p["table"].dtype)
-    words = network.embed(p, tokens_KBT)
+    words = network.embed(p, unknowns.readable(tokens_KBT))
     understood = network.understand(p, words, mask_KBT, conditions)
     layout = network.layout_of_counts(understood, mask_KBT, network.shape.max_propositions)
     parsed = network.read(p, understood, words, mask_KBT, layout, conditions)
     slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
     scores = network.scores(p, parsed.roles_KBP3D.view(slots, sentences * places * 3, dim), "role_bias")
     best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)
-    return Answer(best * layout.filled_KBP[..., None])
+    entity_KBP, relation_KBP, value_KBP = best.unbind(-1)
+    entity_KBP = _copied(tokens_KBT, layout.position_KBP, entity_KBP, unknowns)
+    value_KBP = _copied(tokens_KBT, parsed.looks_KBP3T[..., 2, :].argmax(-1), value_KBP, unknowns)
+    return Answer(torch.stack((entity_KBP, relation_KBP, value_KBP), dim=-1) * layout.filled_KBP[..., None])
 
 
-def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, conditions: Conditions) -> Tensor:
-    """The most likely gaps, then the most likely word at each token: `tokens_KBT`, 0 beyond the length."""
+def _copied(tokens_KBT: Tensor, at_KBP: Tensor, known_KBP: Tensor, unknowns: Unknowns) -> Tensor:
+    """What stands at some tokens if nothing is known of it, else what the symbol table says."""
+    copies_KBP, called_KBP = unknowns.copied(tokens_KBT.gather(2, at_KBP))
+    return torch.where(copies_KBP, called_KBP, known_KBP)
+
+
+def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, conditions: Conditions, unknowns: Unknowns) -> Tensor:
+    """The most likely gaps, then the most likely word at each token: `tokens_KBT`, 0 beyond the length.
+
+    An entity of which nothing is known stands at its token as it is.
+    """
     slots, sentences = propositions_KBP3.shape[:2]
     filled_KBP = propositions_KBP3[..., 0] != PAD
-    items = network.embed(p, propositions_KBP3)
+    items = network.embed(p, unknowns.readable(propositions_KBP3))
     state_KBQD, gaps_KBQG = network.gather(p, items, filled_KBP, conditions)
     layout, length_KB = network.layout_of_gaps(gaps_KBQG, filled_KBP)
-    mask_KBT = (torch.arange(network.max_tokens, device=items.device) < length_KB[..., None]).to(items.dtype)
+    token_T = torch.arange(network.max_tokens, device=items.device)
+    mask_KBT = (token_T < length_KB[..., None]).to(items.dtype)
     written = network.write(p, state_KBQD, items, mask_KBT, layout, conditions)
     scores = network.scores(p, written.view(slots, sentences * network.max_tokens, -1), "word_bias")
     words = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, -1) + len(SPECIAL_SYMBOLS)
-    return words * (mask_KBT > 0)
+    foreign_KBP = torch.where(unknowns.copied(propositions_KBP3[..., 0])[0], propositions_KBP3[..., 0], PAD)
+    foreign_KBT = torch.where(layout.position_KBP[..., None] == token_T, foreign_KBP[..., None], PAD).amax(2)
+    return torch.where(foreign_KBT > 0, foreign_KBT, words) * (mask_KBT > 0)
 
 
 def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:
@@ -88,8 +106,7 @@ def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:
     same_said = (said[:, :, :, None] == said[:, :, None]).all(-1)
     earlier = same_said & torch.ones(said.shape[2], said.shape[2], device=said.device, dtype=torch.bool).tril(-1)
     nth = (earlier & filled[:, :, None]).sum(-1)
-    known = (gold != UNKNOWN).all(-1) & (gold[..., 0] != PAD)
-    available = ((said[:, :, :, None] == gold[:, :, None]).all(-1) & known[:, :, None]).sum(-1)
+    available = ((said[:, :, :, None] == gold[:, :, None]).all(-1) & (gold[..., 0] != PAD)[:, :, None]).sum(-1)
     return filled & (nth < available)
 
 
@@ -112,7 +129,7 @@ class Counter:
         padded = torch.nn.functional.pad(said_KBP3, (0, 0, 0, width - places))
         gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - reach))
         there = gold[..., 0] != PAD
-        right = (padded == gold) & there[..., None] & (gold != UNKNOWN)
+        right = (padded == gold) & there[..., None]
         number = right.sum(-1)
         for scope, keep in (("", slice(None)), ("first_", slice(0, 1))):
             self._add(f"{scope}gold", there[:, :, keep])
@@ -145,7 +162,7 @@ class Counter:
         again = torch.nn.functional.pad(reread.propositions_KBP3, (0, 0, 0, width - reread.propositions_KBP3.shape[2]))
         gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - gold_KBQ3.shape[2]))
         stating = gold[:, :, 0, 0] != PAD
-        survived = ((again == gold) & (gold != UNKNOWN)).flatten(2).all(-1)
+        survived = (again == gold).flatten(2).all(-1)
         self._add("stating", stating)
         self._add("survived", stating & survived)
 
@@ -204,9 +221,8 @@ def evaluate_split(
         width = min(split.tokens_NT.shape[1], network.max_tokens)
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
-        counter.parsing(parse_ids(network, p, tokens, conditions), gold)
-        written = generate_ids(network, p, gold[:, :, :places], conditions)
-        counter.generating(
-            split.gold_tokens_NT[rows, :width].expand(slots, -1, -1), written, parse_ids(network, p, written, conditions), gold
-        )
+        counter.parsing(parse_ids(network, p, tokens, conditions, split.unknowns), gold)
+        written = generate_ids(network, p, gold[:, :, :places], conditions, split.unknowns)
+        reread = parse_ids(network, p, written, conditions, split.unknowns)
+        counter.generating(split.gold_tokens_NT[rows, :width].expand(slots, -1, -1), written, reread, gold)
     return [Evaluation(figures) for figures in counter.figures(len(split))]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.corpus import encode_sentences
+from model.corpus import Split, encode_sentences
 from model.errors import DataError
 from model.evaluation import generate_ids, parse_ids
 from model.stories import Proposition, Sentence
@@ -75,12 +75,12 @@ def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
             raise DataError(f"{text!r} holds no word; give one sentence, as in 'The girl found a needle.'")
     parameters = model.network.with_tables(model.store.views)
 
-    def work(tokens: Tensor, _: Tensor) -> Tensor:
-        return parse_ids(model.network, parameters, tokens, model.conditions).propositions_KBP3
+    def work(split: Split) -> Tensor:
+        return parse_ids(model.network, parameters, split.tokens_NT[None], model.conditions, split.unknowns).propositions_KBP3
 
-    symbols, found = model.vocabulary.symbols, []
-    for sentence, row in zip(sentences, _rows(model, sentences, work), strict=True):
-        stated = [(symbols[e], symbols[r], symbols[v]) for e, r, v in row.tolist() if e != PAD]
+    found = []
+    for sentence, (row, word) in zip(sentences, _rows(model, sentences, work), strict=True):
+        stated = [(word(e), word(r), word(v)) for e, r, v in row.tolist() if e != PAD]
         found.append(Parse(sentence.tokens, tuple(stated), _unknown(model, sentence.tokens)))
     return found
 
@@ -91,21 +91,24 @@ def generate_texts(model: Checkpoint, propositions: Sequence[Sequence[Propositio
     sentences = [Sentence("", ("",), tuple(group)) for group in propositions]
     parameters = model.network.with_tables(model.store.views)
 
-    def work(_: Tensor, stated: Tensor) -> Tensor:
-        return generate_ids(model.network, parameters, stated, model.conditions)
+    def work(split: Split) -> Tensor:
+        return generate_ids(model.network, parameters, split.propositions_NQ3[None], model.conditions, split.unknowns)
 
-    symbols, written = model.vocabulary.symbols, []
-    for sentence, row in zip(sentences, _rows(model, sentences, work), strict=True):
-        text = NO_SPACE_BEFORE.sub("", " ".join(symbols[word] for word in row.tolist() if word != PAD))
+    written = []
+    for sentence, (row, word) in zip(sentences, _rows(model, sentences, work), strict=True):
+        text = NO_SPACE_BEFORE.sub("", " ".join(word(number) for number in row.tolist() if number != PAD))
         written.append(Writing(text, sentence.propositions, _unknown(model, [word for p in sentence.propositions for word in p])))
     return written
 
 
-def _rows(model: Checkpoint, sentences: Sequence[Sentence], work: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
-    """One row of ids for each sentence, worked off in small batches."""
+def _rows(
+    model: Checkpoint, sentences: Sequence[Sentence], work: Callable[[Split], Tensor]
+) -> Iterator[tuple[Tensor, Callable[[int], str]]]:
+    """One row of ids for each sentence, worked off in small batches, and what turns its ids into words."""
     for start in range(0, len(sentences), AT_ONCE):
         batch = encode_sentences(sentences[start : start + AT_ONCE], model.vocabulary, model.max_tokens).to(model.store.device)
-        yield from work(batch.tokens_NT[None], batch.propositions_NQ3[None])[0].cpu()
+        for row in work(batch)[0].cpu():
+            yield row, batch.unknowns.word
 
 
 def _unknown(model: Checkpoint, words: Sequence[str]) -> tuple[str, ...]:

@@ -1,12 +1,17 @@
 """The symbol table shared by tokens, entities, relations and values, and what a word it does not hold still says.
 
-It comes from the train split alone; a word it does not hold is `UNKNOWN` and always counts as wrong.
+It comes from the train split alone. A word it does not hold is read by its base form or its ending, and can be copied from a sentence
+though nothing is known of it (Gu et al. 2016, "Incorporating copying mechanism in sequence-to-sequence learning").
 """
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
 
 from model.stories import Sentence
 
@@ -31,6 +36,16 @@ def base_forms(word: str) -> Iterator[str]:
         if stem != word and (VOWELS & set(stem) or "y" in replacements) and (ending[0] != "e" or stem[-1] != "e"):
             doubled = [stem[:-1]] if len(stem) > 2 and stem[-1] == stem[-2] else []
             yield from (base for base in (*(stem + letters for letters in replacements), *doubled) if len(base) >= BASE_LENGTH)
+
+
+def singular(word: str) -> str:
+    """What a word of which nothing is known is called as an entity: itself, without the ending of a plural (`hedges` -> `hedge`)."""
+    if word.endswith("ies") and len(word) > len("ies") + 1:
+        return word[: -len("ies")] + "y"
+    if word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[: -len("es")]
+    plural = word.endswith("s") and not word.endswith(("ss", "us", "is", "'s")) and len(word) > BASE_LENGTH
+    return word[:-1] if plural else word
 
 
 class Vocabulary:
@@ -84,3 +99,50 @@ class Vocabulary:
     def symbol_endings(self) -> list[int]:
         """The ending of every symbol of the table."""
         return [0] * len(SPECIAL_SYMBOLS) + [self.ending(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
+
+
+class Unknowns:
+    """The words of some sentences that the table does not hold, numbered after all input ids: told apart and copied, but not understood."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.first = len(vocabulary) + len(vocabulary.endings)
+        self.words: list[str] = []
+        self._ids: dict[str, int] = {}
+        self._inputs_U, self._lemmas_U = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+
+    def id(self, word: str) -> int:
+        """The word's symbol, else a number of its own."""
+        known = self.vocabulary.id(word)
+        return known if known != UNKNOWN else self._number(word)
+
+    def token_id(self, word: str) -> int:
+        """The number under which a token stands: its symbol, else its base form's, else one of its own."""
+        known = self.vocabulary.id(word)
+        return known if known != UNKNOWN else self.vocabulary.base(word) or self._number(word)
+
+    def _number(self, word: str) -> int:
+        if word not in self._ids:
+            self._ids[word] = self.first + len(self.words)
+            self.words.append(word)
+            self._number(singular(word))
+        return self._ids[word]
+
+    def to(self, device: torch.device) -> Unknowns:
+        """The same words, ready to be used on `device`."""
+        moved = copy.copy(self)
+        moved._inputs_U = torch.tensor([self.vocabulary.input_id(word) for word in self.words] or [PAD], device=device)
+        moved._lemmas_U = torch.tensor([self.id(singular(word)) for word in self.words] or [PAD], device=device)
+        return moved
+
+    def readable(self, ids: Tensor) -> Tensor:
+        """The input ids under which the network reads these."""
+        return torch.where(ids < self.first, ids, self._inputs_U[(ids - self.first).clamp(min=0)])
+
+    def copied(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether a token is to be copied (nothing is known of it), and what it is called then."""
+        return ids >= self.first, self._lemmas_U[(ids - self.first).clamp(min=0)]
+
+    def word(self, number: int) -> str:
+        """The word of a number."""
+        return self.words[number - self.first] if number >= self.first else self.vocabulary.symbols[number]

@@ -12,8 +12,8 @@ ALONE = {
     "optuna_dashboard": "tuner/dashboard.py",
 }
 MODEL = """
-errors config stories extraction hub sources vocabulary corpus description
-noise parameters layers augmentation softmax network alignment shortlist losses batches optimizer evaluation trainer checkpoint inference
+errors config stories extraction hub sources vocabulary corpus alignment description
+noise parameters layers layout augmentation softmax network shortlist losses batches optimizer evaluation trainer checkpoint inference
 """
 TUNER = """
 errors intervals verdict judges pruning definition storage study seam diagnosis confirm summary search progress training job

@@ -104,7 +104,7 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
         return curves[trial][-1] if curves.get(trial) else {}
 
     ceiling, frequent = summary["ceiling"], summary["most_frequent"]
-    lines.append(row("ceiling (unknown words, places)", ceiling["component_accuracy"], ceiling))
+    lines.append(row("ceiling without copying (words, places)", ceiling["component_accuracy"], ceiling))
     if best is not None:
         lines.append(row(f"best: trial {best['trial']}", best["value"], last(best["trial"])))
     lines += [row(b["name"], b["value"], last(b["trial"])) for b in summary["baselines"]]

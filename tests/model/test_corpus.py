@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.corpus import Corpus, ceiling, length_classes, load_corpus, split_stories
+from model.corpus import Corpus, ceiling, length_classes, load_corpus, nameable, split_stories
 from model.errors import DataError
 from model.noise import generator_for
 from model.sources import load_sentences, read_jsonl
 from model.stories import Sentence, tell_stories
-from model.vocabulary import Vocabulary
+from model.vocabulary import Unknowns, Vocabulary, singular
 
 GOOD = {"story_id": "a", "tokens": ["a", "cat", "."], "propositions": [["cat", "type", "cat"]]}
 
@@ -110,6 +110,9 @@ def test_the_ceiling_counts_unknown_words_and_places() -> None:
     found = ceiling(sentences, vocabulary, 2)
     assert found["entity"] == found["exact"] == pytest.approx(1 / 3)
     assert found["relation"] == pytest.approx(2 / 3)
+    assert nameable(sentences, vocabulary, 2) == found
+    copied = [Sentence("a", ("dogs",), sentences[0].propositions)]
+    assert nameable(copied, vocabulary, 2)["entity"] == nameable(copied, vocabulary, 2)["exact"] == pytest.approx(2 / 3)
 
 
 def test_most_frequent_answers_score_what_they_score(small_corpus: Corpus) -> None:
@@ -157,3 +160,25 @@ def test_an_inflected_word_leans_on_its_base_form() -> None:
     assert vocabulary.input_id("stories") == vocabulary.id("story")
     assert vocabulary.input_id("trees") == len(vocabulary) + 1
     assert vocabulary.symbol_bases()[vocabulary.id("needles")] == vocabulary.id("needle")
+
+
+def test_words_of_which_nothing_is_known_have_numbers_of_their_own() -> None:
+    """Known words keep their symbol, those of a known base form are read as it; others are told apart and called singular."""
+    vocabulary = Vocabulary(["<pad>", "<unknown>", "needle", "ran"], ["", "ts"])
+    unknowns = Unknowns(vocabulary)
+    numbers = [unknowns.token_id(word) for word in ("ran", "needles", "wombats", "wombat", "glass")]
+    assert numbers[:2] == [3, 2]
+    assert len({*numbers, unknowns.id("needles")}) == 6
+    ready, ids = unknowns.to(torch.device("cpu")), torch.tensor(numbers)
+    assert ready.readable(ids).tolist() == [3, 2, 4 + 1, 4 + 0, 4 + 0]
+    copies, called = ready.copied(ids)
+    assert copies.tolist() == [False, False, True, True, True]
+    assert [ready.word(number) for number in called[2:].tolist()] == ["wombat", "wombat", "glass"]
+
+
+@pytest.mark.parametrize(("word", "called"), [
+    ("hedges", "hedge"), ("berries", "berry"), ("boxes", "box"), ("glass", "glass"), ("bus", "bus"), ("ties", "tie"), ("gas", "gas"),
+])  # fmt: skip
+def test_a_plural_loses_its_ending(word: str, called: str) -> None:
+    """By English spelling alone; what may be none is left as it is."""
+    assert singular(word) == called
