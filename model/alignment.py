@@ -19,7 +19,7 @@ from torch import Tensor
 from model.stories import Proposition, Sentence
 from model.vocabulary import base_forms
 
-NOWHERE = -1
+NOWHERE = -100
 FORM_COUNT, FORM_LIFT = 3, 10
 
 
@@ -63,7 +63,7 @@ class Aligner:
         many propositions it has.
         """
         found: list[tuple[int, int, int]] = []
-        place, entity = NOWHERE, None
+        place, entity = -1, None
         for stated in sentence.propositions:
             first = place if stated[0] == entity and stated[1] != "type" else place + 1
             places = self._places(sentence, stated[0])

@@ -103,7 +103,7 @@ class Epoch:
             drawn.propositions_KNP3[:, here],
             drawn.seen_KNT[:, here],
             drawn.aligned_KNP3[:, here],
-            drawn.layout.batch(here),
+            drawn.layout.of(here),
             self.classes[number].facts,
         )
 

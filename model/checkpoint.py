@@ -22,7 +22,6 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, nameab
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
-from model.layers import rules_in_use
 from model.network import Conditions, SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import load_sentences
@@ -114,9 +113,8 @@ class Checkpoint:
 
     @property
     def conditions(self) -> Conditions:
-        """The rules this model uses; no dropout."""
-        number = torch.tensor([self.hyperparameters.num_rules], device=self.store.device)
-        return Conditions(rules_in_use(number, self.shape.max_rules, self.store.dtype))
+        """No dropout."""
+        return Conditions()
 
     def check(self, expected: dict[str, Any]) -> None:
         """Compares settings the user named (the original's flags) with the checkpoint's own.

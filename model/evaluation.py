@@ -16,6 +16,7 @@ from torch import Tensor
 from model.config import ROLES
 from model.corpus import Split
 from model.layers import Parameters
+from model.layout import end_rows
 from model.network import Conditions, SymmetricNetwork
 from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
@@ -89,11 +90,11 @@ def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Te
     slots, sentences = propositions_KBP3.shape[:2]
     filled_KBP = propositions_KBP3[..., 0] != PAD
     items = network.embed(p, unknowns.readable(propositions_KBP3))
-    state_KBQD, gaps_KBQG = network.gather(p, items, filled_KBP, conditions)
+    spread_KBQ2D, gaps_KBQG = network.gather(p, items, end_rows(filled_KBP, items.dtype), conditions)
     layout, length_KB = network.layout_of_gaps(gaps_KBQG, filled_KBP)
     token_T = torch.arange(network.max_tokens, device=items.device)
     mask_KBT = (token_T < length_KB[..., None]).to(items.dtype)
-    written = network.write(p, state_KBQD, items, mask_KBT, layout, conditions)
+    written = network.write(p, spread_KBQ2D, items, mask_KBT, layout, conditions)
     scores = network.scores(p, written.view(slots, sentences * network.max_tokens, -1), "word_bias")
     words = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, -1) + len(SPECIAL_SYMBOLS)
     foreign_KBP = torch.where(unknowns.copied(propositions_KBP3[..., 0])[0], propositions_KBP3[..., 0], PAD)

@@ -38,8 +38,8 @@ def weight(name: str, fan_in: int, fan_out: int, gain: float = 1.0) -> Parameter
     return ParameterSpec(name, (fan_in, fan_out), std=gain / math.sqrt(fan_in))
 
 
-def offset(name: str, *size: int, mean: float = 0.0) -> ParameterSpec:
-    """A parameter that starts at a constant and does not decay."""
+def offset(name: str, *size: int, mean: float | tuple[float, ...] = 0.0) -> ParameterSpec:
+    """A parameter that starts at given values and does not decay."""
     return ParameterSpec(name, size, mean=mean, decays=False)
 
 
@@ -96,56 +96,44 @@ def convolve(p: Parameters, name: str, x_KBTD: Tensor, mask_KBT1: Tensor, keep_K
 
 
 def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
-    """The parameters of the reversible rules: per half a gate and a map of rank dim / 8 for every rule."""
+    """The parameters of the reversible rules: for each half, what a rule looks for in the other and what it then adds, of rank dim / 8."""
     half, rank = dim // 2, max(2, dim // 8)
     specs = []
     for side in ("first", "second"):
         specs += [
-            ParameterSpec(f"{name}.{side}.gate", (half, rules), std=1 / math.sqrt(half), rule_axis=1),
             ParameterSpec(f"{name}.{side}.down", (half, rules, rank), std=1 / math.sqrt(half), rule_axis=1),
-            ParameterSpec(f"{name}.{side}.up", (rules, rank, half), std=1 / math.sqrt(rank), rule_axis=0),
+            ParameterSpec(f"{name}.{side}.up", (rules, rank, half), std=0.125 / math.sqrt(rank), rule_axis=0),
         ]
     return specs
 
 
-def rules_in_use(number_K: Tensor, places: int, dtype: torch.dtype) -> Tensor:
-    """What masks the rules that a slot does not use: `bias_KR`, 0 for its first `number` rules, ABSENT for the rest."""
-    used_KR = torch.arange(places, device=number_K.device) < number_K[:, None]
-    return torch.where(used_KR, 0.0, ABSENT).to(dtype)
-
-
-def _fire(p: Parameters, name: str, half_KMH: Tensor, bias_KR: Tensor) -> Tensor:
-    """What the rules add to one half, having read the other: a gated mixture of the active rules' maps."""
+def _fire(p: Parameters, name: str, half_KMH: Tensor) -> Tensor:
+    """What the rules add to one half, having read the other. A rule of zeros is none: it adds nothing and is never changed."""
     down, up = p[f"{name}.down"], p[f"{name}.up"]
     slots, width, rules, rank = down.shape
-    u = normalise(half_KMH)
-    gates_KMR = torch.softmax(linear(u, p[f"{name}.gate"]) + bias_KR[:, None, :], dim=-1)
-    hidden = functional.gelu(linear(u, down.view(slots, width, rules * rank)))
-    gated = hidden.view(slots, -1, rules, rank) * gates_KMR[..., None]
-    return linear(gated.view(slots, -1, rules * rank), up.view(slots, rules * rank, width))
+    hidden = functional.gelu(torch.bmm(normalise(half_KMH), down.view(slots, width, rules * rank)))
+    return torch.bmm(hidden, up.view(slots, rules * rank, width))
 
 
-def apply_rules(p: Parameters, name: str, x: Tensor, bias_KR: Tensor) -> Tensor:
+def apply_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From text to meaning: additive couplings (Dinh et al. 2015, NICE, eq. 4), each half changed by rules that read the other."""
-    first, second = x.view(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    first = first + _fire(p, f"{name}.first", second, bias_KR)
-    second = second + _fire(p, f"{name}.second", first, bias_KR)
+    first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
+    first = first + _fire(p, f"{name}.first", second)
+    second = second + _fire(p, f"{name}.second", first)
     return torch.cat((first, second), -1).view(x.shape)
 
 
-def invert_rules(p: Parameters, name: str, x: Tensor, bias_KR: Tensor) -> Tensor:
+def invert_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From meaning to text: exactly undoes `apply_rules` with the same parameters."""
-    first, second = x.view(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    second = second - _fire(p, f"{name}.second", first, bias_KR)
-    first = first - _fire(p, f"{name}.first", second, bias_KR)
+    first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
+    second = second - _fire(p, f"{name}.second", first)
+    first = first - _fire(p, f"{name}.first", second)
     return torch.cat((first, second), -1).view(x.shape)
 
 
-def lookup(table_KND: Tensor, ids: Tensor) -> Tensor:
-    """Each slot's rows of its own table: `ids_K...` to `rows_K...D`."""
-    slots, count, dim = table_KND.shape
-    start_K = torch.arange(slots, device=ids.device) * count
-    return functional.embedding(ids + start_K.view(-1, *(1,) * (ids.dim() - 1)), table_KND.reshape(slots * count, dim))
+def lookup(table_KND: Tensor, rows: Tensor) -> Tensor:
+    """Rows of the slots' tables, numbered through over the slots: `rows_K...` to vectors `K...D`."""
+    return functional.embedding(rows, table_KND.reshape(-1, table_KND.shape[2]))
 
 
 def read_from(scores: Tensor, values: Tensor) -> Tensor:
@@ -163,8 +151,3 @@ def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
     keys = keys_KBTD.reshape(slots * sentences, places, dim).transpose(1, 2)
     scores: Tensor = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
     return scores.view(slots, sentences, queries, places)
-
-
-def mean_over(values_KBx: Tensor, mask_KBx: Tensor) -> Tensor:
-    """Each slot's mean over what the mask (numbers or booleans) keeps; 0 where it keeps nothing."""
-    return (values_KBx * mask_KBx).flatten(1).sum(1) / mask_KBx.flatten(1).sum(1).clamp(min=1)

@@ -19,13 +19,19 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 REACH = 8
 """Distances along the sentence are told apart up to this many tokens."""
+IGNORED = -100
+"""What stands for no target where one is asked for, as in `torch.nn.functional.cross_entropy`."""
 
 
 class Layout(NamedTuple):
-    """Where the propositions of sentences lie; everything here is whole numbers and booleans but `near_KBT2Q`."""
+    """Where the propositions of sentences lie; whole numbers and booleans but for `rows_KBQ2` and `near_KBT2Q`.
+
+    `inside`, `before` and `after` name rows of tables, numbered through over the slots.
+    """
 
     position_KBP: Tensor
     """The token of each place's entity, 0 where the place is empty."""
@@ -33,11 +39,11 @@ class Layout(NamedTuple):
     inside_KBP: Tensor
     """Which of how many propositions of its token it is: `which * (max_propositions + 1) + how many`."""
     count_KBT: Tensor
-    """How many propositions each token carries."""
+    """How many propositions each token carries; IGNORED beyond the sentence."""
     gap_KBQ: Tensor
-    """How many tokens each place, and the sentence's end, lies after the last; the first place after a token -1."""
-    here_KBQ: Tensor
-    """The places that are filled and the end."""
+    """How many tokens each place, and the sentence's end, lies after the last (the first after a token -1); IGNORED for no place."""
+    rows_KBQ2: Tensor
+    """1 for the places that are filled and the end, and 1 for the end."""
     before_KBT: Tensor
     """How far each token lies behind the last place, capped; beyond REACH it is the distance from the sentence's start."""
     after_KBT: Tensor
@@ -49,38 +55,60 @@ class Layout(NamedTuple):
         """For the same sentences twice over."""
         return Layout(*(torch.cat((part, part), dim=1) for part in self))
 
-    def batch(self, sentences: slice) -> Layout:
+    def of(self, sentences: slice) -> Layout:
         """A part of the sentences."""
         return Layout(*(part[:, sentences] for part in self))
+
+
+def inside_rows(max_propositions: int) -> int:
+    """How many rows a slot's table of `inside` has."""
+    return (max_propositions + 1) ** 2
+
+
+def end_rows(filled_KBP: Tensor, dtype: torch.dtype) -> Tensor:
+    """The `rows_KBQ2` of a layout, which do not depend on where its places lie."""
+    row_Q, number_KB1 = torch.arange(filled_KBP.shape[2] + 1, device=filled_KBP.device), filled_KBP.sum(-1, keepdim=True)
+    return torch.stack((row_Q <= number_KB1, row_Q == number_KB1), dim=-1).to(dtype)
 
 
 def lay_out(position_KBP: Tensor, filled_KBP: Tensor, length_KB: Tensor, tokens: int, max_propositions: int, dtype: torch.dtype) -> Layout:
     """The layout of sentences whose places are known; places are filled from the first on, in the order of their tokens."""
     position_KBP = position_KBP * filled_KBP
-    places = position_KBP.shape[2]
+    slots, _, places = position_KBP.shape
     token_T = torch.arange(tokens, device=position_KBP.device)
     row_Q = torch.arange(places + 1, device=position_KBP.device)
-    number_KB1 = filled_KBP.sum(-1, keepdim=True)
-    stop_KBQ = torch.where(row_Q < number_KB1, torch.nn.functional.pad(position_KBP, (0, 1)), length_KB[..., None])
+    slot_K11 = torch.arange(slots, device=position_KBP.device)[:, None, None]
+    number_KB1, length_KB1 = filled_KBP.sum(-1, keepdim=True), length_KB[..., None]
+    stop_KBQ = torch.where(row_Q < number_KB1, functional.pad(position_KBP, (0, 1)), length_KB1)
     here_KBQ = row_Q <= number_KB1
 
     same_KBPP = (position_KBP[..., None] == position_KBP[:, :, None]) & filled_KBP[..., None] & filled_KBP[:, :, None]
     inside_KBP = same_KBPP.tril(-1).sum(-1) * (max_propositions + 1) + same_KBPP.sum(-1)
-    count_KBT = ((position_KBP[:, :, None] == token_T[:, None]) & filled_KBP[:, :, None]).sum(-1)
-    gap_KBQ = (stop_KBQ - torch.nn.functional.pad(stop_KBQ[..., :-1], (1, 0), value=-1)).clamp(min=0) * here_KBQ
+    count_KBT = ((position_KBP[:, :, None] == token_T[:, None]) & filled_KBP[:, :, None]).sum(-1).clamp(max=max_propositions)
+    gap_KBQ = (stop_KBQ - functional.pad(stop_KBQ[..., :-1], (1, 0), value=-1)).clamp(min=0)
 
-    stop_KB1Q, token_T1 = stop_KBQ[:, :, None], token_T[:, None]
-    before_KBT = torch.where((stop_KB1Q < token_T1) & here_KBQ[:, :, None], stop_KB1Q, -1).amax(-1)
-    after_KBT = torch.where((stop_KB1Q >= token_T1) & here_KBQ[:, :, None], stop_KB1Q, tokens).amin(-1)
+    stop_KB1Q, token_T1, here_KB1Q = stop_KBQ[:, :, None], token_T[:, None], here_KBQ[:, :, None]
+    before_KBT = torch.where((stop_KB1Q < token_T1) & here_KB1Q, stop_KB1Q, -1).amax(-1)
+    after_KBT = torch.where((stop_KB1Q >= token_T1) & here_KB1Q, stop_KB1Q, tokens).amin(-1)
     behind = (token_T - before_KBT).clamp(max=REACH - 1) + REACH * (before_KBT < 0)
-    ahead = (after_KBT - token_T).clamp(max=REACH - 1) + REACH * (after_KBT == length_KB[..., None])
-    near = [((stop_KB1Q == at[..., None]) & here_KBQ[:, :, None]).to(dtype) for at in (before_KBT, after_KBT)]
-    return Layout(position_KBP, filled_KBP, inside_KBP, count_KBT, gap_KBQ, here_KBQ, behind, ahead, torch.cat(near, dim=-1))
+    ahead = (after_KBT - token_T).clamp(max=REACH - 1) + REACH * (after_KBT == length_KB1)
+    near = [((stop_KB1Q == at[..., None]) & here_KB1Q).to(dtype) for at in (before_KBT, after_KBT)]
+    return Layout(
+        position_KBP,
+        filled_KBP,
+        inside_KBP + slot_K11 * inside_rows(max_propositions),
+        torch.where(token_T < length_KB1, count_KBT, IGNORED),
+        torch.where(here_KBQ, gap_KBQ, IGNORED),
+        end_rows(filled_KBP, dtype),
+        behind + slot_K11 * (2 * REACH),
+        ahead + slot_K11 * (2 * REACH),
+        torch.cat(near, dim=-1),
+    )
 
 
 def places_of_counts(count_KBT: Tensor, places: int) -> tuple[Tensor, Tensor]:
     """The token of each place, and whether it is filled, from how many propositions each token carries."""
-    end_KBT = count_KBT.cumsum(-1)
+    end_KBT = count_KBT.clamp(min=0).cumsum(-1)
     place_P = torch.arange(places, device=count_KBT.device)
     position_KBP = (end_KBT[:, :, None] <= place_P[:, None]).sum(-1)
     filled_KBP = place_P < end_KBT[..., -1:]

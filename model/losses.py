@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from model.layers import Parameters, mean_over
-from model.layout import Layout
+from model.layers import Parameters
+from model.layout import IGNORED, Layout
 from model.network import Conditions, Parsed, SymmetricNetwork
 from model.shortlist import SHORTLIST, Candidates, shortlist, whole_table
 from model.softmax import Scratch, softmax_over_table
@@ -34,7 +35,7 @@ class Batch:
     seen_tokens_KBT: Tensor
     """The tokens from which the parser understands the sentence (some replaced by the unknown word)."""
     aligned_KBP3: Tensor
-    """The tokens that entity, relation and value come from, below 0 where they stand nowhere."""
+    """The tokens that entity, relation and value come from, IGNORED where they stand nowhere."""
     layout: Layout
     facts: int
     """No slot has more propositions than this in the batch."""
@@ -58,74 +59,61 @@ class ComponentLosses:
 
         Without `cycles` the two cycle components are not computed and stand as 0.
         """
-        network, layout = self.network, batch.layout
-        mask_KBT = batch.word_mask(p["table"].dtype)
-        among = self._candidates(p, batch)
-        generate_K, soft_words = self._generate(p, among, batch, network.embed(p, batch.propositions_KBP3), mask_KBT, conditions, cycles)
-        words, seen = network.embed(p, batch.tokens_KBT), network.embed(p, batch.seen_tokens_KBT)
+        network, mask_KBT, gold = self.network, batch.word_mask(p["table"].dtype), _Gold.of(batch)
+        among = self._candidates(p, batch, gold)
+        ids = torch.cat([part.flatten(1) for part in (batch.tokens_KBT, batch.seen_tokens_KBT, batch.propositions_KBP3)], dim=1)
+        sizes = [part[0].numel() for part in (mask_KBT, mask_KBT, batch.propositions_KBP3)]
+        vectors = torch.split(network.embed(p, ids), sizes, dim=1)
+        words, seen = (part.view(*mask_KBT.shape, -1) for part in vectors[:2])
+        items = vectors[2].view(*batch.propositions_KBP3.shape, -1)
+        generate_K, soft_words = self._generate(p, among, batch, items, mask_KBT, conditions, cycles)
         if soft_words is None:
-            parsed = network.read(p, network.understand(p, seen, mask_KBT, conditions), words, mask_KBT, layout, conditions)
-            parse_K, _ = self._parse_loss(among, parsed, batch, False)
-            return torch.stack((parse_K, generate_K, torch.zeros_like(parse_K), torch.zeros_like(parse_K)))
-        parsed, reread = self._parse_twice(
-            p, torch.cat((words, soft_words), 1), torch.cat((seen, soft_words), 1), mask_KBT, layout, conditions
-        )
-        parse_K, soft_items = self._parse_loss(among, parsed, batch, True)
-        backward_K = self._proposition_loss(among, reread, batch, False)[0] + self._count_loss(reread, batch, mask_KBT)
-        if soft_items is None:
-            raise RuntimeError("the propositions parsed were asked for and not given")
+            parsed = network.read(p, network.understand(p, seen, mask_KBT, conditions), words, mask_KBT, batch.layout, conditions)
+            parse_1K, _ = self._parse_losses(among, parsed, batch, gold, 1)
+            return torch.stack((parse_1K[0], generate_K, torch.zeros_like(generate_K), torch.zeros_like(generate_K)))
+        words, seen = torch.cat((words, soft_words), 1), torch.cat((seen, soft_words), 1)
+        both_KBT, layout, conditions2 = mask_KBT.repeat(1, 2, 1), batch.layout.twice(), conditions.twice()
+        parsed = network.read(p, network.understand(p, seen, both_KBT, conditions2), words, both_KBT, layout, conditions2)
+        (parse_K, backward_K), soft_items = self._parse_losses(among, parsed, batch, gold, 2)
         forward_K, _ = self._generate(p, among, batch, soft_items, mask_KBT, conditions, False)
         return torch.stack((parse_K, generate_K, forward_K, backward_K))
 
-    def _candidates(self, p: Parameters, batch: Batch) -> Candidates:
+    def _candidates(self, p: Parameters, batch: Batch, gold: _Gold) -> Candidates:
         if batch.chances_KS is None:
             return whole_table(p)
-        needed_KN = torch.cat((batch.tokens_KBT.flatten(1), batch.propositions_KBP3.flatten(1)), dim=1)
-        return shortlist(p, needed_KN, batch.chances_KS, self.shortlist)
+        return shortlist(p, torch.cat((batch.tokens_KBT.flatten(1), gold.symbols_KF3.flatten(1)), dim=1), batch.chances_KS, self.shortlist)
 
-    def _parse_twice(
-        self, p: Parameters, words: Tensor, seen: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
-    ) -> tuple[Parsed, Parsed]:
-        """The sentences as they are and as they were just written, parsed in one pass under the same dropout masks."""
-        keep = conditions.keep_KSBD
-        both = Conditions(conditions.rules_KR, None if keep is None else keep.repeat(1, 1, 2, 1))
-        masks = mask_KBT.repeat(1, 2, 1)
-        understood = self.network.understand(p, seen, masks, both)
-        return self.network.read(p, understood, words, masks, layout.twice(), both).halves()
+    def _parse_losses(self, among: Candidates, parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> tuple[Tensor, Tensor]:
+        """The losses of what was parsed, and the propositions as expected vectors, `items_KBP3D`.
 
-    def _parse_loss(self, among: Candidates, parsed: Parsed, batch: Batch, soft: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss of the propositions, of the counts and, unless ids are regressed, of the tokens they were read from."""
-        loss_K, items = self._proposition_loss(among, parsed, batch, soft)
-        loss_K = loss_K + self._count_loss(parsed, batch, batch.word_mask(loss_K.dtype))
-        if self.kind == "mse":
-            return loss_K, items
-        at_KBP3 = batch.aligned_KBP3
-        surprise_KBP3 = -torch.log_softmax(parsed.looks_KBP3T, -1).gather(-1, at_KBP3.clamp(min=0)[..., None]).squeeze(-1)
-        return loss_K + mean_over(surprise_KBP3, (at_KBP3 >= 0).to(loss_K.dtype)), items
-
-    def _count_loss(self, parsed: Parsed, batch: Batch, mask_KBT: Tensor) -> Tensor:
-        """The surprise at how many propositions each token carries, for each proposition."""
-        surprise_KBT = -torch.log_softmax(parsed.counts_KBTC, -1).gather(-1, batch.layout.count_KBT[..., None]).squeeze(-1)
-        return (surprise_KBT * mask_KBT).sum((1, 2)) / batch.layout.filled_KBP.sum((1, 2)).clamp(min=1)
-
-    def _proposition_loss(self, among: Candidates, parsed: Parsed, batch: Batch, soft: bool) -> tuple[Tensor, Tensor | None]:
-        """The loss per slot and, where asked for, the propositions as expected vectors, `items_KBP3D`."""
+        With `times` = 2 the sentences were parsed as they are and, after all of these, as they were just written: `losses_2K`. Which
+        tokens the propositions are read from counts for the first alone, and not where ids are regressed.
+        """
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
-        packed_KF = batch.layout.filled_KBP.flatten(1).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
-        row_KF = packed_KF + torch.arange(slots, device=packed_KF.device)[:, None] * (sentences * places)
-        states = parsed.roles_KBP3D.reshape(-1, 3 * dim)[row_KF].view(slots, -1, dim)
-        gold_KM = batch.propositions_KBP3.reshape(-1, 3)[row_KF].view(slots, -1)
-        values = self._values(among) if soft or self.kind == "mse" else None
-        places_KM = among.places(gold_KM)
-        loss_KM, means, _ = softmax_over_table(states, among.table_KCD, among.role_bias_KC, places_KM, values, self.scratch)
-        if self.kind == "mse" and means is not None:
+        rows_KF = torch.cat([gold.rows(slots, sentences, places, half * sentences // times) for half in range(times)], dim=1)
+        states = functional.embedding(rows_KF, parsed.roles_KBP3D.reshape(-1, 3 * dim)).view(slots, -1, dim)
+        gold_KM = gold.symbols_KF3.flatten(1).repeat(1, times)
+        values = self._values(among)
+        loss_KM, means = softmax_over_table(states, among.table_KCD, among.role_bias_KC, among.places(gold_KM), values, self.scratch)
+        if means is None:
+            raise RuntimeError("means were asked for and not given")
+        if self.kind == "mse":
             loss_KM = (means[..., dim] - gold_KM).square()
-        loss_K = mean_over(loss_KM, (gold_KM != PAD).to(loss_KM.dtype))
-        if not soft or means is None:
-            return loss_K, None
-        nothing = parsed.roles_KBP3D.new_zeros(slots * sentences * places, 3 * dim)
-        items = nothing.index_copy(0, row_KF.view(-1), means[..., :dim].reshape(-1, 3 * dim) * self.network.scale)
-        return loss_K, items.view(parsed.roles_KBP3D.shape)
+        loss_KM = loss_KM * (gold_KM != PAD)
+        count_K = gold.number_K.to(loss_KM.dtype)
+        named_KN = loss_KM.view(slots, times, -1).sum(2) / (3 * count_K[:, None])
+        targets = batch.layout.count_KBT.repeat(1, times, 1)
+        counted_KN = _cross_entropy(parsed.counts_KBTC, targets).view(slots, times, -1).sum(2) / count_K[:, None]
+        losses_NK = (named_KN + counted_KN).unbind(1)
+        first = gold.rows(slots, sentences // times, places, 0).view(-1)
+        said = means.view(slots, times, -1, 3, means.shape[2])[:, 0, ..., :dim].reshape(len(first), 3 * dim) * self.network.scale
+        items = said.new_zeros(slots * sentences // times * places, 3 * dim).index_copy(0, first, said)
+        if self.kind != "mse":
+            at_KBP3 = batch.aligned_KBP3
+            looks = parsed.looks_KBP3T[:, : sentences // times].reshape(*at_KBP3.shape, -1)
+            looked_K = _cross_entropy(looks, at_KBP3).view(slots, -1).sum(1) / (at_KBP3 >= 0).sum((1, 2, 3)).clamp(min=1)
+            losses_NK = (losses_NK[0] + looked_K, *losses_NK[1:])
+        return torch.stack(losses_NK), items.view(slots, sentences // times, places, 3, dim)
 
     def _values(self, among: Candidates) -> Tensor:
         """What the softmax averages: the symbols' vectors, and under `mse` their ids in one more column."""
@@ -140,28 +128,47 @@ class ComponentLosses:
     ) -> tuple[Tensor, Tensor | None]:
         """The loss per slot of the text written from some items and, where asked for, its words as the parser will read them, `words_KBTD`.
 
-        Forward they are the likeliest words, as when a sentence is really written; backward the gradient is that of the expected
-        vectors (the straight-through estimator, Bengio et al. 2013).
+        Forward they are the likeliest words, as when a sentence is really written; backward the gradient is that of the expected vectors.
         """
         network, layout = self.network, batch.layout
-        state_KBQD, gaps_KBQG = network.gather(p, items_KBP3D, layout.filled_KBP, conditions)
-        words_KBTD = network.write(p, state_KBQD, items_KBP3D, mask_KBT, layout, conditions)
-        slots = words_KBTD.shape[0]
-        states_KMD = words_KBTD.view(slots, -1, words_KBTD.shape[3])
+        spread_KBQ2D, gaps_KBQG = network.gather(p, items_KBP3D, layout.rows_KBQ2, conditions)
+        words_KBTD = network.write(p, spread_KBQ2D, items_KBP3D, mask_KBT, layout, conditions)
+        slots, _, _, dim = words_KBTD.shape
         gold_KM, values = among.places(batch.tokens_KBT.reshape(slots, -1)), among.table_KCD if soft else None
-        loss_KM, means, choices = softmax_over_table(
-            states_KMD,
-            among.table_KCD,
-            among.word_bias_KC,
-            gold_KM,
-            values,
-            self.scratch,
-            among.raised_KC,
+        states_KMD = words_KBTD.view(slots, -1, dim)
+        loss_KM, said = softmax_over_table(
+            states_KMD, among.table_KCD, among.word_bias_KC, gold_KM, values, self.scratch, among.raised_KC, hard=soft
         )
-        chosen_KBQ = torch.log_softmax(gaps_KBQG, -1).gather(-1, layout.gap_KBQ[..., None]).squeeze(-1)
-        per_slot = (loss_KM.view(mask_KBT.shape) * mask_KBT).sum((1, 2)) - (chosen_KBQ * layout.here_KBQ).sum((1, 2))
-        loss_K = per_slot / mask_KBT.sum((1, 2))
-        if means is None or choices is None:
-            return loss_K, None
-        expected, likeliest = means * network.scale, network.embed(p, among.symbols(choices))
-        return loss_K, (expected + (likeliest - expected).detach()).view(words_KBTD.shape)
+        written_K = (loss_KM * mask_KBT.flatten(1)).sum(1)
+        laid_K = _cross_entropy(gaps_KBQG, layout.gap_KBQ).view(slots, -1).sum(1)
+        loss_K = (written_K + laid_K) / mask_KBT.sum((1, 2))
+        return loss_K, None if said is None else (said * network.scale).view(words_KBTD.shape)
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """A batch's propositions without its empty places, F of them for every slot."""
+
+    packed_KF: Tensor
+    """Which place of which sentence, `sentence * places + place`; the filled first."""
+    symbols_KF3: Tensor
+    number_K: Tensor
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Gold:
+        slots = batch.tokens_KBT.shape[0]
+        filled_KM = batch.layout.filled_KBP.flatten(1)
+        packed_KF = filled_KM.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
+        symbols = batch.propositions_KBP3.reshape(slots, -1, 3).gather(1, packed_KF[..., None].expand(-1, -1, 3))
+        return cls(packed_KF, symbols, filled_KM.sum(1).clamp(min=1))
+
+    def rows(self, slots: int, sentences: int, places: int, first: int) -> Tensor:
+        """The places as rows of all slots' places, where a slot has so many sentences and the batch's begin with the sentence `first`."""
+        start_K1 = torch.arange(slots, device=self.packed_KF.device)[:, None] * (sentences * places) + first * places
+        return self.packed_KF + start_K1
+
+
+def _cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """The surprise at each target, flat; 0 where it is IGNORED."""
+    flat = targets.flatten()
+    return functional.cross_entropy(scores.reshape(len(flat), -1), flat, ignore_index=IGNORED, reduction="none")

@@ -37,12 +37,19 @@ from model.layers import (
     rule_specs,
     weight,
 )
-from model.layout import REACH, Layout, lay_out, places_of_counts, places_of_gaps
+from model.layout import REACH, Layout, inside_rows, lay_out, places_of_counts, places_of_gaps
 from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 MASKED_SITES = 7
 CONVOLUTIONS = ("first", "second")
+JOINED = {
+    "parse.of_state": ("parse.query", "parse.role", "parse.steps", "parse.copy"),
+    "generate.of_state": ("generate.spread", "generate.gap"),
+    "generate.of_text": ("generate.query", "generate.word", "generate.copy"),
+}
+NEVER_NAMED = -3.0
+"""Where the bias of symbols starts that are in no proposition of train, above all inflected words, in nats."""
 LOOK = 6
 WINDOW = 2 * LOOK + 1
 """How far from a place's own token its reads are told apart by distance, in tokens."""
@@ -72,20 +79,23 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a pass needs to know of its trials: the rules they use and this step's dropout masks (None: no dropout)."""
+    """What a pass needs to know of its step: the trials' dropout masks (None: no dropout)."""
 
-    rules_KR: Tensor
     keep_KSBD: Tensor | None = None
 
     def keep(self, site: int) -> Tensor | None:
         """The mask of one place in the network, `keep_KB1D`: a feature is dropped for the whole sentence."""
         return None if self.keep_KSBD is None else self.keep_KSBD[:, site, :, None]
 
+    def twice(self) -> Conditions:
+        """For the same sentences twice over."""
+        return Conditions(None if self.keep_KSBD is None else self.keep_KSBD.repeat(1, 1, 2, 1))
 
-def dropout_masks(chances_KN: Tensor, rate_K: Tensor, sentences: int, dim: int) -> Tensor:
-    """This step's masks for all places of the network, `keep_KSBD`: 0 with probability `rate` (below 1), else 1 / (1 - rate)."""
-    kept_KN = chances_KN >= rate_K.to(chances_KN.dtype)[:, None]
-    return (kept_KN / (1 - rate_K)[:, None]).view(-1, MASKED_SITES, sentences, dim)
+
+def dropout_masks(chances_xKN: Tensor, rate_K: Tensor) -> Tensor:
+    """0 with probability `rate` (below 1), else 1 / (1 - rate), from numbers in [0, 1)."""
+    rate_K1 = rate_K[:, None]
+    return (chances_xKN >= rate_K1.to(chances_xKN.dtype)) / (1 - rate_K1)
 
 
 class SymmetricNetwork:
@@ -99,6 +109,8 @@ class SymmetricNetwork:
         self._base_S, self._has_base_S1 = bases, (bases != PAD)[:, None]
         self._ending_S = torch.tensor(vocabulary.symbol_endings(), device=device)
         self.scale = math.sqrt(shape.hidden_dim)
+        self._role_start = tuple(0.0 if named else NEVER_NAMED for named in vocabulary.named)
+        self._held_starts: dict[tuple[int, int, int], Tensor] = {}
 
     def specs(self) -> list[ParameterSpec]:
         """Every parameter of one slot."""
@@ -106,45 +118,57 @@ class SymmetricNetwork:
         shared = [
             ParameterSpec("symbols", (self.symbols, dim), std=1 / self.scale),
             ParameterSpec("endings", (self.endings, dim), std=0.5 / self.scale),
-            *(offset("word_bias", self.symbols), offset("role_bias", self.symbols)),
+            *(offset("word_bias", self.symbols), offset("role_bias", self.symbols, mean=self._role_start)),
             *rule_specs("rules", dim, self.shape.max_rules),
         ]
         parse = [
             ParameterSpec("parse.positions", (tokens, dim), std=0.1),
             *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"parse.{name}", dim, reach=2)),
             *(weight("parse.count", dim, self.counts, 0.3), offset("parse.count_bias", self.counts)),
-            *(weight("parse.place", dim, dim), ParameterSpec("parse.inside", (self.counts**2, dim), std=0.3)),
+            weight("parse.place", dim, dim),
+            ParameterSpec("parse.inside", (inside_rows(self.shape.max_propositions), dim), std=0.3),
             *convolution_specs("parse.neighbours", dim),
-            *(weight("parse.query", dim, 3 * dim), weight("parse.steps", dim, 3 * WINDOW, 0.3)),
-            *(weight("parse.role", dim, 3 * dim), offset("parse.role_bias", 3 * dim), weight("parse.read", dim, dim)),
-            *(weight("parse.copy", dim, 3, 0.3), offset("parse.copy_bias", 3)),
+            *(weight("parse.query", dim, 3 * dim), weight("parse.role", dim, 3 * dim), weight("parse.read", dim, dim)),
+            *(weight("parse.steps", dim, 3 * WINDOW, 0.3), weight("parse.copy", dim, 3, 0.3)),
+            offset("parse.state_bias", 6 * dim + 3 * WINDOW + 3),
         ]
         generate = [
             *(weight("generate.in", 3 * dim, 2 * dim), offset("generate.in_bias", 2 * dim), weight("generate.state", 2 * dim, dim)),
             ParameterSpec("generate.end", (dim,), std=0.3),
             *convolution_specs("generate.neighbours", dim),
-            *(weight("generate.gap", dim, tokens + 2, 0.3), offset("generate.gap_bias", tokens + 2)),
+            *(weight("generate.spread", dim, 2 * dim), weight("generate.gap", dim, tokens + 2, 0.3)),
+            offset("generate.state_bias", 2 * dim + tokens + 2),
             *(ParameterSpec(f"generate.{side}", (2 * REACH, dim), std=0.3) for side in ("before", "after")),
-            weight("generate.spread", dim, 2 * dim),
             *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"generate.{name}", dim, reach=2)),
-            *(weight("generate.query", dim, dim), ParameterSpec("generate.roles", (3, dim), std=0.3)),
-            *(weight("generate.word", dim, dim), weight("generate.copy", dim, 1, 0.3), offset("generate.copy_bias", 1)),
+            *(weight("generate.query", dim, dim), weight("generate.word", dim, dim), weight("generate.copy", dim, 1, 0.3)),
+            *(offset("generate.text_bias", 2 * dim + 1), ParameterSpec("generate.roles", (3, dim), std=0.3)),
         ]
         return shared + parse + generate
 
     def with_tables(self, p: Parameters) -> dict[str, Tensor]:
-        """The parameters with `table_KSD`, the vectors of all symbols, and `inputs`, which goes on with unknown words by ending.
+        """The parameters with what is worked out of them once a step.
 
-        A symbol's vector is its own plus those of its ending and of its base form, so rare words start from what similar ones mean.
+        `table_KSD` holds the vectors of all symbols, `inputs` the same for reading (of about unit variance) and after them unknown words by
+        ending. A symbol's vector is its own plus those of its ending and of its base form: rare words start from what similar ones mean.
+        Weights that work on the same state stand side by side: one product for all of them.
         """
         base = p["symbols"].index_select(1, self._base_S) * self._has_base_S1
         table = p["symbols"] + p["endings"].index_select(1, self._ending_S) + base
         unknown = p["symbols"][:, UNKNOWN : UNKNOWN + 1] + p["endings"]
-        return {**p, "table": table, "inputs": torch.cat((table, unknown), dim=1)}
+        joined = {name: torch.cat([p[part] for part in parts], dim=-1) for name, parts in JOINED.items()}
+        return {**p, **joined, "table": table, "inputs": torch.cat((table, unknown), dim=1) * self.scale}
 
     def embed(self, p: Parameters, ids_KBx: Tensor) -> Tensor:
         """Input ids as vectors of about unit variance: `ids_K...` to `vectors_K...D`."""
-        return lookup(p["inputs"], ids_KBx) * self.scale
+        return lookup(p["inputs"], ids_KBx + self._starts(ids_KBx, p["inputs"].shape[1]))
+
+    def _starts(self, like_Kx: Tensor, rows: int) -> Tensor:
+        """Where each slot's rows begin in tables of so many rows, to be added to `like`."""
+        key = (like_Kx.shape[0], rows, like_Kx.dim())
+        if key not in self._held_starts:
+            starts_K = torch.arange(key[0], device=like_Kx.device) * rows
+            self._held_starts[key] = starts_K.view(-1, *(1,) * (key[2] - 1))
+        return self._held_starts[key]
 
     def hide(self, tokens: Tensor) -> Tensor:
         """The tokens as unknown words without a known base form are read: only their endings remain."""
@@ -166,7 +190,7 @@ class SymmetricNetwork:
         x = (x if keep is None else x * keep) * mask_KBT1
         for site, name in enumerate(CONVOLUTIONS):
             x = convolve(p, f"parse.{name}", x, mask_KBT1, conditions.keep(site + 1))
-        meaning = normalise(apply_rules(p, "rules", x, conditions.rules_KR))
+        meaning = normalise(apply_rules(p, "rules", x))
         return Understood(meaning, linear(meaning, p["parse.count"], p["parse.count_bias"]))
 
     def layout_of_counts(self, understood: Understood, mask_KBT: Tensor, places: int) -> Layout:
@@ -185,39 +209,36 @@ class SymmetricNetwork:
         a word is named that was hardly ever seen (See et al. 2017, softly).
         """
         slots, sentences, places = layout.position_KBP.shape
-        u, dim = understood.meaning_KBTD, words_KBTD.shape[3]
-        tokens = u.shape[2]
-        start_KB1 = torch.arange(slots * sentences, device=u.device).view(slots, sentences, 1) * tokens
-        here = functional.embedding(layout.position_KBP + start_KB1, u.reshape(slots * sentences * tokens, dim))
+        u, dim, tokens = understood.meaning_KBTD, words_KBTD.shape[3], words_KBTD.shape[2]
+        here = u.gather(2, layout.position_KBP[..., None].expand(-1, -1, -1, dim))
         state = linear(here, p["parse.place"]) + lookup(p["parse.inside"], layout.inside_KBP)
         s = normalise(convolve(p, "parse.neighbours", state, layout.filled_KBP[..., None].to(u.dtype), conditions.keep(3)))
+        said = torch.split(linear(s, p["parse.of_state"], p["parse.state_bias"]), [3 * dim, 3 * dim, 3 * WINDOW, 3], dim=-1)
+        queries, start, steps, copies = (part.reshape(slots, sentences, places * 3, -1) for part in said)
 
         token_T = torch.arange(tokens, device=u.device)
         step_KBPT = (token_T - layout.position_KBP[..., None]).clamp(-LOOK, LOOK) + LOOK
-        steps = linear(s, p["parse.steps"]).view(slots, sentences, places, 3, WINDOW)
-        far = steps.gather(-1, step_KBPT[:, :, :, None].expand(-1, -1, -1, 3, -1))
-        queries = linear(s, p["parse.query"]).view(slots, sentences, places * 3, dim)
-        looks = match(queries, u).view(far.shape) + far + ((1 - mask_KBT) * ABSENT)[:, :, None, None]
-        found, copied = read_from(looks.view(slots, sentences, places * 3, tokens), torch.cat((u, words_KBTD), -1)).chunk(2, dim=-1)
-        start = linear(s, p["parse.role"], p["parse.role_bias"]).view(found.shape)
-        gate = torch.sigmoid(linear(s, p["parse.copy"], p["parse.copy_bias"])).view(slots, sentences, places * 3, 1)
-        roles = normalise(start + linear(found, p["parse.read"])) + 2 * gate * copied
-        return Parsed(roles.view(slots, sentences, places, 3, dim), looks, understood.counts_KBTC)
+        far = steps.gather(-1, step_KBPT.repeat_interleave(3, dim=2))
+        looks = match(queries, u) + far + ((1 - mask_KBT) * ABSENT)[:, :, None]
+        found, copied = read_from(looks, torch.cat((u, words_KBTD), -1)).chunk(2, dim=-1)
+        roles = torch.addcmul(normalise(start + linear(found, p["parse.read"])), torch.sigmoid(copies), copied, value=2)
+        return Parsed(roles.view(slots, sentences, places, 3, dim), looks.view(slots, sentences, places, 3, tokens), understood.counts_KBTC)
 
-    def gather(self, p: Parameters, items_KBP3D: Tensor, filled_KBP: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """One state for each proposition (embedded, hard or soft) and for the end, knowing its neighbours; scores for the gaps.
+    def gather(self, p: Parameters, items_KBP3D: Tensor, rows_KBQ2: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """One state for each proposition (embedded, hard or soft) and for the end, knowing its neighbours.
 
-        Returns `state_KBQD` and `gaps_KBQG`.
+        Returns what these say to the tokens behind and before them, `spread_KBQ2D`, and scores for the gaps, `gaps_KBQG`.
         """
         slots, sentences, places, _, dim = items_KBP3D.shape
-        row_Q, number_KB1 = torch.arange(places + 1, device=filled_KBP.device), filled_KBP.sum(-1, keepdim=True)
-        end_KBQ1, here_KBQ1 = (flags[..., None].to(items_KBP3D.dtype) for flags in (row_Q == number_KB1, row_Q <= number_KB1))
+        here_KBQ1, end_KBQ1 = rows_KBQ2.split(1, dim=-1)  # type: ignore[no-untyped-call]
         joined = items_KBP3D.reshape(slots, sentences, places, 3 * dim)
         hidden = functional.gelu(linear(joined, p["generate.in"], p["generate.in_bias"]))
         stated = functional.pad(linear(hidden, p["generate.state"]), (0, 0, 0, 1))
-        state = torch.where(end_KBQ1 > 0, p["generate.end"][:, None, None], stated)
+        state = torch.lerp(stated, p["generate.end"][:, None, None], end_KBQ1)
         m = normalise(convolve(p, "generate.neighbours", state, here_KBQ1, conditions.keep(4)))
-        return m, linear(m, p["generate.gap"], p["generate.gap_bias"])
+        said = linear(m, p["generate.of_state"], p["generate.state_bias"])
+        spread, gaps = torch.split(said, [2 * dim, self.max_tokens + 2], dim=-1)
+        return spread, gaps
 
     def layout_of_gaps(self, gaps_KBQG: Tensor, filled_KBP: Tensor) -> tuple[Layout, Tensor]:
         """The layout that the likeliest gaps make, and the sentences' lengths in tokens."""
@@ -226,26 +247,27 @@ class SymmetricNetwork:
         return layout, length_KB
 
     def write(
-        self, p: Parameters, state_KBQD: Tensor, items_KBP3D: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
+        self, p: Parameters, spread_KBQ2D: Tensor, items_KBP3D: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
     ) -> Tensor:
         """The words' states along the sentence, `words_KBTD`: each knows the propositions before and behind it and how far these are."""
-        slots, sentences, rows, dim = state_KBQD.shape
+        slots, sentences, rows, dim = *spread_KBQ2D.shape[:3], items_KBP3D.shape[4]
         mask_KBT1 = mask_KBT[..., None]
-        spread = linear(state_KBQD, p["generate.spread"]).view(slots, sentences, rows, 2, dim).transpose(2, 3)
+        spread = spread_KBQ2D.view(slots, sentences, rows, 2, dim).transpose(2, 3).reshape(slots * sentences, 2 * rows, dim)
         near = layout.near_KBT2Q.reshape(slots * sentences, -1, 2 * rows)
-        text = torch.bmm(near, spread.reshape(slots * sentences, 2 * rows, dim)).view(slots, sentences, -1, dim)
+        text = torch.bmm(near, spread).view(slots, sentences, -1, dim)
         text = text + lookup(p["generate.before"], layout.before_KBT) + lookup(p["generate.after"], layout.after_KBT)
-        text = invert_rules(p, "rules", text, conditions.rules_KR)
+        text = invert_rules(p, "rules", text)
         for site, name in enumerate(CONVOLUTIONS):
             text = convolve(p, f"generate.{name}", text, mask_KBT1, conditions.keep(site + 5))
-        return self._copy_items(p, normalise(text), items_KBP3D, layout.filled_KBP)
+        return self._copy_items(p, normalise(text), items_KBP3D, layout.rows_KBQ2[:, :, :-1, 0])
 
     def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, filled_KBP: Tensor) -> Tensor:
         """Each token looks for an item of a proposition and copies from it what it needs."""
         slots, sentences, places, _, dim = items_KBP3D.shape
         keys = (items_KBP3D + p["generate.roles"][:, None, None]).view(slots, sentences, places * 3, dim)
-        absent_KBP = torch.where(filled_KBP, 0.0, ABSENT).to(u_KBTD.dtype)
-        scores = match(linear(u_KBTD, p["generate.query"]), keys) + absent_KBP.repeat_interleave(3, dim=-1)[:, :, None]
+        said = linear(u_KBTD, p["generate.of_text"], p["generate.text_bias"])
+        queries, own, copies = torch.split(said, [dim, dim, 1], dim=-1)
+        absent_KBM = (1 - filled_KBP)[..., None].expand(-1, -1, -1, 3).reshape(slots, sentences, 1, places * 3) * ABSENT
+        scores = match(queries, keys) + absent_KBM
         copied = read_from(scores, items_KBP3D.reshape(keys.shape))
-        gate = torch.sigmoid(linear(u_KBTD, p["generate.copy"], p["generate.copy_bias"]))
-        return normalise(linear(u_KBTD, p["generate.word"])) + 2 * gate * copied
+        return torch.addcmul(normalise(own), torch.sigmoid(copies), copied, value=2)

@@ -27,13 +27,13 @@ class ParameterSpec:
     """One parameter of one slot.
 
     Values are drawn normal with standard deviation `std` around `mean`. `rule_axis` names the axis over rules, along which
-    each rule is drawn by itself, so a model with fewer rules has the same numbers. `decays` says whether weight decay applies.
+    each rule is drawn by itself, around 0, so a model with fewer rules has the same numbers. `decays` says whether weight decay applies.
     """
 
     name: str
     size: tuple[int, ...]
     std: float = 0.0
-    mean: float = 0.0
+    mean: float | tuple[float, ...] = 0.0
     rule_axis: int | None = None
     decays: bool = True
 
@@ -45,15 +45,16 @@ class ParameterSpec:
     def rows(self) -> int:
         return math.ceil(self.count / ROW)
 
-    def draw(self, seed: int) -> Tensor:
-        """The initial values of a trial with this seed (float32, on the CPU)."""
+    def draw(self, seed: int, rules: int) -> Tensor:
+        """The initial values of a trial with this seed and number of rules, the others zeros (float32, on the CPU)."""
         if self.std == 0.0:
-            return torch.full(self.size, self.mean)
+            return torch.tensor(self.mean).expand(self.size).clone()
         if self.rule_axis is None:
-            return torch.randn(self.size, generator=generator_for(seed, self.name)) * self.std + self.mean
+            return torch.randn(self.size, generator=generator_for(seed, self.name)) * self.std + torch.tensor(self.mean)
         one = self.size[: self.rule_axis] + self.size[self.rule_axis + 1 :]
-        rules = [torch.randn(one, generator=generator_for(seed, self.name, rule)) for rule in range(self.size[self.rule_axis])]
-        return torch.stack(rules, self.rule_axis) * self.std + self.mean
+        drawn = [torch.randn(one, generator=generator_for(seed, self.name, rule)) * self.std for rule in range(rules)]
+        drawn += [torch.zeros(one)] * (self.size[self.rule_axis] - rules)
+        return torch.stack(drawn, self.rule_axis)
 
 
 class ParameterStore:
@@ -99,9 +100,9 @@ class ParameterStore:
             first += spec.rows * self.slots
         return blocks
 
-    def initial_rows(self, seed: int) -> Tensor:
-        """The rows of a new model with this seed."""
-        drawn = [spec.draw(seed).flatten() for spec in self.specs]
+    def initial_rows(self, seed: int, rules: int) -> Tensor:
+        """The rows of a new model with this seed and number of rules."""
+        drawn = [spec.draw(seed, rules).flatten() for spec in self.specs]
         padded = [torch.nn.functional.pad(v, (0, spec.rows * ROW - spec.count)) for v, spec in zip(drawn, self.specs, strict=True)]
         return torch.cat(padded).view(-1, ROW).to(self.device, self.dtype)
 

@@ -57,24 +57,26 @@ class _SoftmaxOverTable(torch.autograd.Function):
         values: Tensor | None,
         scratch: Scratch,
         raised: Tensor | None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        hard: bool,
+    ) -> tuple[Tensor, Tensor | None]:
         surprise = torch.empty(gold.shape, dtype=states.dtype, device=states.device)
         means = None if values is None else states.new_empty(*gold.shape, values.shape[2])
-        choices = None if values is None else torch.empty_like(gold)
+        choices = torch.empty_like(gold) if hard else None
         for rows in _chunks(states, table.shape[1]):
             logs = _log_softmax(states[:, rows], table, bias, scratch)
-            surprise[:, rows] = -logs.gather(2, gold[:, rows, None]).squeeze(2)
-            if values is not None and means is not None and choices is not None:
-                choices[:, rows] = (logs if raised is None else logs - raised[:, None]).argmax(2)
-                means[:, rows] = torch.bmm(logs.exp_(), values)
+            torch.gather(logs, 2, gold[:, rows, None], out=surprise[:, rows, None])
+            if choices is not None:
+                torch.argmax(logs if raised is None else logs - raised[:, None], 2, out=choices[:, rows])
+            if values is not None and means is not None:
+                torch.bmm(logs.exp_(), values, out=means[:, rows])
         ctx.scratch = scratch
         ctx.save_for_backward(states, table, bias, gold, values, means)
-        if choices is not None:
-            ctx.mark_non_differentiable(choices)
-        return surprise, means, choices
+        if values is None or choices is None:
+            return surprise.neg_(), means
+        return surprise.neg_(), values.gather(1, choices[..., None].expand(-1, -1, values.shape[2]))
 
     @staticmethod
-    def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None) -> tuple[Tensor | None, ...]:
         states, table, bias, gold, values, means = ctx.saved_tensors
         values = None if d_means is None else values
         d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
@@ -96,7 +98,7 @@ class _SoftmaxOverTable(torch.autograd.Function):
             d_states[:, rows] = torch.bmm(d_scores, table)
             torch.baddbmm(d_table, d_scores.transpose(1, 2), states[:, rows], out=d_table)
             d_bias += d_scores.sum(1, keepdim=True)
-        return d_states, d_table, d_bias, None, d_values, None, None
+        return d_states, d_table, d_bias, None, d_values, None, None, None
 
 
 def softmax_over_table(
@@ -107,13 +109,14 @@ def softmax_over_table(
     values_KSV: Tensor | None,
     scratch: Scratch,
     raised_KS: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The surprise at the gold symbols (`surprise_KM`, nats), the mean value (`means_KMV`) and the likeliest symbol (`choices_KM`).
+    hard: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The surprise at the gold symbols (`surprise_KM`, nats) and, where there are values, their mean (`means_KMV`).
 
-    Without `values_KSV` neither means nor choices are computed, and None stands in their place. `raised_KS` is what in `bias_KS` does not
-    count for the choices.
+    With `hard` the value of the likeliest symbol stands in the mean's place; its gradient is the mean's (the straight-through estimator,
+    Bengio et al. 2013). `raised_KS` is what in `bias_KS` does not count for which is the likeliest.
     """
-    result: tuple[Tensor, Tensor | None, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
-        states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch, raised_KS
+    result: tuple[Tensor, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
+        states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch, raised_KS, hard
     )
     return result

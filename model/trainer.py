@@ -10,6 +10,7 @@ unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of anot
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +23,15 @@ from model.config import COMPONENTS, MODEL_VERSION, Hyperparameters, ModelShape
 from model.corpus import Corpus, Split
 from model.errors import DeviceError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
-from model.layers import rules_in_use
 from model.losses import Batch, ComponentLosses
 from model.network import MASKED_SITES, Conditions, SymmetricNetwork, dropout_masks
 from model.noise import uniform
 from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
 from model.shortlist import SHORTLIST
+
+AHEAD = 8
+"""For so many steps random numbers are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class FusedTrainer:
 
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot."""
-        self.store.write(slot, self.store.initial_rows(hyperparameters.seed))
+        self.store.write(slot, self.store.initial_rows(hyperparameters.seed, hyperparameters.num_rules))
         self._slots[slot] = _Slot(hyperparameters)
 
     def unload(self, slot: int) -> None:
@@ -159,7 +162,7 @@ class FusedTrainer:
         """Trains all slots for one epoch; None for a free slot. Reads the device once, at the end."""
         started = time.perf_counter()
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
-        settings = _SlotTensors(states, self.store, self.shape.max_rules)
+        settings = _SlotTensors(states, self.store)
         factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], self.steps_an_epoch, self.store)
         epoch = self._batches.epoch(settings.draw)
         cycles = bool((settings.weights_4K[2:] != 0).any())
@@ -173,7 +176,7 @@ class FusedTrainer:
     def _step(self, step: int, batch: Batch, settings: _SlotTensors, factors: StepFactors, cycles: bool) -> Tensor:
         """One optimizer step of all slots; the losses times the batch's size and the gradient norms, `sums_5K`."""
         size = batch.tokens_KBT.shape[1]
-        conditions, sampled_KS = settings.chances(step, size, self.shape.hidden_dim, self.network.symbols if self._shortens else 0)
+        conditions, sampled_KS = settings.chances(step, size, self.shape, self.network.symbols if self._shortens else 0)
         batch = dataclasses.replace(batch, chances_KS=sampled_KS)
         losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
         asked_4K = settings.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
@@ -185,10 +188,8 @@ class FusedTrainer:
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
         """Evaluates the averaged parameters of all slots on a split; None for a free slot."""
         started = time.perf_counter()
-        states = [state or _Slot(Hyperparameters()) for state in self._slots]
-        conditions = Conditions(_SlotTensors(states, self.store, self.shape.max_rules).rules_KR)
         parameters = self.network.with_tables(self.store.average_views)
-        evaluations = evaluate_split(self.network, parameters, conditions, self._split(split), self._kinds)
+        evaluations = evaluate_split(self.network, parameters, Conditions(), self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
 
@@ -226,7 +227,7 @@ class FusedTrainer:
 class _SlotTensors:
     """The slots' settings as tensors of length K."""
 
-    def __init__(self, states: list[_Slot], store: ParameterStore, max_rules: int) -> None:
+    def __init__(self, states: list[_Slot], store: ParameterStore) -> None:
         hps = [state.hyperparameters for state in states]
 
         def tensor(values: Sequence[float]) -> Tensor:
@@ -240,13 +241,20 @@ class _SlotTensors:
         self.drops = any(hp.dropout for hp in hps)
         self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
         self.step_K = torch.tensor([state.step for state in states], device=store.device)
-        self.rules_KR = rules_in_use(torch.tensor([hp.num_rules for hp in hps], device=store.device), max_rules, store.dtype)
+        self._sampled_AKS, self._keep_AKSBD = torch.zeros(0), torch.zeros(0)
 
-    def chances(self, step: int, sentences: int, dim: int, symbols: int) -> tuple[Conditions, Tensor | None]:
-        """The rules in use, the dropout masks of one step, and what its shortlist samples by (None without `symbols`): one draw for all."""
-        count = MASKED_SITES * sentences * dim if self.drops else 0
-        if not count + symbols:
-            return Conditions(self.rules_KR), None
-        drawn_KN = uniform(self.seed_K, self.step_K + step, count + symbols, stream=1)
-        keep = dropout_masks(drawn_KN[:, symbols:], self.dropout_K, sentences, dim) if self.drops else None
-        return Conditions(self.rules_KR, keep), drawn_KN[:, :symbols] if symbols else None  # it stands first: neighbours decide on masks
+    def chances(self, step: int, sentences: int, shape: ModelShape, symbols: int) -> tuple[Conditions, Tensor | None]:
+        """The dropout masks of one step and what its shortlist samples by (None without `symbols`); drawn for `AHEAD` steps at a time."""
+        if step % AHEAD == 0:
+            self._draw_ahead(step, shape, symbols)
+        keep_KSBD = self._keep_AKSBD[step % AHEAD, :, :, :sentences] if self.drops else None
+        return Conditions(keep_KSBD), self._sampled_AKS[step % AHEAD] if symbols else None
+
+    def _draw_ahead(self, step: int, shape: ModelShape, symbols: int) -> None:
+        slots, masked = len(self.seed_K), (MASKED_SITES, shape.batch_size, shape.hidden_dim)
+        count = symbols + (math.prod(masked) if self.drops else 0)  # the symbols stand first, for neighbours decide whether masks are drawn
+        steps_AK = self.step_K + torch.arange(step, step + AHEAD, device=self.step_K.device)[:, None]
+        drawn_AKN = uniform(self.seed_K.repeat(AHEAD), steps_AK.flatten(), count, stream=1).view(AHEAD, slots, count)
+        self._sampled_AKS, chances_AKN = drawn_AKN[..., :symbols], drawn_AKN[..., symbols:]
+        if self.drops:
+            self._keep_AKSBD = dropout_masks(chances_AKN, self.dropout_K).view(AHEAD, slots, *masked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -52,10 +52,12 @@ class Vocabulary:
     """The symbol table: special symbols first, then words by falling frequency, then by alphabet; and the words' endings.
 
     Input ids go beyond the table: an unknown word is read as `len(vocabulary) + ending`, so that its ending still says something.
+    `named` says which symbols are in propositions of train (all, where it is not known).
     """
 
-    def __init__(self, symbols: Sequence[str], endings: Sequence[str]) -> None:
+    def __init__(self, symbols: Sequence[str], endings: Sequence[str], named: Container[str] | None = None) -> None:
         self.symbols, self.endings = tuple(symbols), tuple(endings)
+        self.named = tuple(named is None or symbol in named for symbol in self.symbols)
         self._ids = {symbol: number for number, symbol in enumerate(self.symbols) if number >= len(SPECIAL_SYMBOLS)}
         self._endings = {ending: number for number, ending in enumerate(self.endings)}
 
@@ -63,11 +65,12 @@ class Vocabulary:
     def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
         """The table of every token, entity, relation and value of `sentences` (the train split)."""
         counts = Counter(word for s in sentences for word in s.tokens)
-        counts.update(word for s in sentences for proposition in s.propositions for word in proposition)
+        named = Counter(word for s in sentences for proposition in s.propositions for word in proposition)
+        counts.update(named)
         words = sorted(counts, key=lambda word: (-counts[word], word))
         shared = Counter(word[-length:] for word in words for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
         endings = [ending for ending, count in shared.items() if count >= ENDING_SHARED_BY]
-        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)])
+        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)], named)
 
     def __len__(self) -> int:
         return len(self.symbols)

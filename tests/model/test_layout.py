@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.layout import REACH, Layout, lay_out, places_of_counts, places_of_gaps
+from model.layout import IGNORED, REACH, Layout, lay_out, places_of_counts, places_of_gaps
 
 TOKENS, PLACES = 12, 5
 
@@ -25,10 +25,11 @@ def listed(part: Tensor) -> list[int]:
 def test_the_example_of_the_docstring() -> None:
     """One proposition at token 1, three at token 6, eight tokens."""
     layout = layout_of([1, 6, 6, 6], 8)
-    assert listed(layout.count_KBT) == [0, 1, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0]
-    assert listed(layout.gap_KBQ) == [2, 5, 0, 0, 2, 0]
+    assert listed(layout.count_KBT) == [0, 1, 0, 0, 0, 0, 3, 0] + [IGNORED] * 4
+    assert listed(layout.gap_KBQ) == [2, 5, 0, 0, 2, IGNORED]
     assert listed(layout.inside_KBP) == [1, 3, 9 + 3, 18 + 3, 0]
-    assert listed(layout.here_KBQ) == [1, 1, 1, 1, 1, 0]
+    assert listed(layout.rows_KBQ2[..., 0]) == [1, 1, 1, 1, 1, 0]
+    assert listed(layout.rows_KBQ2[..., 1]) == [0, 0, 0, 0, 1, 0]
     assert listed(layout.before_KBT)[:8] == [REACH + 1, REACH + 2, 1, 2, 3, 4, 5, 1]
     assert listed(layout.after_KBT)[:8] == [1, 0, 4, 3, 2, 1, 0, REACH + 1]
     near = layout.near_KBT2Q[0, 0]

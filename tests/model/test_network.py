@@ -36,10 +36,10 @@ def batch_of(corpus: Corpus, rows: range) -> Batch:
 def test_rules_are_undone_by_their_inverse(small_corpus: Corpus) -> None:
     """Generate undoes with the same parameters what parse does."""
     trainer = loaded(small_corpus)
-    x, rules = torch.randn(2, 3, 5, 32, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)
-    meaning = apply_rules(trainer.store.views, "rules", x, rules)
+    x = torch.randn(2, 3, 5, 32, dtype=torch.float64)
+    meaning = apply_rules(trainer.store.views, "rules", x)
     assert not torch.allclose(meaning, x, atol=0.1)
-    assert torch.allclose(invert_rules(trainer.store.views, "rules", meaning, rules), x)
+    assert torch.allclose(invert_rules(trainer.store.views, "rules", meaning), x)
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "mse"])
@@ -55,7 +55,7 @@ def test_every_component_is_differentiable_end_to_end(
     """The cycles train both directions; each direction's own loss trains only that one; all train the symbol table and the rules."""
     trainer = loaded(small_corpus, kind)
     tables = trainer.network.with_tables(trainer.store.views)
-    losses = trainer.losses(tables, batch_of(small_corpus, range(6)), Conditions(torch.zeros(2, 4, dtype=torch.float64)))
+    losses = trainer.losses(tables, batch_of(small_corpus, range(6)), Conditions())
     loss = losses[COMPONENTS.index(component)].sum()
     names = [reached, "symbols", "rules.first.up", *([not_reached] if not_reached else [])]
     gradients = torch.autograd.grad(loss, [trainer.store.views[name] for name in names], materialize_grads=True, allow_unused=True)
@@ -67,7 +67,7 @@ def test_every_component_is_differentiable_end_to_end(
 def test_padding_changes_nothing(small_corpus: Corpus) -> None:
     """A sentence has the same losses however wide its batch is padded."""
     trainer = loaded(small_corpus)
-    tables, conditions = trainer.network.with_tables(trainer.store.views), Conditions(torch.zeros(2, 4, dtype=torch.float64))
+    tables, conditions = trainer.network.with_tables(trainer.store.views), Conditions()
     batch = batch_of(small_corpus, range(6))
     length = (batch.tokens_KBT != 0).sum(-1)
     width, tokens = int(length.max()), batch.tokens_KBT[:, :, : int(length.max())]

@@ -18,7 +18,7 @@ def test_each_slot_follows_torch_adamw_with_its_own_settings() -> None:
         Hyperparameters(lr=0.01, weight_decay=0.0, clip_norm=1e9, epochs=1),
     ]
     for slot in range(2):
-        store.write(slot, store.initial_rows(slot))
+        store.write(slot, store.initial_rows(slot, 1))
     torch.manual_seed(0)
     steps = 6
     gradients = torch.randn(steps, *store.values.shape, dtype=torch.float64)
@@ -56,7 +56,7 @@ def test_the_average_weighs_late_steps_most_and_forgets_where_it_began() -> None
     """Each slot by its own number of steps: the weights of eta = 8 written out, the initial values among those forgotten."""
     store = ParameterStore(SPECS, 2, torch.device("cpu"), torch.float64)
     for slot in range(2):
-        store.write(slot, store.initial_rows(slot))
+        store.write(slot, store.initial_rows(slot, 1))
         assert torch.equal(store.read(slot)[3], store.read(slot)[0])
     hps, done = [Hyperparameters(lr=0.1, epochs=2), Hyperparameters(lr=0.01, epochs=9)], (0, 40)
     factors = StepFactors.of(list(zip(hps, done, strict=True)), 12, store)

@@ -10,9 +10,13 @@ from model.parameters import ParameterSpec, ParameterStore
 
 
 def test_fewer_rules_have_the_first_rules_of_more() -> None:
-    """Each rule is drawn by itself, so masking the last ones equals a smaller model."""
-    many, few = (ParameterSpec("up", (count, 3, 4), std=1.0, rule_axis=0).draw(7) for count in (16, 5))
+    """Each rule is drawn by itself and those not in use are zeros, so a wider place holds the same smaller model."""
+    many, few, placed = (
+        ParameterSpec("up", (places, 3, 4), std=1.0, rule_axis=0).draw(7, count) for places, count in ((16, 16), (5, 5), (16, 5))
+    )
     assert torch.equal(many[:5], few)
+    assert torch.equal(placed[:5], few)
+    assert not placed[5:].any()
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(1, 4))
@@ -20,7 +24,7 @@ def test_what_is_written_to_a_slot_is_read_back_and_nowhere_else(sizes: list[int
     """Slots do not overlap, and named parameters survive the way into rows and back."""
     specs = [ParameterSpec(f"p{number}", (size,), std=1.0) for number, size in enumerate(sizes)]
     store = ParameterStore(specs, slots, torch.device("cpu"), torch.float64)
-    rows = [store.initial_rows(seed) for seed in range(slots)]
+    rows = [store.initial_rows(seed, 4) for seed in range(slots)]
     for slot in range(slots):
         store.write(slot, rows[slot])
     for slot in range(slots):
@@ -36,10 +40,10 @@ def test_dropout_masks_know_only_trial_and_step() -> None:
     count = MASKED_SITES * 50 * 50
 
     def masks(slots: slice, later: int = 0) -> torch.Tensor:
-        return dropout_masks(uniform(seeds[slots], steps[slots] + later, count, stream=1), rates[slots], 50, 50)
+        return dropout_masks(uniform(seeds[slots], steps[slots] + later, count, stream=1), rates[slots])
 
     both, alone, later = masks(slice(None)), masks(slice(1)), masks(slice(1), later=1)
     assert torch.equal(both[0], alone[0])
     assert not torch.equal(both[0], later[0])
     assert abs(float((both[0] == 0).double().mean()) - 0.3) < 0.02
-    assert torch.equal(both[1], torch.ones(MASKED_SITES, 50, 50))
+    assert torch.equal(both[1], torch.ones(count))
