@@ -123,7 +123,7 @@ def measure(corpus: Corpus, slots: int, dim: int, best_rate: float) -> dict[str,
     train = corpus.splits["train"]
     tokens, facts = int(train.token_counts_N.sum()), int(train.proposition_counts_N.clamp(max=8).sum())
     sizes = tokens, facts, tokens / len(train), facts / len(train)
-    gflops = slots * step_flops(trainer.shape, len(corpus.vocabulary), *sizes) / seconds / 1e9
+    gflops = slots * step_flops(trainer.shape, trainer.symbols_a_step, *sizes) / seconds / 1e9
     return {
         "slots": slots,
         "hidden_dim": dim,

@@ -20,6 +20,7 @@ from model.layout import Layout, lay_out
 from model.losses import Batch
 from model.network import SymmetricNetwork
 from model.noise import generator_for, uniform
+from model.shortlist import shortlist_size
 from model.vocabulary import PAD
 
 
@@ -54,6 +55,12 @@ class Batches:
         counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
         counts[PAD] = math.inf
         self._word_counts_S = counts.to(train.tokens_NT.device)
+
+    def symbols_a_step(self, shortlist: int) -> int:
+        """The mean size of a shortlist over an epoch's steps."""
+        symbols, kinds = len(self._word_counts_S), [self.classes[number] for number, _, _ in self.schedule]
+        needed = [size * kind.tokens + 3 * kind.facts for kind, (_, _, size) in zip(kinds, self.schedule, strict=True)]
+        return round(sum(shortlist_size(shortlist, need, symbols) for need in needed) / len(needed))
 
     def epoch(self, draw: Draw) -> Epoch:
         """Draws an epoch for slots of these seeds."""

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,7 @@ from model.vocabulary import Unknowns, Vocabulary, singular
 
 SPLITS = ("train", "valid", "test")
 MAX_TOKENS = 64
+TENSORS = ("tokens_NT", "gold_tokens_NT", "propositions_NQ3", "token_counts_N", "proposition_counts_N")
 
 
 def split_stories(story_ids: Iterable[str], seed: int) -> dict[str, str]:
@@ -58,18 +59,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.stories_N)
 
+    def first(self, sentences: int) -> Split:
+        """The first so many sentences, or all."""
+        tensors = {name: getattr(self, name)[:sentences] for name in TENSORS}
+        return replace(self, **tensors, stories_N=self.stories_N[:sentences])
+
     def to(self, device: torch.device) -> Split:
         """The same split with its tensors on `device`."""
-        return Split(
-            self.tokens_NT.to(device),
-            self.gold_tokens_NT.to(device),
-            self.propositions_NQ3.to(device),
-            self.token_counts_N.to(device),
-            self.proposition_counts_N.to(device),
-            self.stories_N,
-            self.cut_tokens,
-            self.unknowns.to(device),
-        )
+        moved = {name: getattr(self, name).to(device) for name in TENSORS}
+        return replace(self, **moved, unknowns=self.unknowns.to(device))
 
 
 def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_tokens: int) -> Split:
@@ -149,6 +147,10 @@ class Corpus:
     def ceiling(self, split: str, places: int) -> dict[str, float]:
         """The best accuracy that train's words and the number of `places` leave possible without copying."""
         return ceiling(self.sentences[split], self.vocabulary, places)
+
+    def nameable(self, split: str, places: int) -> dict[str, float]:
+        """The best accuracy that is possible at all; see `nameable`."""
+        return nameable(self.sentences[split], self.vocabulary, places)
 
     def most_frequent(self, split: str) -> dict[str, float]:
         """What always answering train's most frequent entity, relation and value scores on `split`."""

@@ -61,16 +61,20 @@ class _Convolve(torch.autograd.Function):
         windows = _windows(u.mul_(mask_KBT1), weight_in.shape[1] // dim)
         before = torch.baddbmm(bias_in[:, None], windows, weight_in)
         hidden = functional.gelu(before)
-        y = torch.bmm(hidden, weight_out).view(x_KBTD.shape)
+        if keep_KB1D is not None:
+            hidden.view(x_KBTD.shape).mul_(keep_KB1D)
         ctx.save_for_backward(x_KBTD, mask_KBT1, keep_KB1D, weight_in, weight_out, mean, rstd, windows, before, hidden)
-        return (y if keep_KB1D is None else y.mul_(keep_KB1D)).add_(x_KBTD)
+        return torch.baddbmm(x_KBTD.reshape(hidden.shape), hidden, weight_out).view(x_KBTD.shape)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, keep, weight_in, weight_out, mean, rstd, windows, before, hidden = ctx.saved_tensors
         slots, sentences, places, dim = x.shape
-        d_out = (d_y if keep is None else d_y * keep).reshape(slots, sentences * places, dim)
-        d_before = torch.ops.aten.gelu_backward(torch.bmm(d_out, weight_out.transpose(1, 2)), before)
+        d_out = d_y.reshape(slots, sentences * places, dim)
+        d_hidden = torch.bmm(d_out, weight_out.transpose(1, 2))
+        if keep is not None:
+            d_hidden.view(x.shape).mul_(keep)
+        d_before = torch.ops.aten.gelu_backward(d_hidden, before)
         d_weight_out = torch.bmm(hidden.transpose(1, 2), d_out)
         d_weight_in = torch.bmm(windows.transpose(1, 2), d_before)
         width = weight_in.shape[1] // dim
@@ -107,27 +111,27 @@ def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
     return specs
 
 
-def _fire(p: Parameters, name: str, half_KMH: Tensor) -> Tensor:
-    """What the rules add to one half, having read the other. A rule of zeros is none: it adds nothing and is never changed."""
+def _fire(p: Parameters, name: str, half_KMH: Tensor, other_KMH: Tensor, sign: int = 1) -> Tensor:
+    """One half with what the rules add to it, having read the other. A rule of zeros is none: it adds nothing and is never changed."""
     down, up = p[f"{name}.down"], p[f"{name}.up"]
     slots, width, rules, rank = down.shape
-    hidden = functional.gelu(torch.bmm(normalise(half_KMH), down.view(slots, width, rules * rank)))
-    return torch.bmm(hidden, up.view(slots, rules * rank, width))
+    hidden = functional.gelu(torch.bmm(normalise(other_KMH), down.view(slots, width, rules * rank)))
+    return torch.baddbmm(half_KMH, hidden, up.view(slots, rules * rank, width), alpha=sign)
 
 
 def apply_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From text to meaning: additive couplings (Dinh et al. 2015, NICE, eq. 4), each half changed by rules that read the other."""
     first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    first = first + _fire(p, f"{name}.first", second)
-    second = second + _fire(p, f"{name}.second", first)
+    first = _fire(p, f"{name}.first", first, second)
+    second = _fire(p, f"{name}.second", second, first)
     return torch.cat((first, second), -1).view(x.shape)
 
 
 def invert_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From meaning to text: exactly undoes `apply_rules` with the same parameters."""
     first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    second = second - _fire(p, f"{name}.second", first)
-    first = first - _fire(p, f"{name}.first", second)
+    second = _fire(p, f"{name}.second", second, first, -1)
+    first = _fire(p, f"{name}.first", first, second, -1)
     return torch.cat((first, second), -1).view(x.shape)
 
 

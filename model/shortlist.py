@@ -45,6 +45,11 @@ def whole_table(p: Parameters) -> Candidates:
     return Candidates(p["table"], p["word_bias"], p["role_bias"])
 
 
+def shortlist_size(size: int, needed: int, symbols: int) -> int:
+    """How many of `symbols` are looked at: `size`, more where so many may be needed (and the pad)."""
+    return min(symbols, max(size, needed + 1))
+
+
 def shortlist(p: Parameters, needed_KN: Tensor, chances_KS: Tensor, size: int) -> Candidates:
     """All of `needed_KN` and a sample of the rest, `size` symbols in all, more where the batch may hold more.
 
@@ -53,8 +58,8 @@ def shortlist(p: Parameters, needed_KN: Tensor, chances_KS: Tensor, size: int) -
         chances_KS: numbers in [0, 1) that decide who is sampled.
     """
     slots, symbols = chances_KS.shape
-    size = max(size, needed_KN.shape[1] + 1)
-    if size >= symbols:
+    size = shortlist_size(size, needed_KN.shape[1], symbols)
+    if size == symbols:
         return whole_table(p)
     needed_KS = torch.zeros_like(chances_KS).scatter_(1, needed_KN, 1.0)
     needed_KS[:, PAD] = 1.0

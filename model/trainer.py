@@ -28,6 +28,7 @@ from model.network import MASKED_SITES, Conditions, SymmetricNetwork, dropout_ma
 from model.noise import uniform
 from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
+from model.probe import PROBED_BATCHES, Probe, answered, figures, moved, pulls
 from model.shortlist import SHORTLIST
 
 AHEAD = 8
@@ -118,6 +119,11 @@ class FusedTrainer:
         """Optimizer steps of one epoch."""
         return len(self._batches.schedule)
 
+    @property
+    def symbols_a_step(self) -> int:
+        """How many symbols of the table a step looks at, on average."""
+        return self._batches.symbols_a_step(self.losses.shortlist if self._shortens else len(self.corpus.vocabulary))
+
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot."""
         self.store.write(slot, self.store.initial_rows(hyperparameters.seed, hyperparameters.num_rules))
@@ -184,6 +190,20 @@ class FusedTrainer:
         self._backward((losses_4K * settings.weights_4K).sum())
         norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
         return torch.cat((losses_4K.detach() * size, norm_K[None]))
+
+    def probe(self, slot: int) -> Probe:
+        """Looks into one slot's averaged parameters; changes nothing."""
+        state = self._state(slot)
+        leaves = {name: value.detach().clone().requires_grad_() for name, value in self.store.average_views.items()}
+        epoch = self._batches.epoch(_SlotTensors([each or _Slot(Hyperparameters()) for each in self._slots], self.store).draw)
+        batches = [epoch.batch(step) for step in range(min(PROBED_BATCHES, self.steps_an_epoch))]
+        weighted, norms = pulls(self.losses, leaves, batches, state.hyperparameters.loss_weights, slot)
+        with torch.no_grad():
+            p = self.network.with_tables(leaves)
+            train, valid = (figures(self.losses, p, self._split(name), self._kinds, slot) for name in ("train", "valid"))
+            answers = answered(self.losses, p, self._split("valid"), slot)
+        start = self.store.named(self.store.initial_rows(state.hyperparameters.seed, state.hyperparameters.num_rules))
+        return Probe(weighted, norms, moved(start, self.store.named(self.store.read(slot)[-1])), train, valid, answers)
 
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
         """Evaluates the averaged parameters of all slots on a split; None for a free slot."""

@@ -13,11 +13,12 @@ ALONE = {
 }
 MODEL = """
 errors config stories extraction hub sources vocabulary corpus alignment description
-noise parameters layers layout augmentation softmax network shortlist losses batches optimizer evaluation trainer checkpoint inference
+noise parameters layers layout augmentation softmax network shortlist losses batches optimizer evaluation
+probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition storage study seam diagnosis confirm summary search progress training job
-dashboard options cli_model cli __main__
+errors intervals verdict judges pruning definition storage study seam diagnosis faults confirm summary inspection search progress
+training job dashboard options cli_model cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

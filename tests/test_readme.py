@@ -15,6 +15,7 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
 COMMANDS = [
     line.strip() for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines() if line.startswith("tuner ")
 ]
+PLATEAU = (Path(__file__).resolve().parents[1] / "docs" / "plateau.md").read_text()
 TRIED = re.search(r"<!-- tried -->\s*```console\n(.*?)```", README, re.S)
 
 
@@ -26,8 +27,8 @@ def test_every_command_of_the_readme_is_one_of_this_program(command: str) -> Non
     name, parsed, rest = cli.resolve_command(whole, words)
     assert parsed is not None
     context = parsed.make_context(name, rest, parent=whole)
-    study = context.params.get("study")
-    assert study is None or study.partition("@")[0] in studies.names()
+    study = context.params.get("study") or context.params.get("subject")
+    assert study is None or study.partition("@")[0].partition(":")[0] in studies.names()
 
 
 def test_the_first_steps_run_as_they_stand(tmp_path: Path) -> None:
@@ -40,3 +41,17 @@ def test_the_first_steps_run_as_they_stand(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-m", "tuner", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout
+
+
+def test_the_page_on_plateaus_runs_as_it_stands(tmp_path: Path) -> None:
+    """All its commands, one after the other; the staged faults are found in the notes' own setting."""
+    commands = [line for block in re.findall(r"```console\n(.*?)```", PLATEAU, re.S) for line in block.splitlines()]
+    assert len(commands) == 3
+    printed = []
+    for line in commands:
+        words = shlex.split(line)[1:]
+        done = subprocess.run([sys.executable, "-m", "tuner", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        printed.append(done.stdout)
+    assert "plateau" in printed[1]
+    assert printed[2].strip()

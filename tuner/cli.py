@@ -129,18 +129,20 @@ def best(study: str, storage: str, as_json: bool) -> None:
 
 
 @cli.command()
-@study_argument
+@click.argument("subject", metavar="STUDY|STUDY:TRIAL|CHECKPOINT")
 @storage_option
+@device_option
 @json_option
-def diagnose(study: str, storage: str, as_json: bool) -> None:
-    """Says where in the space of a study the plateau is left, with counts.
+def diagnose(subject: str, storage: str, device: str, as_json: bool) -> None:
+    """Says what is wrong: with a run, or in which part of a study's space the plateau is left.
 
     Example: tuner diagnose plateau
     """
-    from tuner.job import diagnose_report
+    from tuner.inspection import diagnose as findings_of
 
-    findings = diagnose_report(storage, study)
-    show(as_json, {"findings": findings}, [line for one in findings for line in (one["finding"], f"    {one['advice']}")])
+    findings = findings_of(subject, storage, device)
+    lines = [line for one in findings for line in (one.finding, f"    {one.advice}")]
+    show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["nothing was found to be wrong"])
 
 
 @cli.command()

@@ -17,11 +17,10 @@ from model.corpus import load_corpus
 from model.trainer import find_device
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
-from tuner.diagnosis import diagnose_study
 from tuner.progress import BarProgress, LiveProgress, PlainProgress
 from tuner.search import Observer, Search
 from tuner.storage import DEFAULT_URL, CurveTable, open_storage, shown
-from tuner.study import definition_of, find_study, open_study
+from tuner.study import find_study, open_study
 from tuner.summary import finding, summarise, verdicts
 from tuner.training import SavingTrainer
 
@@ -120,10 +119,3 @@ def report(storage_url: str, study_name: str) -> Report:
     summary = summarise(study, shown(storage_url))
     lines = finding(summary, CurveTable(storage, study._study_id).read())
     return Report(summary, [*lines, *verdicts(study)])
-
-
-def diagnose_report(storage_url: str, study_name: str) -> list[dict[str, Any]]:
-    """What a study says about where the plateau is left."""
-    study = find_study(open_storage(storage_url, create=False), study_name)
-    definition_of(study)
-    return [finding.as_dict() for finding in diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"])]

@@ -15,8 +15,8 @@ def plain(x: torch.Tensor, mask: torch.Tensor, keep: torch.Tensor | None, width:
     u = functional.layer_norm(x, x.shape[-1:]) * mask
     padded = functional.pad(u, (0, 0, width // 2, width // 2))
     windows = torch.cat([padded[:, start : start + x.shape[1]] for start in range(width)], dim=-1)
-    y = functional.gelu(windows @ weight_in + bias_in) @ weight_out
-    return x + (y if keep is None else y * keep)
+    hidden = functional.gelu(windows @ weight_in + bias_in)
+    return x + (hidden if keep is None else hidden * keep) @ weight_out
 
 
 @pytest.mark.parametrize(("width", "drops"), [(3, True), (5, False), (5, True)])

@@ -55,6 +55,24 @@ def test_search_status_and_best_print_their_objects(home: Path) -> None:
     assert all(words in text for words in ("ceiling", "slow", "most frequent answer", "best: trial"))
 
 
+def test_diagnose_looks_at_a_study_a_trial_or_a_checkpoint(home: Path) -> None:
+    """A trial that was kept and its checkpoint differ by the curve alone; what is not there is named."""
+    best = json.loads((home / "search.json").read_text())["best"]
+    found = {}
+    for subject in ("tiny", f"tiny:{best['trial']}", best["checkpoint"]):
+        done = call(home, "diagnose", subject, "--json")
+        assert done.returncode == 0, done.stderr
+        found[subject] = json.loads(done.stdout)["findings"]
+        assert all(one["finding"] and one["advice"] and one["kind"] for one in found[subject])
+    assert [one["kind"] for one in found["tiny"]] == ["too_few_trials"]
+    of_trial, of_checkpoint = ([one for one in found[s] if not one["kind"].startswith("rate")] for s in list(found)[1:])
+    assert of_trial == of_checkpoint
+    for subject, words in (("tiny:99", "no trial 99"), ("none", "no study"), ("none.safetensors", "no checkpoint")):
+        refused = call(home, "diagnose", subject)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+
+
 def test_the_original_command_line_works_and_prints_its_form(home: Path) -> None:
     """Underscores and all; then `evaluate` with its flags."""
     options = ["--num_stories", "30", "--epochs", "2", "--batch_size", "16", "--lr", "0.003", "--hidden_dim", "32", "--num_rules", "4"]

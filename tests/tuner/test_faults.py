@@ -1,0 +1,193 @@
+"""Each kind of fault is found in a run that has exactly it, and a healthy run has none."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import Hyperparameters, LossWeights, ModelShape, flat_settings
+from model.corpus import Corpus, load_corpus
+from model.losses import ComponentLosses
+from model.stories import Sentence
+from model.trainer import FusedTrainer
+from tuner.faults import Run, diagnose_run
+from tuner.inspection import unlearnable
+
+USUAL = Hyperparameters(lr=5e-3, num_rules=4, epochs=12, dropout=0.1, loss_weights=LossWeights(1.0, 0.3, 0.1, 0.1))
+SHAPE = ModelShape(hidden_dim=32, batch_size=16, max_rules=4)
+
+
+def trained(
+    corpus: Corpus, hyperparameters: Hyperparameters = USUAL, shape: ModelShape = SHAPE, epochs: int | None = None
+) -> tuple[FusedTrainer, list[dict[str, Any]]]:
+    """A trainer whose one slot has been trained to its end, and the curve."""
+    trainer = FusedTrainer(shape, corpus, 1)
+    trainer.load(0, hyperparameters)
+    return trainer, train_on(trainer, epochs or hyperparameters.epochs)
+
+
+def train_on(trainer: FusedTrainer, epochs: int) -> list[dict[str, Any]]:
+    """So many epochs more, as a curve."""
+    curve = []
+    for _ in range(epochs):
+        record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
+        assert record is not None
+        assert evaluation is not None
+        curve.append({**dataclasses.asdict(record), "objective": evaluation.objective, **evaluation.figures})
+    return curve
+
+
+def run_of(trainer: FusedTrainer, curve: Sequence[dict[str, Any]], hyperparameters: Hyperparameters = USUAL) -> Run:
+    """The run as `tuner diagnose` sees it."""
+    corpus = trainer.corpus
+    bound = corpus.nameable("valid", 8)["component_accuracy"]
+    settings = flat_settings(trainer.shape, hyperparameters)
+    return Run(settings, curve, trainer.probe(0), corpus.most_frequent("valid"), bound, *unlearnable(corpus))
+
+
+def kinds(run: Run) -> set[str]:
+    """The kinds of all findings."""
+    return {finding.kind for finding in diagnose_run(run)}
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """A hundred synthetic stories."""
+    return load_corpus("synthetic", 100, 1)
+
+
+@pytest.fixture(scope="module")
+def healthy(corpus: Corpus) -> tuple[FusedTrainer, list[dict[str, Any]]]:
+    """A run as it should be."""
+    return trained(corpus)
+
+
+def test_a_healthy_run_has_no_finding(healthy: tuple[FusedTrainer, list[dict[str, Any]]]) -> None:
+    """Nothing is wrong with it, and looking into it changes nothing."""
+    trainer, curve = healthy
+    before = trainer.store.values.clone()
+    assert diagnose_run(run_of(trainer, curve)) == []
+    assert torch.equal(trainer.store.values, before)
+
+
+def test_a_component_without_gradient_is_dead(healthy: tuple[FusedTrainer, list[dict[str, Any]]]) -> None:
+    """A loss that is cut off from the parameters, as the original's parse loss by its argmax."""
+
+    class Cut(ComponentLosses):
+        def __call__(self, *arguments: Any, **options: Any) -> torch.Tensor:
+            parse, *others = super().__call__(*arguments, **options)
+            return torch.stack((parse.detach(), *others))
+
+    trainer, curve = healthy
+    whole, trainer.losses = trainer.losses, Cut(trainer.network, "cross_entropy")
+    try:
+        (finding,) = diagnose_run(run_of(trainer, curve))
+    finally:
+        trainer.losses = whole
+    assert finding.kind == "dead_component"
+    assert finding.evidence["component"] == "parse"
+
+
+def test_a_component_that_others_leave_nothing_is_drowned(corpus: Corpus) -> None:
+    """By its weight."""
+    drowned = dataclasses.replace(USUAL, loss_weights=LossWeights(1.0, 0.3, 0.1, 1e-4))
+    trainer, curve = trained(corpus, drowned)
+    (finding,) = diagnose_run(run_of(trainer, curve, drowned))
+    assert finding.kind == "drowned_component"
+    assert "cycle_backward" in finding.advice
+
+
+def test_a_part_that_is_not_trained_is_frozen(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gradient is held at zero."""
+    still = dataclasses.replace(USUAL, weight_decay=0.0)
+    trainer = FusedTrainer(SHAPE, corpus, 1)
+    trainer.load(0, still)
+    backward = trainer._backward
+
+    def held(loss: torch.Tensor) -> None:
+        backward(loss)
+        for name, gradient in trainer.store.gradient_views.items():
+            if name.startswith("parse.second."):
+                gradient.zero_()
+
+    monkeypatch.setattr(trainer, "_backward", held)
+    run = run_of(trainer, train_on(trainer, still.epochs), still)
+    (finding,) = [finding for finding in diagnose_run(run) if finding.kind == "frozen_part"]
+    assert finding.evidence["moved"] == {"parse.second": 0.0}
+
+
+def test_one_answer_for_everything_is_constant(corpus: Corpus) -> None:
+    """A model that says one entity whatever it reads."""
+    trainer, curve = trained(corpus, epochs=3)
+    with torch.no_grad():
+        trainer.store.average_views["role_bias"][0, 7] = 100.0
+    assert "constant_answer" in kinds(run_of(trainer, curve))
+
+
+def test_a_run_that_has_not_begun_to_learn_is_at_chance(corpus: Corpus) -> None:
+    """A learning rate far too small."""
+    slow = dataclasses.replace(USUAL, lr=1e-7)
+    trainer, curve = trained(corpus, slow, epochs=6)
+    assert "at_chance" in kinds(run_of(trainer, curve, slow))
+
+
+def test_a_large_model_on_few_stories_overfits(small_corpus: Corpus) -> None:
+    """Without anything that holds it back, on sentences whose labels are noise."""
+    chance = random.Random(1)
+    words = sorted({p[0] for s in small_corpus.sentences["train"] for p in s.propositions})
+    noisy = [
+        dataclasses.replace(s, propositions=tuple((e, r, chance.choice(words)) for e, r, _ in s.propositions)) for s in _all(small_corpus)
+    ]
+    free = Hyperparameters(lr=5e-3, num_rules=4, epochs=40, dropout=0.0, word_swap=0.0, word_dropout=0.0, weight_decay=0.0)
+    trainer, curve = trained(Corpus("noisy", noisy, 1), free, ModelShape(hidden_dim=64, batch_size=16, max_rules=4))
+    run = run_of(trainer, curve, free)
+    assert "overfitting" in kinds(run)
+
+
+def test_exact_match_can_hide_that_the_model_learns(small_corpus: Corpus) -> None:
+    """Values that nobody can know leave no triple right, while entities and relations are learnt."""
+    lost = [
+        dataclasses.replace(s, propositions=tuple((e, r, f"v{hash_of(s, place)}") for place, (e, r, _) in enumerate(s.propositions)))
+        for s in _all(small_corpus)
+    ]
+    trainer, curve = trained(Corpus("lost", lost, 1))
+    assert "hiding_metric" in kinds(run_of(trainer, curve))
+
+
+def test_relations_that_train_hardly_shows_cannot_be_learnt(small_corpus: Corpus) -> None:
+    """Every sentence's verbs are its own."""
+    own = [
+        dataclasses.replace(
+            s, propositions=tuple((e, r if r == "type" else f"r{hash_of(s, place)}", v) for place, (e, r, v) in enumerate(s.propositions))
+        )
+        for s in _all(small_corpus)
+    ]
+    trainer, curve = trained(Corpus("own", own, 1), epochs=2)
+    assert {"unlearnable_relation", "unknown_words"} <= kinds(run_of(trainer, curve))
+
+
+@pytest.mark.parametrize(("lr", "epochs", "kind"), [(0.3, 12, "rate_too_large"), (4e-5, 40, "rate_too_small")])
+def test_learning_rates_out_of_place_are_told_from_the_curve(corpus: Corpus, lr: float, epochs: int, kind: str) -> None:
+    """Too large: the loss goes up and down; too small: it still rises at the end, far from done."""
+    wrong = dataclasses.replace(USUAL, lr=lr, epochs=epochs, final_lr=1.0)
+    trainer, curve = trained(corpus, wrong)
+    assert kind in kinds(Run(flat_settings(trainer.shape, wrong), curve, None, corpus.most_frequent("valid")))
+
+
+def test_a_model_too_small_is_flat_and_low_on_train_too(corpus: Corpus) -> None:
+    """Sixteen dimensions under strong dropout."""
+    small = Hyperparameters(lr=5e-3, num_rules=1, epochs=24, dropout=0.8, weight_decay=1.0, loss_weights=USUAL.loss_weights)
+    trainer, curve = trained(corpus, small, ModelShape(hidden_dim=16, batch_size=16, max_rules=1))
+    assert "underfitting" in kinds(run_of(trainer, curve, small))
+
+
+def _all(corpus: Corpus) -> list[Sentence]:
+    return [s for split in corpus.sentences.values() for s in split]
+
+
+def hash_of(sentence: Sentence, place: int) -> int:
+    """A number that no other proposition has, the same in every run."""
+    return random.Random(f"{sentence.story_id} {' '.join(sentence.tokens)} {place}").randrange(10**9)

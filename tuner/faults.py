@@ -1,0 +1,214 @@
+"""What is wrong with one run: each known fault of training, found from its curve and from a look into its model.
+
+A fault is looked for by a function of its own, from a `Run` to findings; none of them trains or reads anything. Limits stand beside the
+function that uses them, and every finding carries the figures that it was made from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.config import COMPONENTS, ROLES
+from model.probe import Probe
+from tuner.diagnosis import Finding
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its settings, its curve (a point an epoch; empty where none was kept) and, where there is a model, what is in it."""
+
+    settings: Mapping[str, Any]
+    curve: Sequence[Mapping[str, Any]]
+    probe: Probe | None
+    chance: Mapping[str, float]
+    """Accuracy of always giving the most frequent answer, by component."""
+    bound: float = 1.0
+    """The component accuracy that is possible at all: words that can neither be known nor copied are left."""
+    unlearnable: Mapping[str, int] = field(default_factory=dict)
+    """Relations that validation asks for and train hardly has: how often validation asks for each."""
+    asked: int = 0
+    """How many propositions validation asks for."""
+
+
+def diagnose_run(run: Run) -> list[Finding]:
+    """Every fault found, in the order of `FAULTS`; of a healthy run none."""
+    return [finding for fault in FAULTS for finding in fault(run)]
+
+
+def _weights(run: Run) -> dict[str, float]:
+    return {name: float(run.settings.get(f"loss_weights.{name}", 0.0)) for name in COMPONENTS}
+
+
+DEAD = 1e-7
+"""A component whose gradient is smaller than this share of all gradients does not train anything."""
+
+
+def dead_components(run: Run) -> Iterator[Finding]:
+    """Components that are asked for and pull at nothing, as the original's parse loss."""
+    if run.probe is None:
+        return
+    total = sum(run.probe.gradients.values())
+    for name, weight in _weights(run).items():
+        if weight > 0 and run.probe.gradients[name] <= DEAD * total:
+            pull = run.probe.gradients[name]
+            finding = f"{name} has weight {weight:g} and a loss of {run.probe.losses[name]:.3g}, but its gradient is {pull:.1g}"
+            advice = "its loss does not depend on the parameters: look for argmax, rounding or detach between them and the loss"
+            yield Finding("dead_component", finding, advice, {"component": name, "gradient": pull, "all": total})
+
+
+DROWNED, DROWNING = 0.01, 0.95
+"""A component is drowned below the first share of the gradient while others hold the second."""
+
+
+def drowned_components(run: Run) -> Iterator[Finding]:
+    """Components that others leave no part of the gradient."""
+    if run.probe is None:
+        return
+    total, losses = sum(run.probe.gradients.values()), sum(map(abs, run.probe.losses.values()))
+    if not total or not losses:
+        return
+    shares = {name: norm / total for name, norm in run.probe.gradients.items()}
+    weights = _weights(run)
+    low = [name for name, share in shares.items() if weights[name] > 0 and DEAD < share < DROWNED]
+    high = sorted((name for name in shares if name not in low and shares[name] > 0), key=lambda name: -shares[name])
+    if low and sum(shares[name] for name in high) > DROWNING:
+        of_loss = sum(abs(run.probe.losses[name]) for name in high) / losses
+        parts = ", ".join(f"{name} {100 * shares[name]:.2f} %" for name in low)
+        finding = f"{' and '.join(high)} are {100 * of_loss:.2f} % of the loss; of the gradient {parts} is left"
+        advice = f"raise loss_weights.{low[0]} or lower the others': search them on a logarithmic scale, 0.1 to 3"
+        yield Finding("drowned_component", finding, advice, {"gradient": shares, "loss": dict(run.probe.losses)})
+
+
+STILL = 1e-4
+
+
+def frozen_parts(run: Run) -> Iterator[Finding]:
+    """Parts of the network that training has not moved."""
+    if run.probe is None:
+        return
+    still = {name: change for name, change in run.probe.moved.items() if change < STILL}
+    if still:
+        finding = f"{len(still)} of {len(run.probe.moved)} parts have not moved from where they started: {', '.join(sorted(still)[:5])}"
+        advice = "see that they are on the way to a loss with a weight, and that the learning rate is not far too small"
+        yield Finding("frozen_part", finding, advice, {"moved": still})
+
+
+NEAR_CHANCE, SAMENESS = 0.02, 0.5
+"""A role is answered constantly when its most frequent answer lies this far from the gold words' own share towards always."""
+
+
+def constant_answers(run: Run) -> Iterator[Finding]:
+    """Answers that are the same whatever is read, and a score at the level of the most frequent answer."""
+    if run.probe is None:
+        return
+    same = {r: a for r, a in run.probe.answers.items() if a[1] > a[2] + SAMENESS * (1 - a[2])}
+    if same:
+        said = "; ".join(
+            f"{role} is {word!r} in {100 * share:.0f} % (gold: {100 * gold:.0f} %)" for role, (word, share, gold) in same.items()
+        )
+        advice = "the model answers without reading: raise the learning rate; `tuner diagnose STUDY` says where others left this level"
+        yield Finding("constant_answer", f"nearly one answer for all sentences: {said}", advice, {r: list(a) for r, a in same.items()})
+    level, reached = run.chance["component_accuracy"], float(run.probe.valid["component_accuracy"])
+    if reached < level + NEAR_CHANCE:
+        finding = f"component accuracy {reached:.3f} is not above always giving the most frequent answer ({level:.3f})"
+        yield Finding(
+            "at_chance", finding, "the run has learnt nothing of the sentences yet", {"accuracy": reached, "most_frequent": level}
+        )
+
+
+HIDDEN, SHOWN = 0.01, 0.05
+
+
+def hiding_metric(run: Run) -> Iterator[Finding]:
+    """Exact match near zero while components are well above chance."""
+    figures = run.probe.valid if run.probe else (run.curve[-1] if run.curve else {})
+    if "exact" not in figures:
+        return
+    above = {role: figures[role] - run.chance[role] for role in ROLES if figures[role] > run.chance[role] + SHOWN}
+    if figures["exact"] < HIDDEN and above:
+        parts = ", ".join(f"{role} {figures[role]:.3f} (most frequent {run.chance[role]:.3f})" for role in above)
+        finding = f"exact match says {100 * figures['exact']:.2f} % while the model learns: {parts}"
+        yield Finding("hiding_metric", finding, "judge by component accuracy", {"exact": figures["exact"], "above": above})
+
+
+OVERFIT = 0.15
+
+
+def capacity(run: Run) -> Iterator[Finding]:
+    """Train far above validation, or both low and alike after the curve has gone flat."""
+    if run.probe is None:
+        return
+    train, valid = (float(figures["component_accuracy"]) for figures in (run.probe.train, run.probe.valid))
+    level, evidence = run.chance["component_accuracy"], {"train": train, "valid": valid, "possible": run.bound}
+    if train - valid > OVERFIT + 1 - run.bound:
+        finding = f"component accuracy {train:.3f} on train and {valid:.3f} on validation, where {run.bound:.3f} is possible"
+        advice = "too large for these data: more stories, more dropout, weight_decay or word_swap, or a smaller hidden_dim"
+        yield Finding("overfitting", finding, advice, evidence)
+    elif level + NEAR_CHANCE < train < 0.85 and train - valid < OVERFIT / 3 and _flat(run.curve):
+        finding = f"component accuracy {train:.3f} on train as on validation ({valid:.3f}), and the curve is flat"
+        yield Finding(
+            "underfitting", finding, "too small or too strongly held back: a larger hidden_dim, less dropout and weight_decay", evidence
+        )
+
+
+def _flat(curve: Sequence[Mapping[str, Any]]) -> bool:
+    objective = [float(point["objective"]) for point in curve]
+    third = len(objective) // 3
+    return third >= 2 and statistics.fmean(objective[-third:]) - statistics.fmean(objective[-2 * third : -third]) < 0.005
+
+
+FEWEST_EPOCHS, ROUGH, RISING = 5, 0.5, 0.25
+
+
+def learning_rate(run: Run) -> Iterator[Finding]:
+    """A rate too large (the loss jumps about or leaves where it was) or too small (a steady slope that is far from done)."""
+    loss = [float(point["loss"]) for point in run.curve]
+    objective = [float(point["objective"]) for point in run.curve]
+    if len(loss) < FEWEST_EPOCHS:
+        return
+    lr = run.settings.get("lr")
+    steps = [after - before for before, after in itertools.pairwise(loss)]
+    ups, way = sum(step for step in steps if step > 0), sum(map(abs, steps))
+    if way and ups / way > 0.3 and loss[-1] > 0.5 * loss[0]:
+        finding = f"the loss went up for {100 * ups / way:.0f} % of its way ({loss[0]:.3g} to {loss[-1]:.3g} in {len(loss)} epochs)"
+        yield Finding("rate_too_large", finding, f"try a lower lr than {lr}", {"up": ups, "way": way, "lr": lr})
+        return
+    part = max(2, len(objective) // 4)
+    gained, last = max(objective) - objective[0], objective[-1] - objective[-1 - part]
+    if gained > 0.05 and last > RISING * gained and objective[-1] < 0.8 * run.bound:
+        finding = f"component accuracy still rises by {last:.3f} in the last {part} epochs, from {objective[0]:.3f} to {objective[-1]:.3f}"
+        advice = f"give it more epochs, or a higher lr than {lr}"
+        yield Finding("rate_too_small", finding, advice, {"last": last, "gained": gained, "lr": lr})
+
+
+RARE, MANY, UNNAMEABLE = 3, 0.05, 0.05
+
+
+def unlearnable_labels(run: Run) -> Iterator[Finding]:
+    """Words that validation asks for and train does not teach."""
+    if run.bound < 1 - UNNAMEABLE:
+        finding = f"{100 * (1 - run.bound):.1f} % of the words asked for are neither known to train nor stand in their sentence"
+        yield Finding("unknown_words", finding, "use more stories", {"possible": run.bound})
+    count = sum(run.unlearnable.values())
+    if run.asked and count > MANY * run.asked:
+        most = sorted(run.unlearnable, key=lambda name: (-run.unlearnable[name], name))[:5]
+        finding = f"{count} of {run.asked} propositions have a relation that train shows less than {RARE} times: {', '.join(most)}"
+        yield Finding(
+            "unlearnable_relation", finding, "use more stories, or leave such relations out", {"relations": dict(run.unlearnable)}
+        )
+
+
+FAULTS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
+    dead_components,
+    drowned_components,
+    frozen_parts,
+    constant_answers,
+    hiding_metric,
+    learning_rate,
+    capacity,
+    unlearnable_labels,
+)

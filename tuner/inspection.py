@@ -1,0 +1,101 @@
+"""What `tuner diagnose` looks at: a checkpoint's file, a trial with its curve and, if it was kept, its model, or a whole study."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import flat_settings
+from model.corpus import Corpus, load_corpus
+from model.errors import CheckpointError
+from model.probe import Probe
+from model.trainer import FusedTrainer, Snapshot, find_device
+from tuner.diagnosis import Finding, diagnose_study
+from tuner.errors import StudyError
+from tuner.faults import RARE, Run, diagnose_run
+from tuner.storage import CurveTable, open_storage
+from tuner.study import definition_of, find_study
+from tuner.summary import summarise
+
+
+def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
+    """The findings on a `CHECKPOINT`, a `STUDY:TRIAL` or a `STUDY`."""
+    if subject.endswith(".safetensors") or Path(subject).is_file():
+        return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
+    storage = open_storage(storage_url, create=False)
+    name, colon, number = subject.rpartition(":")
+    if not colon or not number.isdecimal():
+        study = find_study(storage, subject)
+        return [*diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"]), *_saved(study)]
+    study = find_study(storage, name)
+    return diagnose_run(run_of_trial(study, int(number), CurveTable(storage, study._study_id), find_device(device)))
+
+
+def _saved(study: optuna.Study) -> list[Finding]:
+    """How many epochs stopping saved, if any."""
+    summary = summarise(study, "")
+    run, saved = summary["epochs_run"], summary["epochs_saved"]
+    if not saved:
+        return []
+    finding = f"stopping saved {saved} of {run + saved} epochs ({', '.join(f'{n} {cause}' for cause, n in summary['trials'].items())})"
+    advice = f"`tuner status {study.study_name}` says why each was stopped"
+    return [Finding("epochs_saved", finding, advice, {"run": run, "saved": saved, "trials": summary["trials"]})]
+
+
+def probed(checkpoint: Checkpoint) -> tuple[Probe, Corpus]:
+    """Looks into a saved model with the data it was trained on.
+
+    Raises:
+        CheckpointError: the data have changed since.
+    """
+    data = checkpoint.data
+    corpus = load_corpus(data.source, data.stories, data.seed)
+    if corpus.fingerprint != checkpoint.header["data"]["fingerprint"]:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on other data than {data.source} holds now; put the data back, or train again"
+        )
+    trainer = FusedTrainer(checkpoint.shape, corpus, 1, checkpoint.store.device)
+    values = checkpoint.store.read(0)[0].cpu()
+    rows = (values, torch.zeros_like(values), torch.zeros_like(values), values)
+    trainer.restore(0, Snapshot(trainer.store.layout, checkpoint.hyperparameters, int(checkpoint.header["epoch"]), 0, rows))
+    return trainer.probe(0), corpus
+
+
+def run_of_checkpoint(path: Path, device: torch.device, curve: tuple[dict[str, Any], ...] = ()) -> Run:
+    """The run that made a checkpoint."""
+    checkpoint = load_checkpoint(path, device)
+    probe, corpus = probed(checkpoint)
+    settings = flat_settings(checkpoint.shape, checkpoint.hyperparameters)
+    bound = corpus.nameable("valid", checkpoint.shape.max_propositions)["component_accuracy"]
+    return Run(settings, curve, probe, corpus.most_frequent("valid"), bound, *unlearnable(corpus))
+
+
+def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: torch.device) -> Run:
+    """The run of a trial: with its model if that was kept, else by its curve alone.
+
+    Raises:
+        StudyError: the study has no such trial, or it has no epoch yet.
+    """
+    found = [trial for trial in study.get_trials(deepcopy=False) if trial.number == number]
+    if not found:
+        raise StudyError(f"study {study.study_name} has no trial {number}; it has 0 to {len(study.get_trials(deepcopy=False)) - 1}")
+    curve = tuple(curves.read(number).get(number, ()))
+    if not curve:
+        raise StudyError(f"trial {number} of {study.study_name} has no epoch yet; `tuner status {study.study_name}` says how far it is")
+    kept = found[0].user_attrs.get("checkpoint")
+    if kept and Path(kept).is_file():
+        return run_of_checkpoint(Path(kept), device, curve)
+    settings = {**definition_of(study).fixed, **found[0].params}
+    return Run(settings, curve, None, study.user_attrs["most_frequent"])
+
+
+def unlearnable(corpus: Corpus) -> tuple[dict[str, int], int]:
+    """How often validation asks for each relation that train shows less than `RARE` times, and for how many propositions in all."""
+    seen = Counter(p[1] for s in corpus.sentences["train"] for p in s.propositions)
+    asked = Counter(p[1] for s in corpus.sentences["valid"] for p in s.propositions)
+    return {relation: count for relation, count in asked.items() if seen[relation] < RARE}, sum(asked.values())
