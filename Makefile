@@ -12,7 +12,7 @@ test: .venv/tested  ## what CI runs, fastest first
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
-	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_studies.py tests/test_readme.py
+	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_readme.py
 
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json

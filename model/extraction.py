@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -87,6 +87,14 @@ def parse_story(language: Language, story_id: str, text: str) -> list[Sentence]:
         if FEWEST_TOKENS <= len(tokens) <= MOST_TOKENS and (propositions := tuple(extract(sentence))):
             found.append(Sentence(story_id, tokens, propositions))
     return found
+
+
+def extract_again(language: Language, sentences: Sequence[Sentence]) -> Iterator[tuple[Proposition, ...]]:
+    """What spaCy says of sentences as the model reads them: tokens in lower case, one sentence at a time."""
+    from spacy.tokens import Doc
+
+    for document in language.pipe(Doc(language.vocab, words=list(s.tokens)) for s in sentences):
+        yield tuple(extract(document[:]))
 
 
 def read_stories(path: Path, count: int | None = None) -> list[str]:

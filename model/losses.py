@@ -69,8 +69,8 @@ class ComponentLosses:
         generate_K, soft_words = self._generate(p, among, batch, items, mask_KBT, conditions, cycles)
         if soft_words is None:
             parsed = network.read(p, network.understand(p, seen, mask_KBT, conditions), words, mask_KBT, batch.layout, conditions)
-            parse_1K, _ = self._parse_losses(among, parsed, batch, gold, 1)
-            return torch.stack((parse_1K[0], generate_K, torch.zeros_like(generate_K), torch.zeros_like(generate_K)))
+            (parse_K,), _ = self._parse_losses(among, parsed, batch, gold, 1)
+            return torch.stack((parse_K, generate_K, torch.zeros_like(generate_K), torch.zeros_like(generate_K)))
         words, seen = torch.cat((words, soft_words), 1), torch.cat((seen, soft_words), 1)
         both_KBT, layout, conditions2 = mask_KBT.repeat(1, 2, 1), batch.layout.twice(), conditions.twice()
         parsed = network.read(p, network.understand(p, seen, both_KBT, conditions2), words, both_KBT, layout, conditions2)
@@ -83,37 +83,35 @@ class ComponentLosses:
             return whole_table(p)
         return shortlist(p, torch.cat((batch.tokens_KBT.flatten(1), gold.symbols_KF3.flatten(1)), dim=1), batch.chances_KS, self.shortlist)
 
-    def _parse_losses(self, among: Candidates, parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> tuple[Tensor, Tensor]:
-        """The losses of what was parsed, and the propositions as expected vectors, `items_KBP3D`.
+    def _parse_losses(self, among: Candidates, parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> tuple[list[Tensor], Tensor]:
+        """The losses of what was parsed, one `loss_K` for each time, and the propositions as expected vectors, `items_KBP3D`.
 
-        With `times` = 2 the sentences were parsed as they are and, after all of these, as they were just written: `losses_2K`. Which
-        tokens the propositions are read from counts for the first alone, and not where ids are regressed.
+        With `times` = 2 the sentences were parsed as they are and, after all of these, as they were just written. Which tokens the
+        propositions are read from counts for the first alone, and not where ids are regressed.
         """
+        named_KN, means_KNFV = self._named(among, parsed, gold, times)
+        losses = list((named_KN + _counted(parsed, batch, gold, times)).unbind(1))
+        if self.kind != "mse":
+            losses[0] = losses[0] + _looked(parsed, batch)
+        slots, sentences, places = batch.layout.position_KBP.shape
+        rows_M, dim = gold.rows(slots, sentences, places, 0).view(-1), parsed.roles_KBP3D.shape[4]
+        said_MD = means_KNFV[:, 0, :, :dim].reshape(len(rows_M), 3 * dim) * self.network.scale
+        items = said_MD.new_zeros(slots * sentences * places, 3 * dim).index_copy(0, rows_M, said_MD)
+        return losses, items.view(slots, sentences, places, 3, dim)
+
+    def _named(self, among: Candidates, parsed: Parsed, gold: _Gold, times: int) -> tuple[Tensor, Tensor]:
+        """The loss of the components for each time, `loss_KN`, and what each is on average, `means_KNFV` (V is D or one more)."""
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
-        rows_KF = torch.cat([gold.rows(slots, sentences, places, half * sentences // times) for half in range(times)], dim=1)
-        states = functional.embedding(rows_KF, parsed.roles_KBP3D.reshape(-1, 3 * dim)).view(slots, -1, dim)
-        gold_KM = gold.symbols_KF3.flatten(1).repeat(1, times)
-        values = self._values(among)
-        loss_KM, means = softmax_over_table(states, among.table_KCD, among.role_bias_KC, among.places(gold_KM), values, self.scratch)
+        rows_KF = torch.cat([gold.rows(slots, sentences, places, time * sentences // times) for time in range(times)], dim=1)
+        states_KMD = functional.embedding(rows_KF, parsed.roles_KBP3D.reshape(-1, 3 * dim)).view(slots, -1, dim)
+        gold_KM, values = gold.symbols_KF3.flatten(1).repeat(1, times), self._values(among)
+        loss_KM, means = softmax_over_table(states_KMD, among.table_KCD, among.role_bias_KC, among.places(gold_KM), values, self.scratch)
         if means is None:
             raise RuntimeError("means were asked for and not given")
         if self.kind == "mse":
             loss_KM = (means[..., dim] - gold_KM).square()
-        loss_KM = loss_KM * (gold_KM != PAD)
-        count_K = gold.number_K.to(loss_KM.dtype)
-        named_KN = loss_KM.view(slots, times, -1).sum(2) / (3 * count_K[:, None])
-        targets = batch.layout.count_KBT.repeat(1, times, 1)
-        counted_KN = _cross_entropy(parsed.counts_KBTC, targets).view(slots, times, -1).sum(2) / count_K[:, None]
-        losses_NK = (named_KN + counted_KN).unbind(1)
-        first = gold.rows(slots, sentences // times, places, 0).view(-1)
-        said = means.view(slots, times, -1, 3, means.shape[2])[:, 0, ..., :dim].reshape(len(first), 3 * dim) * self.network.scale
-        items = said.new_zeros(slots * sentences // times * places, 3 * dim).index_copy(0, first, said)
-        if self.kind != "mse":
-            at_KBP3 = batch.aligned_KBP3
-            looks = parsed.looks_KBP3T[:, : sentences // times].reshape(*at_KBP3.shape, -1)
-            looked_K = _cross_entropy(looks, at_KBP3).view(slots, -1).sum(1) / (at_KBP3 >= 0).sum((1, 2, 3)).clamp(min=1)
-            losses_NK = (losses_NK[0] + looked_K, *losses_NK[1:])
-        return torch.stack(losses_NK), items.view(slots, sentences // times, places, 3, dim)
+        sums_KN = (loss_KM * (gold_KM != PAD)).view(slots, times, -1).sum(2)
+        return sums_KN / (3 * gold.number_K1), means.view(slots, times, -1, means.shape[2])
 
     def _values(self, among: Candidates) -> Tensor:
         """What the softmax averages: the symbols' vectors, and under `mse` their ids in one more column."""
@@ -152,7 +150,8 @@ class _Gold:
     packed_KF: Tensor
     """Which place of which sentence, `sentence * places + place`; the filled first."""
     symbols_KF3: Tensor
-    number_K: Tensor
+    number_K1: Tensor
+    """How many there are, 1 at least, as a number to divide by."""
 
     @classmethod
     def of(cls, batch: Batch) -> _Gold:
@@ -160,12 +159,25 @@ class _Gold:
         filled_KM = batch.layout.filled_KBP.flatten(1)
         packed_KF = filled_KM.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
         symbols = batch.propositions_KBP3.reshape(slots, -1, 3).gather(1, packed_KF[..., None].expand(-1, -1, 3))
-        return cls(packed_KF, symbols, filled_KM.sum(1).clamp(min=1))
+        return cls(packed_KF, symbols, filled_KM.sum(1, keepdim=True).clamp(min=1))
 
     def rows(self, slots: int, sentences: int, places: int, first: int) -> Tensor:
         """The places as rows of all slots' places, where a slot has so many sentences and the batch's begin with the sentence `first`."""
         start_K1 = torch.arange(slots, device=self.packed_KF.device)[:, None] * (sentences * places) + first * places
         return self.packed_KF + start_K1
+
+
+def _counted(parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> Tensor:
+    """The surprise at how many propositions each token carries, for each proposition and time: `loss_KN`."""
+    surprise = _cross_entropy(parsed.counts_KBTC, batch.layout.count_KBT.repeat(1, times, 1))
+    return surprise.view(len(gold.number_K1), times, -1).sum(2) / gold.number_K1
+
+
+def _looked(parsed: Parsed, batch: Batch) -> Tensor:
+    """The mean surprise at the tokens that propositions come from, the first time: `loss_K`."""
+    at_KBP3 = batch.aligned_KBP3
+    surprise = _cross_entropy(parsed.looks_KBP3T[:, : at_KBP3.shape[1]], at_KBP3)
+    return surprise.view(at_KBP3.shape[0], -1).sum(1) / (at_KBP3 != IGNORED).sum((1, 2, 3)).clamp(min=1)
 
 
 def _cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
