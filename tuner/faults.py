@@ -161,28 +161,40 @@ def _flat(curve: Sequence[Mapping[str, Any]]) -> bool:
     return third >= 2 and statistics.fmean(objective[-third:]) - statistics.fmean(objective[-2 * third : -third]) < 0.005
 
 
-FEWEST_EPOCHS, ROUGH, RISING = 5, 0.5, 0.25
+FEWEST_EPOCHS, FALLING, DONE = 5, 0.03, 0.8
+"""A rate is too small where the loss still falls by this share of its whole way in the last quarter, and the objective is short of this."""
+STEADY, BACK, HELD = 0.05, 0.25, 0.4
+"""A rate is too large where the loss, and it or the objective even more, goes back for these shares of its way while the gradient stays."""
+
+
+def _back(curve: Sequence[float], better: int) -> float:
+    """The share of a curve's way that leads back; `better` is 1 where it is meant to rise, -1 where to fall."""
+    steps = [better * (after - before) for before, after in itertools.pairwise(curve)]
+    way = sum(map(abs, steps))
+    return sum(-step for step in steps if step < 0) / way if way else 0.0
 
 
 def learning_rate(run: Run) -> Iterator[Finding]:
-    """A rate too large (the loss jumps about or leaves where it was) or too small (a steady slope that is far from done)."""
-    loss = [float(point["loss"]) for point in run.curve]
-    objective = [float(point["objective"]) for point in run.curve]
+    """A rate too large (curves that go to and fro, a gradient that stays) or too small (a steady descent that is far from done)."""
+    loss, objective, norm = ([float(point[name]) for point in run.curve] for name in ("loss", "objective", "gradient_norm"))
     if len(loss) < FEWEST_EPOCHS:
         return
-    lr = run.settings.get("lr")
-    steps = [after - before for before, after in itertools.pairwise(loss)]
-    ups, way = sum(step for step in steps if step > 0), sum(map(abs, steps))
-    if way and ups / way > 0.3 and loss[-1] > 0.5 * loss[0]:
-        finding = f"the loss went up for {100 * ups / way:.0f} % of its way ({loss[0]:.3g} to {loss[-1]:.3g} in {len(loss)} epochs)"
-        yield Finding("rate_too_large", finding, f"try a lower lr than {lr}", {"up": ups, "way": way, "lr": lr})
-        return
-    part = max(2, len(objective) // 4)
-    gained, last = max(objective) - objective[0], objective[-1] - objective[-1 - part]
-    if gained > 0.05 and last > RISING * gained and objective[-1] < 0.8 * run.bound:
-        finding = f"component accuracy still rises by {last:.3f} in the last {part} epochs, from {objective[0]:.3f} to {objective[-1]:.3f}"
-        advice = f"give it more epochs, or a higher lr than {lr}"
-        yield Finding("rate_too_small", finding, advice, {"last": last, "gained": gained, "lr": lr})
+    lr, back, held = run.settings.get("lr"), (_back(loss, -1), _back(objective, 1)), norm[-1] / max(1e-12, norm[0])
+    from_to = f"from {loss[0]:.3g} to {loss[-1]:.3g} in {len(loss)} epochs"
+    if back[0] > STEADY and max(back) > BACK and held > HELD:
+        finding = (
+            f"the loss goes to and fro {from_to}: {100 * back[0]:.0f} % of its way and {100 * back[1]:.0f} % of the objective's lead back, "
+            f"and the gradient keeps {100 * held:.0f} % of its first norm"
+        )
+        yield Finding("rate_too_large", finding, f"try a lower lr than {lr}", {"back": list(back), "gradient_held": held, "lr": lr})
+    part = max(1, len(loss) // 4)
+    last = loss[-1 - part] - loss[-1]
+    if back[0] <= STEADY and last > FALLING * (loss[0] - loss[-1]) and objective[-1] < DONE * run.bound:
+        finding = (
+            f"the loss falls steadily {from_to}, by {last:.3g} in the last {part}, "
+            f"while component accuracy is {objective[-1]:.3f} of {run.bound:.3f}"
+        )
+        yield Finding("rate_too_small", finding, f"give it more epochs, or a higher lr than {lr}", {"last": last, "lr": lr})
 
 
 RARE, MANY, UNNAMEABLE = 3, 0.05, 0.05

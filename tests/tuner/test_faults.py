@@ -169,7 +169,10 @@ def test_relations_that_train_hardly_shows_cannot_be_learnt(small_corpus: Corpus
     assert {"unlearnable_relation", "unknown_words"} <= kinds(run_of(trainer, curve))
 
 
-@pytest.mark.parametrize(("lr", "epochs", "kind"), [(0.3, 12, "rate_too_large"), (4e-5, 40, "rate_too_small")])
+@pytest.mark.parametrize(
+    ("lr", "epochs", "kind"),
+    [(0.05, 12, "rate_too_large"), (0.3, 12, "rate_too_large"), (1.0, 12, "rate_too_large"), (4e-5, 40, "rate_too_small")],
+)
 def test_learning_rates_out_of_place_are_told_from_the_curve(corpus: Corpus, lr: float, epochs: int, kind: str) -> None:
     """Too large: the loss goes up and down; too small: it still rises at the end, far from done."""
     wrong = dataclasses.replace(USUAL, lr=lr, epochs=epochs, final_lr=1.0)
