@@ -18,20 +18,12 @@ from typing import Any
 
 import torch
 
-from model.config import Hyperparameters, ModelShape
+from benchmarks.trainer_speed import loaded
 from model.corpus import Corpus, load_corpus
 from model.trainer import FusedTrainer, find_device
 
 GROWTH = 1.03
 """K doubles no further when that brings less than this."""
-
-
-def loaded(corpus: Corpus, slots: int, dim: int, device: str) -> FusedTrainer:
-    """A trainer with a trial in every slot."""
-    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots, find_device(device))
-    for slot in range(slots):
-        trainer.load(slot, Hyperparameters(seed=slot, epochs=1000))
-    return trainer
 
 
 def trial_steps_per_second(trainer: FusedTrainer, least: float = 5.0) -> float:
@@ -69,14 +61,11 @@ def process_rate(options: argparse.Namespace) -> float:
     for worker in workers:  # all have loaded their data before any begins
         if worker.stdout is None or worker.stdout.readline() != "ready\n":
             raise RuntimeError("a worker did not become ready; run the command with --alone to see why")
-    answers = []
     for worker in workers:
         if worker.stdin is not None:
             worker.stdin.write("go\n")
             worker.stdin.flush()
-    for worker in workers:
-        answers.append(float(worker.communicate()[0]))
-    return sum(answers)
+    return sum(float(worker.communicate()[0]) for worker in workers)
 
 
 def alone(options: argparse.Namespace) -> None:

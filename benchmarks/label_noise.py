@@ -15,19 +15,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from model.config import ROLES
 from model.corpus import SPLITS, split_sentences
+from model.evaluation import KINDS
 from model.extraction import extract_again, load_language
 from model.sources import load_sentences
 from model.stories import Proposition
-
-KINDS = ("type", "has_property", "verb")
 
 
 def agreement(said: Sequence[Sequence[Proposition]], gold: Sequence[Sequence[Proposition]]) -> dict[str, Any]:
     """Accuracy position by position, and F1 in any order, of all triples and by kind."""
     pairs = [(one, wanted) for ones, wanteds in zip(said, gold, strict=True) for one, wanted in _by_position(ones, wanteds)]
     right = [[a == b for a, b in zip(one, wanted, strict=True)] for one, wanted in pairs]
-    positions = {name: sum(row[part] for row in right) / len(right) for part, name in enumerate(("entity", "relation", "value"))}
+    positions = {name: sum(row[part] for row in right) / len(right) for part, name in enumerate(ROLES)}
     kinds = {kind: f1([only(ones, kind) for ones in said], [only(ones, kind) for ones in gold]) for kind in KINDS}
     return {**positions, "exact": sum(map(all, right)) / len(right), "triple_f1": f1(said, gold), "f1": kinds}
 

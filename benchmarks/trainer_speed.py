@@ -93,11 +93,11 @@ def beside_the_original(corpus: Corpus, dim: int, slots: int, rounds: int = 3) -
     return {"hidden_dim": dim, "slots": slots, **{name: round(rate, 1) for name, rate in rates.items()}, **ratios}
 
 
-def loaded(corpus: Corpus, slots: int, dim: int) -> FusedTrainer:
-    """A trainer with a trial in every slot."""
-    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots)
+def loaded(corpus: Corpus, slots: int, dim: int, device: str = "cpu") -> FusedTrainer:
+    """A trainer with a trial in every slot, all with epochs enough."""
+    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots, device)
     for slot in range(slots):
-        trainer.load(slot, Hyperparameters(seed=slot, epochs=100))
+        trainer.load(slot, Hyperparameters(seed=slot, epochs=1000))
     return trainer
 
 

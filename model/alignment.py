@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from model.layout import IGNORED
 from model.stories import Proposition, Sentence
 from model.vocabulary import base_forms
 
-NOWHERE = -100
+NOWHERE = IGNORED
 FORM_COUNT, FORM_LIFT = 3, 10
 
 

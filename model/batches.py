@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.alignment import alignments
 from model.augmentation import WordSwap
 from model.corpus import Corpus, LengthClass, Split, length_classes
 from model.layout import Layout, lay_out
@@ -48,7 +47,7 @@ class Batches:
 
     def __init__(self, corpus: Corpus, train: Split, batch_size: int, places: int, network: SymmetricNetwork, dtype: torch.dtype) -> None:
         self.train, self.network, self.dtype = train, network, dtype
-        self._aligned_NP3 = alignments(corpus.sentences["train"], places, corpus.max_tokens).to(train.tokens_NT.device)
+        self._aligned_NQ3 = corpus.aligned_NQ3.to(train.tokens_NT.device)
         self.classes = length_classes(corpus.splits["train"], batch_size, places)
         self.schedule = _fixed_schedule(self.classes)
         self._swap = WordSwap(corpus, train.tokens_NT.device)
@@ -86,7 +85,7 @@ class Batches:
             strength = torch.tensor(draw.word_dropout, dtype=self._word_counts_S.dtype, device=tokens.device)[:, None, None]
             hidden = chances * (self._word_counts_S[tokens] + strength) < strength
             seen = torch.where(hidden, self.network.hide(tokens), tokens)
-        aligned = self._aligned_NP3[:, : length_class.propositions][rows_KN]
+        aligned = self._aligned_NQ3[:, : length_class.propositions][rows_KN]
         lengths, filled = self.train.token_counts_N[rows_KN], propositions[..., 0] != PAD
         most = self.network.shape.max_propositions
         layout = lay_out(aligned[..., 0], filled, lengths, length_class.tokens, most, self.dtype)

@@ -22,7 +22,7 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, nameab
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
-from model.network import Conditions, SymmetricNetwork
+from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import load_sentences
 from model.stories import Sentence
@@ -111,11 +111,6 @@ class Checkpoint:
         self.store = ParameterStore(specs, 1, device, torch.float32)
         self.store.write(0, self.store.rows_of(tensors))
 
-    @property
-    def conditions(self) -> Conditions:
-        """No dropout."""
-        return Conditions()
-
     def check(self, expected: dict[str, Any]) -> None:
         """Compares settings the user named (the original's flags) with the checkpoint's own.
 
@@ -136,7 +131,7 @@ class Checkpoint:
         chosen = self._choose(sentences, split, data.seed)
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
-        evaluation = evaluate_split(self.network, parameters, self.conditions, encoded, relation_kinds(self.vocabulary))[0]
+        evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]
         references = {
             "most_frequent": answer_always(chosen, self.answers),
             "ceiling": ceiling(chosen, self.vocabulary, self.shape.max_propositions),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.alignment import alignments
 from model.config import ROLES
 from model.errors import DataError
 from model.extraction import Progress, silent
@@ -143,6 +144,12 @@ class Corpus:
     def splits(self) -> dict[str, Split]:
         """The splits as tensors on the CPU."""
         return {split: encode_sentences(self.sentences[split], self.vocabulary, self.max_tokens) for split in SPLITS}
+
+    @cached_property
+    def aligned_NQ3(self) -> Tensor:
+        """Which tokens the propositions of train come from; see `alignments`. Worked out once, whatever shapes are trained."""
+        train = self.sentences["train"]
+        return alignments(train, max(len(s.propositions) for s in train), self.max_tokens)
 
     def ceiling(self, split: str, places: int) -> dict[str, float]:
         """The best accuracy that train's words and the number of `places` leave possible without copying."""

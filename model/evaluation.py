@@ -17,7 +17,7 @@ from model.config import ROLES
 from model.corpus import Split
 from model.layers import Parameters
 from model.layout import end_rows
-from model.network import Conditions, SymmetricNetwork
+from model.network import NO_DROPOUT, SymmetricNetwork
 from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
 KINDS = ("type", "has_property", "verb")
@@ -57,16 +57,16 @@ class Answer:
         return self.propositions_KBP3[..., 0] != PAD
 
 
-def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, conditions: Conditions, unknowns: Unknowns) -> Answer:
+def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, unknowns: Unknowns) -> Answer:
     """The most likely symbol of every role at every place of the most likely counts.
 
     An entity or value that is read from a word of which nothing is known is that word.
     """
     mask_KBT = (tokens_KBT != PAD).to(p["table"].dtype)
     words = network.embed(p, unknowns.readable(tokens_KBT))
-    understood = network.understand(p, words, mask_KBT, conditions)
+    understood = network.understand(p, words, mask_KBT, NO_DROPOUT)
     layout = network.layout_of_counts(understood, mask_KBT, network.shape.max_propositions)
-    parsed = network.read(p, understood, words, mask_KBT, layout, conditions)
+    parsed = network.read(p, understood, words, mask_KBT, layout, NO_DROPOUT)
     slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
     scores = network.scores(p, parsed.roles_KBP3D.view(slots, sentences * places * 3, dim), "role_bias")
     best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)
@@ -82,7 +82,7 @@ def _copied(tokens_KBT: Tensor, at_KBP: Tensor, known_KBP: Tensor, unknowns: Unk
     return torch.where(copies_KBP, called_KBP, known_KBP)
 
 
-def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, conditions: Conditions, unknowns: Unknowns) -> Tensor:
+def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Tensor, unknowns: Unknowns) -> Tensor:
     """The most likely gaps, then the most likely word at each token: `tokens_KBT`, 0 beyond the length.
 
     An entity of which nothing is known stands at its token as it is.
@@ -90,11 +90,11 @@ def generate_ids(network: SymmetricNetwork, p: Parameters, propositions_KBP3: Te
     slots, sentences = propositions_KBP3.shape[:2]
     filled_KBP = propositions_KBP3[..., 0] != PAD
     items = network.embed(p, unknowns.readable(propositions_KBP3))
-    spread_KBQ2D, gaps_KBQG = network.gather(p, items, end_rows(filled_KBP, items.dtype), conditions)
+    spread_KBQ2D, gaps_KBQG = network.gather(p, items, end_rows(filled_KBP, items.dtype), NO_DROPOUT)
     layout, length_KB = network.layout_of_gaps(gaps_KBQG, filled_KBP)
     token_T = torch.arange(network.max_tokens, device=items.device)
     mask_KBT = (token_T < length_KB[..., None]).to(items.dtype)
-    written = network.write(p, spread_KBQ2D, items, mask_KBT, layout, conditions)
+    written = network.write(p, spread_KBQ2D, items, mask_KBT, layout, NO_DROPOUT)
     scores = network.scores(p, written.view(slots, sentences * network.max_tokens, -1), "word_bias")
     words = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, -1) + len(SPECIAL_SYMBOLS)
     foreign_KBP = torch.where(unknowns.copied(propositions_KBP3[..., 0])[0], propositions_KBP3[..., 0], PAD)
@@ -203,9 +203,7 @@ def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 @torch.no_grad()
-def evaluate_split(
-    network: SymmetricNetwork, p: Parameters, conditions: Conditions, split: Split, kinds: Mapping[str, int]
-) -> list[Evaluation]:
+def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds: Mapping[str, int]) -> list[Evaluation]:
     """Every slot's figures on a split.
 
     Args:
@@ -222,8 +220,8 @@ def evaluate_split(
         width = min(split.tokens_NT.shape[1], network.max_tokens)
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
-        counter.parsing(parse_ids(network, p, tokens, conditions, split.unknowns), gold)
-        written = generate_ids(network, p, gold[:, :, :places], conditions, split.unknowns)
-        reread = parse_ids(network, p, written, conditions, split.unknowns)
+        counter.parsing(parse_ids(network, p, tokens, split.unknowns), gold)
+        written = generate_ids(network, p, gold[:, :, :places], split.unknowns)
+        reread = parse_ids(network, p, written, split.unknowns)
         counter.generating(split.gold_tokens_NT[rows, :width].expand(slots, -1, -1), written, reread, gold)
     return [Evaluation(figures) for figures in counter.figures(len(split))]

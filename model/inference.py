@@ -76,7 +76,7 @@ def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
     parameters = model.network.with_tables(model.store.views)
 
     def work(split: Split) -> Tensor:
-        return parse_ids(model.network, parameters, split.tokens_NT[None], model.conditions, split.unknowns).propositions_KBP3
+        return parse_ids(model.network, parameters, split.tokens_NT[None], split.unknowns).propositions_KBP3
 
     found = []
     for sentence, (row, word) in zip(sentences, _rows(model, sentences, work), strict=True):
@@ -92,7 +92,7 @@ def generate_texts(model: Checkpoint, propositions: Sequence[Sequence[Propositio
     parameters = model.network.with_tables(model.store.views)
 
     def work(split: Split) -> Tensor:
-        return generate_ids(model.network, parameters, split.propositions_NQ3[None], model.conditions, split.unknowns)
+        return generate_ids(model.network, parameters, split.propositions_NQ3[None], split.unknowns)
 
     written = []
     for sentence, (row, word) in zip(sentences, _rows(model, sentences, work), strict=True):

@@ -71,11 +71,6 @@ class Parsed(NamedTuple):
     counts_KBTC: Tensor
     """Scores for how many propositions each token carries."""
 
-    def halves(self) -> tuple[Parsed, Parsed]:
-        """The first and the second half of the sentences."""
-        first, second = zip(*(part.chunk(2, dim=1) for part in self), strict=True)
-        return Parsed(*first), Parsed(*second)
-
 
 @dataclass(frozen=True)
 class Conditions:
@@ -90,6 +85,9 @@ class Conditions:
     def twice(self) -> Conditions:
         """For the same sentences twice over."""
         return Conditions(None if self.keep_KSBD is None else self.keep_KSBD.repeat(1, 1, 2, 1))
+
+
+NO_DROPOUT = Conditions()
 
 
 def dropout_masks(chances_xKN: Tensor, rate_K: Tensor) -> Tensor:
@@ -173,10 +171,6 @@ class SymmetricNetwork:
     def hide(self, tokens: Tensor) -> Tensor:
         """The tokens as unknown words without a known base form are read: only their endings remain."""
         return self.symbols + self._ending_S[tokens]
-
-    def bases(self, tokens: Tensor) -> Tensor:
-        """The symbol of each token's base form, PAD where it has none or the token is unknown."""
-        return self._base_S[torch.where(tokens < self.symbols, tokens, PAD)]
 
     def scores(self, p: Parameters, states_KMD: Tensor, bias: str) -> Tensor:
         """Scores over the symbol table, `scores_KMS`; `bias` is `word_bias` or `role_bias`."""

@@ -15,7 +15,7 @@ from model.corpus import Split
 from model.evaluation import evaluate_split, parse_ids
 from model.layers import Parameters
 from model.losses import Batch, ComponentLosses
-from model.network import Conditions
+from model.network import NO_DROPOUT
 from model.vocabulary import PAD
 
 MOST_SENTENCES = 2000
@@ -38,10 +38,6 @@ class Probe:
     answers: Mapping[str, tuple[str, float, float]]
     """By role: the most frequent answer on the validation split, its share there, and the share of the most frequent gold word."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """As it is shown and stored."""
-        return {name: dict(getattr(self, name)) for name in ("losses", "gradients", "moved", "train", "valid", "answers")}
-
 
 def pulls(
     losses: ComponentLosses, leaves: Mapping[str, Tensor], batches: Sequence[Batch], weights: LossWeights, slot: int
@@ -51,7 +47,7 @@ def pulls(
     totals: dict[str, list[Tensor]] = {}
     names = list(leaves)
     for batch in batches:
-        components_4K = losses(losses.network.with_tables(leaves), batch, Conditions())
+        components_4K = losses(losses.network.with_tables(leaves), batch, NO_DROPOUT)
         for number, component in enumerate(COMPONENTS):
             weighted = components_4K[number, slot] * getattr(weights, component)
             sums[component] += float(weighted.detach()) / len(batches)
@@ -83,7 +79,7 @@ def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) ->
     said: list[Counter[int]] = [Counter() for _ in ROLES]
     for rows in torch.split(torch.arange(len(split), device=split.tokens_NT.device), 256):
         tokens = split.tokens_NT[rows, : losses.network.max_tokens].expand(p["table"].shape[0], -1, -1)
-        answer = parse_ids(losses.network, p, tokens, Conditions(), split.unknowns)
+        answer = parse_ids(losses.network, p, tokens, split.unknowns)
         for role, count in enumerate(said):
             count.update(answer.propositions_KBP3[slot, ..., role][answer.filled_KBP[slot]].tolist())
     filled = split.propositions_NQ3[..., 0] != PAD
@@ -98,4 +94,4 @@ def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) ->
 
 def figures(losses: ComponentLosses, p: Parameters, split: Split, kinds: Mapping[str, int], slot: int) -> dict[str, Any]:
     """One slot's figures on the first sentences of a split."""
-    return evaluate_split(losses.network, p, Conditions(), split.first(MOST_SENTENCES), kinds)[slot].figures
+    return evaluate_split(losses.network, p, split.first(MOST_SENTENCES), kinds)[slot].figures

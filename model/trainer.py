@@ -209,7 +209,7 @@ class FusedTrainer:
         """Evaluates the averaged parameters of all slots on a split; None for a free slot."""
         started = time.perf_counter()
         parameters = self.network.with_tables(self.store.average_views)
-        evaluations = evaluate_split(self.network, parameters, Conditions(), self._split(split), self._kinds)
+        evaluations = evaluate_split(self.network, parameters, self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
 

@@ -12,8 +12,8 @@ ALONE = {
     "optuna_dashboard": "tuner/dashboard.py",
 }
 MODEL = """
-errors config stories extraction hub sources vocabulary corpus alignment description
-noise parameters layers layout augmentation softmax network shortlist losses batches optimizer evaluation
+errors config stories extraction hub sources vocabulary layout alignment corpus description
+noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation
 probe trainer checkpoint inference
 """
 TUNER = """

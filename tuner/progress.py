@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 
@@ -18,13 +19,20 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
-    """A curve in `width` characters at most, from its lowest to its highest value."""
+    """A curve in `width` characters at most, from its lowest to its highest value; `!` where it is not finite."""
     if not curve:
         return ""
     points = [curve[index * len(curve) // width] for index in range(width)] if len(curve) > width else list(curve)
-    low, high = min(points), max(points)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in points)
+    finite = [value for value in points if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    return "".join(_bar(value, low, high) for value in points)
+
+
+def _bar(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return "!"
+    height = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.0  # halves: the range of two floats may be none
+    return BARS[round((len(BARS) - 1) * height)]
 
 
 class BarProgress:

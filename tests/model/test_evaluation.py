@@ -6,7 +6,6 @@ import torch
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.evaluation import Answer, Counter, parse_ids
-from model.network import Conditions
 from model.trainer import FusedTrainer
 
 KINDS = {"type": 2, "has_property": 3}
@@ -54,7 +53,7 @@ def test_evaluation_agrees_with_a_slow_count_in_words(small_corpus: Corpus) -> N
     assert evaluation is not None
     split, unknowns = small_corpus.splits["valid"], small_corpus.splits["valid"].unknowns
     parameters = trainer.network.with_tables(trainer.store.average_views)
-    answer = parse_ids(trainer.network, parameters, split.tokens_NT[None], Conditions(), unknowns)
+    answer = parse_ids(trainer.network, parameters, split.tokens_NT[None], unknowns)
     gold = right = hits = copied = 0
     for sentence, places in zip(small_corpus.sentences["valid"], answer.propositions_KBP3[0].tolist(), strict=True):
         words = [tuple(unknowns.word(i) for i in ids) if ids[0] else None for ids in places]

@@ -20,6 +20,7 @@ def test_a_sparkline_has_its_width_and_keeps_lowest_and_highest_apart(curve: lis
     drawn = sparkline(tuple(curve), width)
     assert len(drawn) == min(len(curve), width)
     assert set(drawn) <= set(BARS)
+    assert sparkline((0.0, float("nan"), 1.0, float("inf")), 4) == f"{BARS[0]}!{BARS[-1]}!"
 
 
 def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path) -> None:
