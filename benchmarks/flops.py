@@ -11,8 +11,8 @@ def _rules(dim: int, rules: int) -> int:
     return 2 * 2 * half * rules * rank
 
 
-def step_flops(shape: ModelShape, symbols: int, tokens: int, facts: int, mean_tokens: float, mean_facts: float) -> int:
-    """Multiplications and additions of one slot's forward and backward pass (twice the forward) over a batch.
+def step_flops(shape: ModelShape, symbols: int, tokens: int, facts: int, mean_tokens: float, mean_facts: float) -> float:
+    """Multiplications and additions of one slot's forward and backward pass over a batch.
 
     Args:
         symbols: of the table a step looks at.
@@ -22,11 +22,12 @@ def step_flops(shape: ModelShape, symbols: int, tokens: int, facts: int, mean_to
         mean_facts: propositions a sentence.
     """
     square, dim = shape.hidden_dim**2, shape.hidden_dim
-    along = len(CONVOLUTIONS) * (5 + 1) * square
-    parse_token = along + _rules(dim, shape.max_rules) + (shape.max_propositions + 1) * dim
-    parse_fact = (1 + 4 + 3 + 3 + 3) * square + 3 * (WINDOW + mean_tokens + 2 * mean_tokens) * dim
-    generate_token = along + 2 * square + _rules(dim, shape.max_rules) + (2 * (mean_facts + 1) + 6 * mean_facts) * dim
+    parse_token = len(CONVOLUTIONS) * (5 + 1) * square + _rules(dim, shape.max_rules) + (shape.max_propositions + 1) * dim
+    parse_fact = (1 + 3 + 3 + 3) * square + 3 * (WINDOW + mean_tokens + 2 * mean_tokens) * dim
+    generate_token = (
+        len(CONVOLUTIONS) * (3 + 1) * square + 2 * square + _rules(dim, shape.max_rules) + (2 * (mean_facts + 1) + 6 * mean_facts) * dim
+    )
     generate_fact = (6 + 2 + 4 + 2) * square + mean_tokens * dim
     one_pass = tokens * (parse_token + generate_token) + facts * (parse_fact + generate_fact)
-    table = dim * symbols * (3 * tokens + 3 * 3 * facts)
-    return round(2 * 3 * (2 * one_pass + table))
+    table = dim * symbols * (3 + 4) * (tokens + 3 * facts)  # both ways twice: once read on (scores and three gradients), once not (two)
+    return 2 * (3 * 2 * one_pass + table)

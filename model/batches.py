@@ -1,12 +1,10 @@
 """The batches of one epoch for all slots: who sees which sentence when, words swapped and hidden.
 
-Everything random about them is drawn once an epoch for each length class, from (trial seed, trial epoch) alone; a step only cuts its
-batch out.
+Everything random about them is drawn once an epoch for each length class, from (trial seed, trial epoch) alone.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -33,15 +31,6 @@ class Draw:
     word_dropout: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    tokens_KNT: Tensor
-    seen_KNT: Tensor
-    propositions_KNP3: Tensor
-    aligned_KNP3: Tensor
-    layout: Layout
-
-
 class Batches:
     """Cuts a corpus's train split into batches; all slots and epochs share one sequence of length classes."""
 
@@ -61,19 +50,20 @@ class Batches:
         needed = [size * kind.tokens + 3 * kind.facts for kind, (_, _, size) in zip(kinds, self.schedule, strict=True)]
         return round(sum(shortlist_size(shortlist, need, symbols) for need in needed) / len(needed))
 
-    def epoch(self, draw: Draw) -> Epoch:
-        """Draws an epoch for slots of these seeds."""
+    def epoch(self, draw: Draw) -> list[Batch]:
+        """Draws an epoch for slots of these seeds: its batches in the order of its steps."""
         device = self.train.tokens_NT.device
         seed_K = torch.tensor(draw.seeds, device=device)
         epoch_K = torch.tensor(draw.epochs, device=device)
         generators = [generator_for("order", seed, epoch) for seed, epoch in zip(draw.seeds, draw.epochs, strict=True)]
-        drawn = []
+        drawn: list[list[Batch]] = []
         for number, length_class in enumerate(self.classes):
             rows_KN = torch.stack([length_class.draw(generator) for generator in generators]).to(device)
             drawn.append(self._vary(length_class, rows_KN, seed_K, epoch_K, draw, 16 + 2 * number))
-        return Epoch(self.schedule, self.classes, drawn)
+        return [drawn[number][place] for number, place, _ in self.schedule]
 
-    def _vary(self, length_class: LengthClass, rows_KN: Tensor, seed_K: Tensor, epoch_K: Tensor, draw: Draw, stream: int) -> _Drawn:
+    def _vary(self, length_class: LengthClass, rows_KN: Tensor, seed_K: Tensor, epoch_K: Tensor, draw: Draw, stream: int) -> list[Batch]:
+        """All batches of a class, each in memory of its own, so that a step copies nothing, whatever the number of slots."""
         tokens = self.train.tokens_NT[:, : length_class.tokens][rows_KN]
         propositions = self.train.propositions_NQ3[:, : length_class.propositions][rows_KN]
         if any(draw.word_swap):
@@ -89,35 +79,13 @@ class Batches:
         lengths, filled = self.train.token_counts_N[rows_KN], propositions[..., 0] != PAD
         most = self.network.shape.max_propositions
         layout = lay_out(aligned[..., 0], filled, lengths, length_class.tokens, most, self.dtype)
-        return _Drawn(tokens, seen, propositions, aligned, layout)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch's batches."""
-
-    schedule: list[tuple[int, int, int]]
-    classes: list[LengthClass]
-    drawn: list[_Drawn]
-
-    def batch(self, step: int) -> Batch:
-        """The batch of step 0, 1, ...: views of what was drawn."""
-        number, start, size = self.schedule[step]
-        drawn, here = self.drawn[number], slice(start, start + size)
-        return Batch(
-            drawn.tokens_KNT[:, here],
-            drawn.propositions_KNP3[:, here],
-            drawn.seen_KNT[:, here],
-            drawn.aligned_KNP3[:, here],
-            drawn.layout.of(here),
-            self.classes[number].facts,
-        )
+        fields = (tokens, propositions, seen, aligned, *layout)
+        cut = [torch.split(field, list(length_class.batches), dim=1) for field in fields]
+        whole = ([part.contiguous() for part in parts] for parts in zip(*cut, strict=True))
+        return [Batch(*(*parts[:4], Layout(*parts[4:]), length_class.facts)) for parts in whole]
 
 
 def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[int, int, int]]:
-    """All batches of an epoch as (class, start, size), in one order for all slots and epochs, the classes well mixed."""
-    batches: list[tuple[int, int, int]] = []
-    for number, length_class in enumerate(classes):
-        starts = itertools.accumulate(length_class.batches, initial=0)
-        batches += [(number, start, size) for start, size in zip(starts, length_class.batches, strict=False)]
+    """All batches of an epoch as (class, which of its batches, size), in one order for all slots and epochs, the classes well mixed."""
+    batches = [(number, *one) for number, length_class in enumerate(classes) for one in enumerate(length_class.batches)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator_for("schedule")).tolist()]

@@ -66,7 +66,7 @@ def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, unkn
     words = network.embed(p, unknowns.readable(tokens_KBT))
     understood = network.understand(p, words, mask_KBT, NO_DROPOUT)
     layout = network.layout_of_counts(understood, mask_KBT, network.shape.max_propositions)
-    parsed = network.read(p, understood, words, mask_KBT, layout, NO_DROPOUT)
+    parsed = network.read(p, understood, words, mask_KBT, layout)
     slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
     scores = network.scores(p, parsed.roles_KBP3D.view(slots, sentences * places * 3, dim), "role_bias")
     best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)

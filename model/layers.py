@@ -54,7 +54,14 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_KBTD: Tensor, mask_KBT1: Tensor, keep_KB1D: Tensor | None, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
+        ctx: Any,
+        x_KBTD: Tensor,
+        mask_KBT1: Tensor,
+        keep_KB1D: Tensor | None,
+        weight_in: Tensor,
+        bias_in: Tensor,
+        weight_out: Tensor,
+        turned: Tensor | None,
     ) -> Tensor:
         dim = x_KBTD.shape[3]
         u, mean, rstd = torch.native_layer_norm(x_KBTD, (dim,), None, None, EPSILON)
@@ -63,12 +70,12 @@ class _Convolve(torch.autograd.Function):
         hidden = functional.gelu(before)
         if keep_KB1D is not None:
             hidden.view(x_KBTD.shape).mul_(keep_KB1D)
-        ctx.save_for_backward(x_KBTD, mask_KBT1, keep_KB1D, weight_in, weight_out, mean, rstd, windows, before, hidden)
+        ctx.save_for_backward(x_KBTD, mask_KBT1, keep_KB1D, weight_in, weight_out, turned, mean, rstd, windows, before, hidden)
         return torch.baddbmm(x_KBTD.reshape(hidden.shape), hidden, weight_out).view(x_KBTD.shape)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, mask, keep, weight_in, weight_out, mean, rstd, windows, before, hidden = ctx.saved_tensors
+        x, mask, keep, weight_in, weight_out, turned, mean, rstd, windows, before, hidden = ctx.saved_tensors
         slots, sentences, places, dim = x.shape
         d_out = d_y.reshape(slots, sentences * places, dim)
         d_hidden = torch.bmm(d_out, weight_out.transpose(1, 2))
@@ -78,10 +85,16 @@ class _Convolve(torch.autograd.Function):
         d_weight_out = torch.bmm(hidden.transpose(1, 2), d_out)
         d_weight_in = torch.bmm(windows.transpose(1, 2), d_before)
         width = weight_in.shape[1] // dim
-        turned = weight_in.view(slots, width, dim, dim).flip(1).transpose(2, 3).reshape(slots, width * dim, dim)
+        turned = turn(weight_in) if turned is None else turned
         d_u = torch.bmm(_windows(d_before.view(x.shape), width), turned).view(x.shape).mul_(mask)
         d_x, _, _ = torch.ops.aten.native_layer_norm_backward(d_u, x, [dim], mean, rstd, None, None, [True, False, False])
-        return d_x.add_(d_y), None, None, d_weight_in, d_before.sum(1), d_weight_out
+        return d_x.add_(d_y), None, None, d_weight_in, d_before.sum(1), d_weight_out, None
+
+
+def turn(weight_KWO: Tensor) -> Tensor:
+    """A convolution's weight as its backward pass takes it: the other way round along the sentence and from out to in."""
+    slots, width, dim = weight_KWO.shape
+    return weight_KWO.view(slots, width // dim, dim, dim).flip(1).transpose(2, 3).contiguous().view(slots, width, dim)
 
 
 def _windows(u_KBTD: Tensor, width: int) -> Tensor:
@@ -90,12 +103,13 @@ def _windows(u_KBTD: Tensor, width: int) -> Tensor:
     reach = width // 2
     padded = functional.pad(u_KBTD, (0, 0, reach, reach))
     windows = padded.as_strided((slots, sentences, places, width * dim), (*padded.stride()[:3], 1))
-    return windows.reshape(slots, sentences * places, width * dim)
+    return windows.contiguous().view(slots, sentences * places, width * dim)
 
 
 def convolve(p: Parameters, name: str, x_KBTD: Tensor, mask_KBT1: Tensor, keep_KB1D: Tensor | None) -> Tensor:
     """A residual convolution over each place and its neighbours, of which the masked are 0: one product for all places."""
-    y: Tensor = _Convolve.apply(x_KBTD, mask_KBT1, keep_KB1D, p[f"{name}.in"], p[f"{name}.in_bias"], p[f"{name}.out"])  # type: ignore[no-untyped-call]
+    weights = p[f"{name}.in"], p[f"{name}.in_bias"], p[f"{name}.out"], p.get(f"{name}.turned")
+    y: Tensor = _Convolve.apply(x_KBTD, mask_KBT1, keep_KB1D, *weights)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -111,8 +125,8 @@ def rule_specs(name: str, dim: int, rules: int) -> list[ParameterSpec]:
     return specs
 
 
-def _fire(p: Parameters, name: str, half_KMH: Tensor, other_KMH: Tensor, sign: int = 1) -> Tensor:
-    """One half with what the rules add to it, having read the other. A rule of zeros is none: it adds nothing and is never changed."""
+def _fire(p: Parameters, name: str, half_KMH: Tensor, other_KMH: Tensor, sign: int) -> Tensor:
+    """One half with what the rules add to it or take from it, having read the other. A rule of zeros is none and is never changed."""
     down, up = p[f"{name}.down"], p[f"{name}.up"]
     slots, width, rules, rank = down.shape
     hidden = functional.gelu(torch.bmm(normalise(other_KMH), down.view(slots, width, rules * rank)))
@@ -122,16 +136,16 @@ def _fire(p: Parameters, name: str, half_KMH: Tensor, other_KMH: Tensor, sign: i
 def apply_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From text to meaning: additive couplings (Dinh et al. 2015, NICE, eq. 4), each half changed by rules that read the other."""
     first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    first = _fire(p, f"{name}.first", first, second)
-    second = _fire(p, f"{name}.second", second, first)
+    first = _fire(p, f"{name}.first", first, second, -1)
+    second = _fire(p, f"{name}.second", second, first, -1)
     return torch.cat((first, second), -1).view(x.shape)
 
 
 def invert_rules(p: Parameters, name: str, x: Tensor) -> Tensor:
     """From meaning to text: exactly undoes `apply_rules` with the same parameters."""
     first, second = x.reshape(x.shape[0], -1, x.shape[-1]).chunk(2, dim=-1)
-    second = _fire(p, f"{name}.second", second, first, -1)
-    first = _fire(p, f"{name}.first", first, second, -1)
+    second = _fire(p, f"{name}.second", second, first, 1)
+    first = _fire(p, f"{name}.first", first, second, 1)
     return torch.cat((first, second), -1).view(x.shape)
 
 
@@ -144,14 +158,19 @@ def read_from(scores: Tensor, values: Tensor) -> Tensor:
     """Attention that was scored by hand: `scores_KBQT` and `values_KBTD` give `read_KBQD`."""
     slots, sentences, queries, places = scores.shape
     weights = torch.softmax(scores, dim=-1).view(slots * sentences, queries, places)
-    read: Tensor = torch.bmm(weights, values.reshape(slots * sentences, places, -1)).view(slots, sentences, queries, -1)
-    return read
+    return torch.bmm(weights, values.contiguous().view(slots * sentences, places, -1)).view(slots, sentences, queries, -1)
 
 
-def match(queries_KBQD: Tensor, keys_KBTD: Tensor) -> Tensor:
-    """Scaled products of queries with keys: `scores_KBQT`."""
+def match(queries_KBQD: Tensor, keys_KBTD: Tensor, offset_KBQT: Tensor) -> Tensor:
+    """Scaled products of queries with keys and what is added to them: `scores_KBQT`."""
     slots, sentences, queries, dim = queries_KBQD.shape
     places = keys_KBTD.shape[2]
     keys = keys_KBTD.reshape(slots * sentences, places, dim).transpose(1, 2)
-    scores: Tensor = torch.bmm(queries_KBQD.reshape(slots * sentences, queries, dim), keys) * (dim**-0.5)
+    offset = offset_KBQT.view(slots * sentences, -1, places)
+    scores = torch.baddbmm(offset, queries_KBQD.reshape(slots * sentences, queries, dim), keys, alpha=dim**-0.5)
     return scores.view(slots, sentences, queries, places)
+
+
+def absent(there_x: Tensor) -> Tensor:
+    """What is added to a score: 0 where there is something (1), ABSENT where there is nothing (0)."""
+    return torch.rsub(there_x, ABSENT, alpha=ABSENT)

@@ -52,12 +52,9 @@ class Layout(NamedTuple):
     """1 for the places of the token before, then for the places of the token at or after (the end is one)."""
 
     def twice(self) -> Layout:
-        """For the same sentences twice over."""
-        return Layout(*(torch.cat((part, part), dim=1) for part in self))
-
-    def of(self, sentences: slice) -> Layout:
-        """A part of the sentences."""
-        return Layout(*(part[:, sentences] for part in self))
+        """For the same sentences read twice over: what reading asks for."""
+        position, filled, inside = (torch.cat((part, part), dim=1) for part in self[:3])
+        return self._replace(position_KBP=position, filled_KBP=filled, inside_KBP=inside)
 
 
 def inside_rows(max_propositions: int) -> int:

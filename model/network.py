@@ -12,6 +12,7 @@ R rules, C counts, G gaps.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,8 +23,8 @@ from torch.nn import functional
 
 from model.config import ModelShape
 from model.layers import (
-    ABSENT,
     Parameters,
+    absent,
     apply_rules,
     convolution_specs,
     convolve,
@@ -35,19 +36,15 @@ from model.layers import (
     offset,
     read_from,
     rule_specs,
+    turn,
     weight,
 )
 from model.layout import REACH, Layout, inside_rows, lay_out, places_of_counts, places_of_gaps
 from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
-MASKED_SITES = 7
+MASKED_SITES = 6
 CONVOLUTIONS = ("first", "second")
-JOINED = {
-    "parse.of_state": ("parse.query", "parse.role", "parse.steps", "parse.copy"),
-    "generate.of_state": ("generate.spread", "generate.gap"),
-    "generate.of_text": ("generate.query", "generate.word", "generate.copy"),
-}
 NEVER_NAMED = -3.0
 """Where the bias of symbols starts that are in no proposition of train, above all inflected words, in nats."""
 LOOK = 6
@@ -108,6 +105,7 @@ class SymmetricNetwork:
         self._ending_S = torch.tensor(vocabulary.symbol_endings(), device=device)
         self.scale = math.sqrt(shape.hidden_dim)
         self._role_start = tuple(0.0 if named else NEVER_NAMED for named in vocabulary.named)
+        self.convolutions = [*(f"{way}.{name}" for way in ("parse", "generate") for name in CONVOLUTIONS), "generate.neighbours"]
         self._held_starts: dict[tuple[int, int, int], Tensor] = {}
 
     def specs(self) -> list[ParameterSpec]:
@@ -125,42 +123,49 @@ class SymmetricNetwork:
             *(weight("parse.count", dim, self.counts, 0.3), offset("parse.count_bias", self.counts)),
             weight("parse.place", dim, dim),
             ParameterSpec("parse.inside", (inside_rows(self.shape.max_propositions), dim), std=0.3),
-            *convolution_specs("parse.neighbours", dim),
-            *(weight("parse.query", dim, 3 * dim), weight("parse.role", dim, 3 * dim), weight("parse.read", dim, dim)),
-            *(weight("parse.steps", dim, 3 * WINDOW, 0.3), weight("parse.copy", dim, 3, 0.3)),
-            offset("parse.state_bias", 6 * dim + 3 * WINDOW + 3),
+            ParameterSpec.joined(
+                "parse.of_state",
+                *(weight("parse.query", dim, 3 * dim), weight("parse.role", dim, 3 * dim)),
+                *(weight("parse.steps", dim, 3 * WINDOW, 0.3), weight("parse.copy", dim, 3, 0.3)),
+            ),
+            *(offset("parse.state_bias", 6 * dim + 3 * WINDOW + 3), weight("parse.read", dim, dim)),
         ]
         generate = [
             *(weight("generate.in", 3 * dim, 2 * dim), offset("generate.in_bias", 2 * dim), weight("generate.state", 2 * dim, dim)),
             ParameterSpec("generate.end", (dim,), std=0.3),
             *convolution_specs("generate.neighbours", dim),
-            *(weight("generate.spread", dim, 2 * dim), weight("generate.gap", dim, tokens + 2, 0.3)),
+            ParameterSpec.joined(
+                "generate.of_state", weight("generate.spread", dim, 2 * dim), weight("generate.gap", dim, tokens + 2, 0.3)
+            ),
             offset("generate.state_bias", 2 * dim + tokens + 2),
             *(ParameterSpec(f"generate.{side}", (2 * REACH, dim), std=0.3) for side in ("before", "after")),
-            *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"generate.{name}", dim, reach=2)),
-            *(weight("generate.query", dim, dim), weight("generate.word", dim, dim), weight("generate.copy", dim, 1, 0.3)),
+            *(spec for name in CONVOLUTIONS for spec in convolution_specs(f"generate.{name}", dim, reach=1)),
+            ParameterSpec.joined(
+                "generate.of_text",
+                *(weight("generate.query", dim, dim), weight("generate.word", dim, dim), weight("generate.copy", dim, 1, 0.3)),
+            ),
             *(offset("generate.text_bias", 2 * dim + 1), ParameterSpec("generate.roles", (3, dim), std=0.3)),
         ]
-        return shared + parse + generate
+        twice = (spec.name.startswith(("generate.", "rules.")) for spec in (*shared, *parse, *generate))
+        return [dataclasses.replace(spec, twice=again) for spec, again in zip((*shared, *parse, *generate), twice, strict=True)]
 
-    def with_tables(self, p: Parameters) -> dict[str, Tensor]:
-        """The parameters with what is worked out of them once a step.
+    def with_tables(self, p: Parameters, train: bool = False) -> dict[str, Tensor]:
+        """The parameters with what is worked out of them once a step; for backward passes with what these take.
 
         `table_KSD` holds the vectors of all symbols, `inputs` the same for reading (of about unit variance) and after them unknown words by
         ending. A symbol's vector is its own plus those of its ending and of its base form: rare words start from what similar ones mean.
-        Weights that work on the same state stand side by side: one product for all of them.
         """
         base = p["symbols"].index_select(1, self._base_S) * self._has_base_S1
         table = p["symbols"] + p["endings"].index_select(1, self._ending_S) + base
         unknown = p["symbols"][:, UNKNOWN : UNKNOWN + 1] + p["endings"]
-        joined = {name: torch.cat([p[part] for part in parts], dim=-1) for name, parts in JOINED.items()}
-        return {**p, **joined, "table": table, "inputs": torch.cat((table, unknown), dim=1) * self.scale}
+        turned = {f"{name}.turned": turn(p[f"{name}.in"].detach()) for name in self.convolutions} if train else {}
+        return {**p, **turned, "table": table, "inputs": torch.cat((table, unknown), dim=1) * self.scale}
 
     def embed(self, p: Parameters, ids_KBx: Tensor) -> Tensor:
         """Input ids as vectors of about unit variance: `ids_K...` to `vectors_K...D`."""
-        return lookup(p["inputs"], ids_KBx + self._starts(ids_KBx, p["inputs"].shape[1]))
+        return lookup(p["inputs"], ids_KBx + self.starts(ids_KBx, p["inputs"].shape[1]))
 
-    def _starts(self, like_Kx: Tensor, rows: int) -> Tensor:
+    def starts(self, like_Kx: Tensor, rows: int) -> Tensor:
         """Where each slot's rows begin in tables of so many rows, to be added to `like`."""
         key = (like_Kx.shape[0], rows, like_Kx.dim())
         if key not in self._held_starts:
@@ -194,9 +199,7 @@ class SymmetricNetwork:
         length_KB = mask_KBT.sum(-1).to(torch.int64)
         return lay_out(position_KBP, filled_KBP, length_KB, mask_KBT.shape[2], self.shape.max_propositions, mask_KBT.dtype)
 
-    def read(
-        self, p: Parameters, understood: Understood, words_KBTD: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
-    ) -> Parsed:
+    def read(self, p: Parameters, understood: Understood, words_KBTD: Tensor, mask_KBT: Tensor, layout: Layout) -> Parsed:
         """Each place looks for its entity, relation and value, and copies from the words it finds.
 
         A token is found by what it means and by how far it lies from the place's own token. Copying reads the words' own vectors, so that
@@ -205,15 +208,14 @@ class SymmetricNetwork:
         slots, sentences, places = layout.position_KBP.shape
         u, dim, tokens = understood.meaning_KBTD, words_KBTD.shape[3], words_KBTD.shape[2]
         here = u.gather(2, layout.position_KBP[..., None].expand(-1, -1, -1, dim))
-        state = linear(here, p["parse.place"]) + lookup(p["parse.inside"], layout.inside_KBP)
-        s = normalise(convolve(p, "parse.neighbours", state, layout.filled_KBP[..., None].to(u.dtype), conditions.keep(3)))
+        s = normalise(linear(here, p["parse.place"]) + lookup(p["parse.inside"], layout.inside_KBP))
         said = torch.split(linear(s, p["parse.of_state"], p["parse.state_bias"]), [3 * dim, 3 * dim, 3 * WINDOW, 3], dim=-1)
-        queries, start, steps, copies = (part.reshape(slots, sentences, places * 3, -1) for part in said)
+        queries, start, steps, copies = (part.contiguous().view(slots, sentences, places * 3, -1) for part in said)
 
         token_T = torch.arange(tokens, device=u.device)
         step_KBPT = (token_T - layout.position_KBP[..., None]).clamp(-LOOK, LOOK) + LOOK
         far = steps.gather(-1, step_KBPT.repeat_interleave(3, dim=2))
-        looks = match(queries, u) + far + ((1 - mask_KBT) * ABSENT)[:, :, None]
+        looks = match(queries, u, far + absent(mask_KBT)[:, :, None])
         found, copied = read_from(looks, torch.cat((u, words_KBTD), -1)).chunk(2, dim=-1)
         roles = torch.addcmul(normalise(start + linear(found, p["parse.read"])), torch.sigmoid(copies), copied, value=2)
         return Parsed(roles.view(slots, sentences, places, 3, dim), looks.view(slots, sentences, places, 3, tokens), understood.counts_KBTC)
@@ -229,7 +231,7 @@ class SymmetricNetwork:
         hidden = functional.gelu(linear(joined, p["generate.in"], p["generate.in_bias"]))
         stated = functional.pad(linear(hidden, p["generate.state"]), (0, 0, 0, 1))
         state = torch.lerp(stated, p["generate.end"][:, None, None], end_KBQ1)
-        m = normalise(convolve(p, "generate.neighbours", state, here_KBQ1, conditions.keep(4)))
+        m = normalise(convolve(p, "generate.neighbours", state, here_KBQ1, conditions.keep(3)))
         said = linear(m, p["generate.of_state"], p["generate.state_bias"])
         spread, gaps = torch.split(said, [2 * dim, self.max_tokens + 2], dim=-1)
         return spread, gaps
@@ -246,13 +248,13 @@ class SymmetricNetwork:
         """The words' states along the sentence, `words_KBTD`: each knows the propositions before and behind it and how far these are."""
         slots, sentences, rows, dim = *spread_KBQ2D.shape[:3], items_KBP3D.shape[4]
         mask_KBT1 = mask_KBT[..., None]
-        spread = spread_KBQ2D.view(slots, sentences, rows, 2, dim).transpose(2, 3).reshape(slots * sentences, 2 * rows, dim)
-        near = layout.near_KBT2Q.reshape(slots * sentences, -1, 2 * rows)
+        spread = spread_KBQ2D.view(slots, sentences, rows, 2, dim).transpose(2, 3).contiguous().view(slots * sentences, 2 * rows, dim)
+        near = layout.near_KBT2Q.contiguous().view(slots * sentences, -1, 2 * rows)
         text = torch.bmm(near, spread).view(slots, sentences, -1, dim)
         text = text + lookup(p["generate.before"], layout.before_KBT) + lookup(p["generate.after"], layout.after_KBT)
         text = invert_rules(p, "rules", text)
         for site, name in enumerate(CONVOLUTIONS):
-            text = convolve(p, f"generate.{name}", text, mask_KBT1, conditions.keep(site + 5))
+            text = convolve(p, f"generate.{name}", text, mask_KBT1, conditions.keep(site + 4))
         return self._copy_items(p, normalise(text), items_KBP3D, layout.rows_KBQ2[:, :, :-1, 0])
 
     def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, filled_KBP: Tensor) -> Tensor:
@@ -261,7 +263,7 @@ class SymmetricNetwork:
         keys = (items_KBP3D + p["generate.roles"][:, None, None]).view(slots, sentences, places * 3, dim)
         said = linear(u_KBTD, p["generate.of_text"], p["generate.text_bias"])
         queries, own, copies = torch.split(said, [dim, dim, 1], dim=-1)
-        absent_KBM = (1 - filled_KBP)[..., None].expand(-1, -1, -1, 3).reshape(slots, sentences, 1, places * 3) * ABSENT
-        scores = match(queries, keys) + absent_KBM
+        absent_KBM = absent(filled_KBP).repeat_interleave(3, dim=2)
+        scores = match(queries, keys, absent_KBM)
         copied = read_from(scores, items_KBP3D.reshape(keys.shape))
         return torch.addcmul(normalise(own), torch.sigmoid(copies), copied, value=2)

@@ -28,6 +28,8 @@ class ParameterSpec:
 
     Values are drawn normal with standard deviation `std` around `mean`. `rule_axis` names the axis over rules, along which
     each rule is drawn by itself, around 0, so a model with fewer rules has the same numbers. `decays` says whether weight decay applies.
+    `twice` says that a step works with it a second time, from a leaf of its own, so that the gradients of all such are added up at once.
+    `parts` are drawn each by itself and stand side by side along the last axis.
     """
 
     name: str
@@ -36,6 +38,13 @@ class ParameterSpec:
     mean: float | tuple[float, ...] = 0.0
     rule_axis: int | None = None
     decays: bool = True
+    parts: tuple[ParameterSpec, ...] = ()
+    twice: bool = False
+
+    @classmethod
+    def joined(cls, name: str, *parts: ParameterSpec) -> ParameterSpec:
+        """Matrices that work on the same state as one: one product for all of them."""
+        return cls(name, (*parts[0].size[:-1], sum(part.size[-1] for part in parts)), parts=parts)
 
     @property
     def count(self) -> int:
@@ -47,6 +56,8 @@ class ParameterSpec:
 
     def draw(self, seed: int, rules: int) -> Tensor:
         """The initial values of a trial with this seed and number of rules, the others zeros (float32, on the CPU)."""
+        if self.parts:
+            return torch.cat([part.draw(seed, rules) for part in self.parts], dim=-1)
         if self.std == 0.0:
             return torch.tensor(self.mean).expand(self.size).clone()
         if self.rule_axis is None:
@@ -61,6 +72,7 @@ class ParameterStore:
     """The buffers of `slots` models and of their optimizer, all (rows, ROW): `values`, `moment1`, `moment2`, `averages` (of the values over
     the last steps: what is evaluated and saved), `gradient`, `scratch`.
 
+    `views` are the values as named leaves, `again` those that are used `twice` once more.
     `version` says what model the numbers are of; it is part of the layout.
     """
 
@@ -77,6 +89,7 @@ class ParameterStore:
         decays_R = torch.cat([torch.full((spec.rows * slots,), float(spec.decays)) for spec in specs])
         self.decays_R1 = decays_R[:, None].to(device, dtype)
         self.views = {name: view.detach().requires_grad_() for name, view in self._blocks(self.values).items()}
+        self.again = {spec.name: self.views[spec.name].detach().requires_grad_() for spec in specs if spec.twice}
         self.gradient_views, self.average_views = self._blocks(self.gradient), self._blocks(self.averages)
 
     @property

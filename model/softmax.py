@@ -1,15 +1,18 @@
-"""The softmax over the symbol table, the most expensive place of the network, without ever keeping what is as large as the table.
+"""The loss over the symbol table, the most expensive place of the network, in bounded memory and with no product done twice.
 
-    scores = states @ table^T + bias;   surprise = -log softmax(scores)[gold];   mean = softmax(scores) @ values
+    scores = states @ table^T + bias;   surprise = -log softmax(scores)[gold];   loss = sum over rows of weight * surprise
+    read = table[likeliest], with the gradient of softmax(scores) @ table (straight-through; Bengio et al. 2013)
 
-Rows are worked off in chunks through one scratch memory; the backward pass computes the scores again instead of keeping them
-(as in Wijmans et al. 2025, "Cut your losses in large-vocabulary language models"). With fresh memory for every product, half of a
-training step on the CPU went into page faults.
+Rows are worked off in chunks through one scratch memory: with fresh memory for every product, half of a training step on the CPU went into
+page faults. What each row weighs in the loss is known beforehand, so a chunk's gradient is worked out while its scores are still there
+(as in Hsu et al. 2024, "Liger Kernel", fused linear cross-entropy). What is read on has a gradient of its own, known only later: there
+the chances are kept if one chunk holds them all, else worked out again.
+
+Letters of the axes: K slots, N groups of rows with a loss each, M rows of a group, S symbols, D hidden_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,34 +22,37 @@ SCRATCH_PER_SLOT = 1 << 20
 
 
 class Scratch:
-    """Memory that is used again and again; two pieces at a time, each valid until the next request for it."""
+    """Memory that is used again and again, by name; what was taken is valid until the next request for that name."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, Tensor] = {}
+        self._held: dict[str, Tensor] = {}
+        self._taken: dict[str, int] = {}
 
-    def take(self, piece: int, like: Tensor, *size: int) -> Tensor:
+    def take(self, name: str, like: Tensor, *size: int) -> Tensor:
         """An uninitialised tensor of this size, on the device and of the type of `like`."""
-        count = int(torch.Size(size).numel())
-        held = self._pieces.get(piece)
+        count, held = int(torch.Size(size).numel()), self._held.get(name)
         if held is None or held.numel() < count or held.dtype != like.dtype or held.device != like.device:
-            held = self._pieces[piece] = torch.empty(count, dtype=like.dtype, device=like.device)
+            held = self._held[name] = torch.empty(count, dtype=like.dtype, device=like.device)
+        self._taken[name] = self.times(name) + 1
         return held[:count].view(size)
 
+    def times(self, name: str) -> int:
+        """How often this name was taken."""
+        return self._taken.get(name, 0)
 
-def _chunks(states_KMD: Tensor, symbols: int) -> Iterator[slice]:
-    rows = states_KMD.shape[1]
+    def last(self, name: str, *size: int) -> Tensor:
+        """What was last taken under this name, with what has been put there."""
+        return self._held[name][: int(torch.Size(size).numel())].view(size)
+
+
+def _chunks(rows: int, symbols: int) -> list[slice]:
     step = max(1, min(rows, SCRATCH_PER_SLOT // symbols))  # the number of chunks must not grow with the slots
-    return (slice(start, min(rows, start + step)) for start in range(0, rows, step))
+    return [slice(start, min(rows, start + step)) for start in range(0, rows, step)]
 
 
-def _log_softmax(states: Tensor, table_KSD: Tensor, bias: Tensor, scratch: Scratch) -> Tensor:
-    slots, rows, _ = states.shape
-    scores = scratch.take(0, states, slots, rows, table_KSD.shape[1])
-    torch.baddbmm(bias, states, table_KSD.transpose(1, 2), out=scores)
-    return torch.log_softmax(scores, dim=-1, out=scores)
+class _LossOverTable(torch.autograd.Function):
+    """The groups' gradients are worked out at once, save the first's where it is read."""
 
-
-class _SoftmaxOverTable(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -54,69 +60,149 @@ class _SoftmaxOverTable(torch.autograd.Function):
         table: Tensor,
         bias: Tensor,
         gold: Tensor,
-        values: Tensor | None,
+        weights: Tensor,
         scratch: Scratch,
-        raised: Tensor | None,
-        hard: bool,
+        lowered: Tensor | None,
+        regress: bool,
+        read: str,
     ) -> tuple[Tensor, Tensor | None]:
-        surprise = torch.empty(gold.shape, dtype=states.dtype, device=states.device)
-        means = None if values is None else states.new_empty(*gold.shape, values.shape[2])
-        choices = torch.empty_like(gold) if hard else None
-        for rows in _chunks(states, table.shape[1]):
-            logs = _log_softmax(states[:, rows], table, bias, scratch)
-            torch.gather(logs, 2, gold[:, rows, None], out=surprise[:, rows, None])
-            if choices is not None:
-                torch.argmax(logs if raised is None else logs - raised[:, None], 2, out=choices[:, rows])
-            if values is not None and means is not None:
-                torch.bmm(logs.exp_(), values, out=means[:, rows])
-        ctx.scratch = scratch
-        ctx.save_for_backward(states, table, bias, gold, values, means)
-        if values is None or choices is None:
-            return surprise.neg_(), means
-        return surprise.neg_(), values.gather(1, choices[..., None].expand(-1, -1, values.shape[2]))
+        slots, groups, rows, _ = states.shape
+        chunks, losses, choices = _chunks(rows, table.shape[1]), [], []
+        ctx.gradients = [_Gradients(states[:, 0], table, bias) for _ in range(groups)]
+        for group, at in ((group, at) for group in range(groups) for at in chunks):
+            later = bool(read) and group == 0
+            here, weight, wanted = states[:, group, at], weights[:, group, at, None], gold[:, group, at, None]
+            memory = scratch.take(read if later else "scores", here, slots, here.shape[1], table.shape[1])
+            scores = torch.baddbmm(bias, here, table.transpose(1, 2), out=memory)
+            if later:
+                choices.append((scores if lowered is None else scores - lowered).argmax(2))
+            logs = torch.log_softmax(scores, dim=-1, out=memory)
+            loss, d_scores = (_regressed if regress else _surprise)(logs, wanted, weight, later)
+            losses.append(loss)
+            if not later:
+                ctx.gradients[group].add(d_scores, here)
+        total = losses if len(chunks) == 1 else [torch.stack(losses[g * len(chunks) :][: len(chunks)]).sum(0) for g in range(groups)]
+        ctx.scratch, ctx.read, ctx.taken, ctx.regress = scratch, read, scratch.times(read), regress
+        ctx.save_for_backward(states, table, bias, gold, weights)
+        vectors = None
+        if read:
+            chosen = (choices[0] if len(choices) == 1 else torch.cat(choices, 1))[..., None]
+            vectors = table.gather(1, chosen.expand(-1, -1, table.shape[2]))
+        return torch.stack(total, 1), vectors
 
     @staticmethod
-    def backward(ctx: Any, d_surprise: Tensor, d_means: Tensor | None) -> tuple[Tensor | None, ...]:
-        states, table, bias, gold, values, means = ctx.saved_tensors
-        values = None if d_means is None else values
-        d_states, d_table = torch.empty_like(states), torch.zeros_like(table)
-        d_bias = torch.zeros_like(bias)
-        d_values = None if values is None or not ctx.needs_input_grad[4] else torch.zeros_like(values)
-        for rows in _chunks(states, table.shape[1]):
-            chances = _log_softmax(states[:, rows], table, bias, ctx.scratch).exp_()
-            if d_values is not None and d_means is not None:
-                torch.baddbmm(d_values, chances.transpose(1, 2), d_means[:, rows], out=d_values)
-            lift = d_surprise[:, rows, None]
-            if values is not None and d_means is not None:
-                expected = (d_means[:, rows] * means[:, rows]).sum(2, keepdim=True)
-                pull = ctx.scratch.take(1, states, *chances.shape)
-                torch.bmm(d_means[:, rows], values.transpose(1, 2), out=pull)
-                d_scores = chances.mul_(pull.add_(lift - expected))
+    def backward(ctx: Any, d_losses: Tensor, d_vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        states, table, bias, gold, weights = ctx.saved_tensors
+        found = []
+        for group, gradients in enumerate(ctx.gradients):
+            lift = d_losses[:, group, None, None]
+            if group == 0 and ctx.read:
+                d_vectors = torch.zeros_like(states[:, 0]) if d_vectors is None else d_vectors
+                found.append(_read_on(ctx, states[:, 0], table, bias, gold[:, 0], weights[:, 0, :, None] * lift, d_vectors))
             else:
-                d_scores = chances.mul_(lift)
-            d_scores.scatter_add_(2, gold[:, rows, None], -lift)
-            d_states[:, rows] = torch.bmm(d_scores, table)
-            torch.baddbmm(d_table, d_scores.transpose(1, 2), states[:, rows], out=d_table)
-            d_bias += d_scores.sum(1, keepdim=True)
-        return d_states, d_table, d_bias, None, d_values, None, None, None
+                found.append(tuple(each * lift for each in gradients.all()))
+        d_states, d_table, d_bias = zip(*found, strict=True)
+        stacked = d_states[0][:, None] if len(found) == 1 else torch.stack(d_states, 1)
+        return stacked, _sum(d_table), _sum(d_bias), *(None,) * 6
 
 
-def softmax_over_table(
-    states_KMD: Tensor,
+def _sum(parts: tuple[Tensor, ...]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+class _Gradients:
+    """The gradients of one group, added up chunk by chunk."""
+
+    def __init__(self, states_KMD: Tensor, table: Tensor, bias: Tensor) -> None:
+        self.table, self.bias, self.d_states = table, bias, [states_KMD[:, :0]]
+        self.d_table: Tensor | None = None
+        self.d_bias: Tensor | None = None
+
+    def add(self, d_scores: Tensor, states: Tensor) -> None:
+        """One chunk's."""
+        self.d_states.append(torch.bmm(d_scores, self.table))
+        turned = d_scores.transpose(1, 2)
+        if self.d_table is None or self.d_bias is None:
+            self.d_table, self.d_bias = torch.bmm(turned, states), d_scores.sum(1, keepdim=True)
+        else:
+            torch.baddbmm(self.d_table, turned, states, out=self.d_table)
+            self.d_bias += d_scores.sum(1, keepdim=True)
+
+    def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By the states, the table and the bias."""
+        if self.d_table is None or self.d_bias is None:
+            raise RuntimeError("gradients were asked for of no rows")
+        d_states = self.d_states[1] if len(self.d_states) == 2 else torch.cat(self.d_states, 1)
+        return d_states, self.d_table, self.d_bias
+
+
+def _surprise(logs: Tensor, gold: Tensor, weight: Tensor, later: bool) -> tuple[Tensor, Tensor]:
+    """The weighted surprise per slot, and its gradient by the scores in the memory of `logs` (the chances alone where that comes later)."""
+    minus = -weight
+    loss = (logs.gather(2, gold) * minus).sum((1, 2))
+    chances = logs.exp_()
+    return loss, chances if later else chances.mul_(weight).scatter_add_(2, gold, minus)
+
+
+def _regressed(logs: Tensor, gold: Tensor, weight: Tensor, later: bool) -> tuple[Tensor, Tensor]:
+    """The weighted squared error of the expected id in place of the surprise."""
+    chances = logs.exp_()
+    ids, error = _error(chances, gold)
+    loss = (error.square() * weight).sum((1, 2))
+    return loss, chances if later else chances.mul_((ids - (error + gold)).mul_(2 * error * weight))
+
+
+def _error(chances: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
+    ids = torch.arange(chances.shape[2], device=chances.device, dtype=chances.dtype)
+    return ids, (chances @ ids)[..., None] - gold
+
+
+def _read_on(
+    ctx: Any, states: Tensor, table: Tensor, bias: Tensor, gold: Tensor, weight: Tensor, d_vectors: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of a group that is read: by its loss, where each row now weighs `weight`, and by what was read."""
+    slots, rows, _ = states.shape
+    gradients, chunks, scratch = _Gradients(states, table, bias), _chunks(rows, table.shape[1]), ctx.scratch
+    kept = len(chunks) == 1 and scratch.times(ctx.read) == ctx.taken
+    for at in chunks:
+        size = slots, states[:, at].shape[1], table.shape[1]
+        chances = scratch.last(ctx.read, *size) if kept else torch.baddbmm(bias, states[:, at], table.transpose(1, 2)).softmax(2)
+        wanted, heavy = gold[:, at, None], weight[:, at]
+        pull = torch.bmm(d_vectors[:, at], table.transpose(1, 2), out=scratch.take("scores", states, *size))
+        middle = torch.mul(pull, chances, out=scratch.take("pulled", states, *size)).sum(2, keepdim=True)
+        if ctx.regress:
+            ids, error = _error(chances, wanted)
+            d_scores = pull.sub_(middle).add_((ids - (error + wanted)).mul_(2 * error * heavy)).mul_(chances)
+        else:
+            d_scores = pull.sub_(middle - heavy).mul_(chances).scatter_add_(2, wanted, -heavy)
+        gradients.add(d_scores, states[:, at])
+    return gradients.all()
+
+
+def loss_over_table(
+    states_KNMD: Tensor,
     table_KSD: Tensor,
     bias_KS: Tensor,
-    gold_KM: Tensor,
-    values_KSV: Tensor | None,
+    gold_KNM: Tensor,
+    weights_KNM: Tensor,
     scratch: Scratch,
-    raised_KS: Tensor | None = None,
-    hard: bool = False,
+    lowered_KS: Tensor | None = None,
+    regress: bool = False,
+    read: str = "",
 ) -> tuple[Tensor, Tensor | None]:
-    """The surprise at the gold symbols (`surprise_KM`, nats) and, where there are values, their mean (`means_KMV`).
+    """The weighted sum of each group's surprise at its gold symbols, `loss_KN` (nats), and what is read of the first, `vectors_KMD`.
 
-    With `hard` the value of the likeliest symbol stands in the mean's place; its gradient is the mean's (the straight-through estimator,
-    Bengio et al. 2013). `raised_KS` is what in `bias_KS` does not count for which is the likeliest.
+    Args:
+        weights_KNM: what each row weighs; they have no gradient.
+        lowered_KS: what in the bias does not count for which symbol is the likeliest.
+        regress: squares the error of the expected symbol number in place of taking the surprise.
+        read: a name for the memory that is kept where the likeliest symbols' vectors are read on; None is returned without one.
     """
-    result: tuple[Tensor, Tensor | None] = _SoftmaxOverTable.apply(  # type: ignore[no-untyped-call]
-        states_KMD, table_KSD, bias_KS[:, None], gold_KM, values_KSV, scratch, raised_KS, hard
+    lowered = None if lowered_KS is None else lowered_KS[:, None]
+    result: tuple[Tensor, Tensor | None] = _LossOverTable.apply(  # type: ignore[no-untyped-call]
+        states_KNMD, table_KSD, bias_KS[:, None], gold_KNM, weights_KNM, scratch, lowered, regress, read
     )
     return result

@@ -170,11 +170,10 @@ class FusedTrainer:
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         settings = _SlotTensors(states, self.store)
         factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], self.steps_an_epoch, self.store)
-        epoch = self._batches.epoch(settings.draw)
         cycles = bool((settings.weights_4K[2:] != 0).any())
         sums_5K = torch.zeros(5, self.slots, device=self.device, dtype=self.store.dtype)
-        for step in range(self.steps_an_epoch):
-            sums_5K += self._step(step, epoch.batch(step), settings, factors, cycles)
+        for step, batch in enumerate(self._batches.epoch(settings.draw)):
+            sums_5K += self._step(step, batch, settings, factors, cycles)
         rows = sums_5K.cpu().tolist()
         self.seconds["training"] += time.perf_counter() - started
         return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
@@ -184,9 +183,8 @@ class FusedTrainer:
         size = batch.tokens_KBT.shape[1]
         conditions, sampled_KS = settings.chances(step, size, self.shape, self.network.symbols if self._shortens else 0)
         batch = dataclasses.replace(batch, chances_KS=sampled_KS)
-        losses_4K = self.losses(self.network.with_tables(self.store.views), batch, conditions, cycles)
-        asked_4K = settings.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
-        losses_4K = torch.where(asked_4K, losses_4K, 0.0)
+        p = self.network.with_tables(self.store.views, train=True)
+        losses_4K = torch.where(settings.asked_4K, self.losses(p, batch, conditions, cycles, self.store.again), settings.none)
         self._backward((losses_4K * settings.weights_4K).sum())
         norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
         return torch.cat((losses_4K.detach() * size, norm_K[None]))
@@ -195,8 +193,8 @@ class FusedTrainer:
         """Looks into one slot's averaged parameters; changes nothing."""
         state = self._state(slot)
         leaves = {name: value.detach().clone().requires_grad_() for name, value in self.store.average_views.items()}
-        epoch = self._batches.epoch(_SlotTensors([each or _Slot(Hyperparameters()) for each in self._slots], self.store).draw)
-        batches = [epoch.batch(step) for step in range(min(PROBED_BATCHES, self.steps_an_epoch))]
+        draw = _SlotTensors([each or _Slot(Hyperparameters()) for each in self._slots], self.store).draw
+        batches = self._batches.epoch(draw)[:PROBED_BATCHES]
         weighted, norms = pulls(self.losses, leaves, batches, state.hyperparameters.loss_weights, slot)
         with torch.no_grad():
             p = self.network.with_tables(leaves)
@@ -226,10 +224,16 @@ class FusedTrainer:
         return state
 
     def _backward(self, loss: Tensor) -> None:
-        names = list(self.store.views)
-        gradients = torch.autograd.grad(loss, [self.store.views[name] for name in names], materialize_grads=True, allow_unused=True)
+        """The gradient of the leaves and, added to it, that of what was computed a second time from leaves of its own."""
+        store = self.store
+        found = torch.autograd.grad(loss, [*store.views.values(), *store.again.values()], allow_unused=True)
+        once = zip(store.views, found[: len(store.views)], strict=True)
+        twice = [(name, more) for name, more in zip(store.again, found[len(store.views) :], strict=True) if more is not None]
         with torch.no_grad():
-            torch._foreach_copy_([self.store.gradient_views[name] for name in names], list(gradients))
+            whole = [torch.zeros_like(store.views[name]) if gradient is None else gradient for name, gradient in once]
+            torch._foreach_copy_(list(store.gradient_views.values()), whole)
+            if twice:
+                torch._foreach_add_([store.gradient_views[name] for name, _ in twice], [more for _, more in twice])
 
     def _record(self, slot: int, sums: list[float]) -> EpochRecord | None:
         state = self._slots[slot]
@@ -254,6 +258,8 @@ class _SlotTensors:
             return torch.tensor(values, dtype=torch.float64).to(store.device, store.dtype)
 
         self.weights_4K = torch.stack([tensor([getattr(hp.loss_weights, name) for hp in hps]) for name in COMPONENTS])
+        self.asked_4K = self.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
+        self.none = self.weights_4K.new_zeros(())
         self.decay_K, self.clip_K = tensor([hp.weight_decay for hp in hps]), tensor([hp.clip_norm for hp in hps])
         self.dropout_K = tensor([hp.dropout for hp in hps])
         seeds, epochs = tuple(hp.seed for hp in hps), tuple(state.epoch for state in states)
