@@ -31,6 +31,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import Pruning
+from tuner.judges import History, Judge, Peer
 from tuner.pruning import RulePruner
 
 Curves = NDArray[np.float64]
@@ -118,6 +119,24 @@ def replay(curves: Curves, pruner: BasePruner, cohort: int) -> NDArray[np.int64]
     return spent
 
 
+def replay_rule(curves: Curves, rule: Judge, cohort: int = 1) -> NDArray[np.int64]:
+    """The same with a rule alone, without a study around it."""
+    spent, past, width = np.zeros(len(curves), dtype=np.int64), [], curves.shape[1]
+    for start in range(0, len(curves), cohort):
+        running = list(range(start, min(start + cohort, len(curves))))
+        for step in range(width):
+            said = {number: tuple(-curves[number, : step + 1][~np.isnan(curves[number, : step + 1])]) for number in running}
+            here, over = {number: Peer(curve) for number, curve in said.items()}, []
+            for number in running:
+                peers = (*past, *(peer for other, peer in here.items() if other != number))
+                if step + 1 == width or np.isnan(curves[number, step]) or rule(History(said[number], epochs=width, peers=peers)):
+                    over.append(number)
+            spent[running] = step + 1
+            past += [Peer(said[number], over=True) for number in over]
+            running = [number for number in running if number not in over]
+    return spent
+
+
 def pruned(study: Study, pruner: BasePruner, trial: optuna.Trial) -> bool:
     """What `trial.should_prune()` asks, without copying the trial twice."""
     return pruner.prune(study, study._storage.get_trial(trial._trial_id))
@@ -142,13 +161,17 @@ def read(path: Path) -> Curves:
     return np.array([[math.nan if value is None else float(value) for value in row] for row in rows])
 
 
+def drawings(table: Curves, draws: int, seed: tuple[int, ...]) -> list[Curves]:
+    """So many draws of `ARRIVALS` configurations from a file."""
+    generator = np.random.default_rng(seed)
+    return [table[generator.permutation(len(table))[:ARRIVALS]] for _ in range(draws)]
+
+
 def measure(curves: Sequence[Curves], names: Sequence[str], draws: int, seed: int) -> dict[str, dict[str, float]]:
     """The figures of each rule over all files and draws."""
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     for number, table in enumerate(curves):
-        generator = np.random.default_rng((seed, number))
-        for _ in range(draws):
-            drawn = table[generator.permutation(len(table))[:ARRIVALS]]
+        for drawn in drawings(table, draws, (seed, number)):
             for name in names:
                 cohort = COHORT if name.endswith("_cohort") else ARRIVALS if name.startswith("look_at") else 1
                 found[name].append(judged(drawn, replay(drawn, rules(drawn.shape[1])[name], cohort)))

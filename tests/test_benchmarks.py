@@ -1,9 +1,12 @@
 """What the benchmarks compute besides time: agreement of labels, operations by the book."""
 
+import numpy as np
+import optuna
 import pytest
 
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
+from benchmarks.pruning_replay import judged, ours, replay, replay_rule
 from model.config import ModelShape
 
 
@@ -24,4 +27,33 @@ def test_operations_by_the_book_grow_with_what_is_real() -> None:
     once, twice = step_flops(shape, 1000, 400, 80, 12, 2.5), step_flops(shape, 1000, 800, 160, 12, 2.5)
     assert twice == pytest.approx(2 * once, rel=1e-6)
     more = step_flops(shape, 2000, 400, 80, 12, 2.5)
-    assert more - once == pytest.approx(6 * 64 * 1000 * (3 * 400 + 9 * 80), rel=1e-6)
+    assert more - once == pytest.approx(2 * 7 * 64 * 1000 * (400 + 3 * 80), rel=1e-6)
+
+
+def recorded(number: int, steps: int) -> np.ndarray:
+    """Losses that fall to levels of their own, some late, some to NaN."""
+    generator = np.random.default_rng(3)
+    low, start = generator.uniform(0.1, 0.69, (number, 1)), generator.integers(0, 20, (number, 1))
+    fallen = 1 - np.exp(-np.maximum(0, np.arange(steps)[None] - start) / 6)
+    curves = 0.69 - (0.69 - low) * fallen + generator.normal(0, 0.005, (number, steps))
+    curves[::9, 15:] = np.nan
+    return curves
+
+
+@pytest.mark.parametrize("cohort", [1, 16])
+def test_a_rule_alone_spends_what_its_pruner_spends(cohort: int) -> None:
+    """The replay without a study, by which thresholds are chosen, and the one through a real pruner."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    curves = recorded(48, 40)
+    spent = replay_rule(curves, ours(40).rule, cohort)
+    assert np.array_equal(spent, replay(curves, ours(40), cohort))
+    assert 40 < spent.sum() < 0.6 * curves.size
+
+
+def test_regret_budget_and_the_best_that_were_stopped_are_counted_by_hand() -> None:
+    """Three curves that end at 0.1, 0.2 and 0.4; the best was stopped after one of two evaluations."""
+    curves = np.array([[0.5, 0.1], [0.5, 0.2], [0.5, 0.4]])
+    regret, budget, stopped = judged(curves, np.array([1, 2, 2]))
+    assert regret == pytest.approx((0.2 - 0.1) / (0.2 - 0.1))
+    assert budget == pytest.approx(5 / 6)
+    assert stopped == pytest.approx(1 / 3)

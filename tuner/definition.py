@@ -118,6 +118,7 @@ class Plateau(_Section):
     window: Annotated[int, Field(ge=3)] = PlateauRule.window
     share: Annotated[float, Field(gt=0, lt=1)] = PlateauRule.share
     near: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.near
+    top: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.top
 
 
 class Explosion(_Section):
@@ -136,6 +137,8 @@ class Halving(_Section):
     keep_last: Annotated[float, Field(gt=0, le=1)] = HalvingRule.keep_last
     slack: Annotated[float, Field(ge=0, allow_inf_nan=False)] = HalvingRule.slack
     least: Annotated[int, Field(ge=1)] = HalvingRule.least
+    ahead: Annotated[float, Field(ge=0, allow_inf_nan=False)] = HalvingRule.ahead
+    back: Annotated[int, Field(ge=1)] = HalvingRule.back
 
     @model_validator(mode="after")
     def _sound(self) -> Halving:

@@ -13,13 +13,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import combinations
 from typing import Protocol
 
 from tuner.verdict import Verdict
 
 Curve = tuple[float, ...]
-AHEAD, BEST_PART = 4, 5
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Peer:
 
     objective: Curve
     over: bool = False
+
+    @cached_property
+    def best(self) -> float:
+        """The best it has reached; minus infinity where nothing was finite."""
+        return max((value for value in self.objective if math.isfinite(value)), default=-math.inf)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ class PlateauRule:
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
     Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
-    of the way down from the best to chance; what has converged up there has finished. Where fewer than a fifth have left a plateau, its
+    of the way down from the best to chance; what has converged up there has finished, and so has what is among the share `top` of all and
+    above their middle. Where fewer than a fifth have left a plateau, its
     level is not taken for theirs. A trial that lies flat waits for as long as its peers took to leave that level, half of its epochs
     where hardly any has left it.
     """
@@ -130,6 +136,7 @@ class PlateauRule:
     window: int = 5
     share: float = 0.05
     near: float = 0.15
+    top: float = 0.15
 
     def __call__(self, history: History) -> Verdict | None:
         epoch = history.epoch
@@ -161,12 +168,13 @@ class PlateauRule:
         return f", {'below' if level < history.chance - 0.05 else 'at'} the level of the most frequent answer ({history.chance:.3f})"
 
     def _matters(self, history: History, level: float, reach: float) -> bool:
-        """Whether it stands out among the best fifth, or will come so far, or near the best of all."""
+        """Whether it stands out among its peers, or will come as far as the best fifth, or near the best of all."""
         tops = sorted(_tops(history), reverse=True)
         if not tops:
             return True
-        best, fifth = tops[0], tops[len(tops) // BEST_PART]
-        if level > fifth + 0.1 * (best - fifth):
+        best, fifth, middle = tops[0], tops[len(tops) // 5], tops[len(tops) // 2]
+        among_the_best = level >= tops[int(self.top * len(tops))] and level > middle + 0.1 * (best - middle)
+        if among_the_best or level > fifth + 0.1 * (best - fifth):
             return True
         floor = history.chance if history.chance is not None else level
         return reach >= min(best - self.near * (best - floor), max(fifth, level + 0.25 * (best - level)))
@@ -175,8 +183,8 @@ class PlateauRule:
         """Up to which epoch a trial at this level may wait for its fall."""
         best = max(_tops(history), default=level)
         left = level + max(0.25 * (best - level), 3 * noise)
-        curves = (peer.objective for peer in history.peers)
-        times = sorted(next(e for e, value in enumerate(curve, 1) if value > left) for curve in curves if max(curve, default=left) > left)
+        leavers = (peer.objective for peer in history.peers if peer.best > left)
+        times = sorted(next(epoch for epoch, value in enumerate(curve, 1) if value > left) for curve in leavers)
         if len(times) < 3:
             return max(self.window, history.epochs / 2)
         return max(self.window, 1.5 * times[int(0.9 * (len(times) - 1))])
@@ -184,7 +192,7 @@ class PlateauRule:
 
 def _tops(history: History) -> list[float]:
     """The best that each peer has reached."""
-    return [max(finite) for peer in history.peers if (finite := [value for value in peer.objective if math.isfinite(value)])]
+    return [peer.best for peer in history.peers if peer.best > -math.inf]
 
 
 @dataclass(frozen=True)
@@ -197,8 +205,8 @@ class HalvingRule:
         share(e) = keep_last + (keep_first - keep_last) * first / e
 
     of all who were there go on, and what `slack` binomial standard deviations of that number add, so that little is decided among
-    few. Trials that ended earlier count as behind. The prospect is the level that the last epochs' slope leads to `AHEAD` epochs later:
-    it saves what has just left a plateau; alone it would mistake noise for promise. No trial is stopped before it has `least` peers.
+    few. Trials that ended earlier count as behind. The prospect is the level that the slope of the last `back` epochs leads to `ahead`
+    later: it saves what has just left a plateau; alone it would mistake noise for promise. No trial is stopped before it has `least` peers.
 
     Successive halving (Jamieson and Talwalkar 2016; asynchronously, Li et al. 2020) keeps 1 / eta at each rung and so one in 27 after
     three of them, fewer than are worth keeping: here the share falls towards `keep_last`. Peers that are judged together see each
@@ -211,6 +219,8 @@ class HalvingRule:
     keep_last: float = 0.055
     slack: float = 0.3
     least: int = 4
+    ahead: float = 4.0
+    back: int = 2
 
     def __call__(self, history: History) -> Verdict | None:
         epoch, rungs = history.epoch, self.rungs(history.epochs)
@@ -222,9 +232,9 @@ class HalvingRule:
             return None
         share = self.keep_last + (self.keep_first - self.keep_last) * rungs[0] / epoch
         kept = max(1.0, share * (number + 1) + self.slack * math.sqrt(share * (1 - share) * (number + 1)))
-        level, ahead = _level(history.objective, epoch), _prospect(history.objective, epoch)
+        level, prospect = _level(history.objective, epoch), self._prospect(history.objective, epoch)
         better = sum(_level(peer, epoch) > level for peer in there)
-        promising = sum(_prospect(peer, epoch) > ahead for peer in there)
+        promising = sum(self._prospect(peer, epoch) > prospect for peer in there)
         if min(better, promising) < kept:
             return None
         reason = (
@@ -242,17 +252,16 @@ class HalvingRule:
             rung = max(rung * self.step, rung + 1)
         return found
 
+    def _prospect(self, curve: Curve, epoch: int) -> float:
+        """Where the slope of the last epochs leads."""
+        back = min(self.back, epoch - 1)
+        level, before = _level(curve, epoch), _level(curve, epoch - back)
+        return level + self.ahead / back * (level - before) if back and math.isfinite(level) and math.isfinite(before) else level
+
 
 def _level(curve: Curve, epoch: int) -> float:
     value = curve[epoch - 1]
     return -math.inf if math.isnan(value) else value
-
-
-def _prospect(curve: Curve, epoch: int) -> float:
-    """Where the slope of the last two epochs leads in `AHEAD` more."""
-    back = min(2, epoch - 1)
-    level, before = _level(curve, epoch), _level(curve, epoch - back)
-    return level + AHEAD / back * (level - before) if back and math.isfinite(level) and math.isfinite(before) else level
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,14 @@ class PlateauPruner(RulePruner):
     """Stops what makes no progress beyond its own noise; see `PlateauRule`."""
 
     def __init__(
-        self, epochs: int, window: int = PlateauRule.window, share: float = PlateauRule.share, near: float = PlateauRule.near
+        self,
+        epochs: int,
+        window: int = PlateauRule.window,
+        share: float = PlateauRule.share,
+        near: float = PlateauRule.near,
+        top: float = PlateauRule.top,
     ) -> None:
-        super().__init__(PlateauRule(window, share, near), epochs)
+        super().__init__(PlateauRule(window, share, near, top), epochs)
 
 
 class ExplosionPruner(RulePruner):
@@ -73,8 +78,10 @@ class HalvingPruner(RulePruner):
         keep_last: float = HalvingRule.keep_last,
         slack: float = HalvingRule.slack,
         least: int = HalvingRule.least,
+        ahead: float = HalvingRule.ahead,
+        back: int = HalvingRule.back,
     ) -> None:
-        super().__init__(HalvingRule(first, step, keep_first, keep_last, slack, least), epochs)
+        super().__init__(HalvingRule(first, step, keep_first, keep_last, slack, least, ahead, back), epochs)
 
 
 class FirstOf(RulePruner):
