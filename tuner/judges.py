@@ -86,7 +86,7 @@ def slope_with_error(curve: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ExplosionRule:
-    """Not finite: at once. Else: the loss above `factor` times its running minimum's distance for `stay` epochs in a row.
+    """Not finite, in any epoch and any figure: at once. Else: the loss above `factor` times its running minimum's distance for `stay` epochs in a row.
 
     Where no loss is reported, the objective turned round stands in for it.
     The distance is measured from the running minimum in units of how far the loss had fallen (at least half of its first size), so early
@@ -105,9 +105,10 @@ class ExplosionRule:
             *history.losses.items(),
         ]
         for name, curve in bad:
-            if curve and not math.isfinite(curve[-1]):
-                before = next((value for value in reversed(curve) if math.isfinite(value)), math.nan)
-                reason = f"the {name} is {curve[-1]} in epoch {epoch} (last finite value: {before:.4g})"
+            first = next((place for place, value in enumerate(curve) if not math.isfinite(value)), None)
+            if first is not None:
+                before = curve[first - 1] if first else math.nan
+                reason = f"the {name} is {curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
                 return Verdict("exploded", epoch, reason, {"last_finite": before})
         loss = loss or tuple(-value for value in history.objective)
         if len(loss) <= self.stay + 1:
@@ -128,9 +129,8 @@ class PlateauRule:
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
     Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
     of the way down from the best to chance; what has converged up there has finished, and so has what is among the share `top` of all and
-    above their middle. Where fewer than a fifth have left a plateau, its
-    level is not taken for theirs. A trial that lies flat waits for as long as its peers took to leave that level, half of its epochs
-    where hardly any has left it.
+    above their middle. Where fewer than a fifth have left a plateau, its level is not taken for theirs. A trial that lies flat waits for
+    as long as its peers took to leave that level, half of its epochs where hardly any has left it.
     """
 
     window: int = 5
@@ -152,13 +152,19 @@ class PlateauRule:
         if self._matters(history, level, reach) or epoch < self._patience(history, level, noise):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
-        where = self._where(history, level)
+        where, parts = self._where(history, level), ", ".join(f"{name} loss flat at {curve[-1]:.3g}" for name, curve in self._flat(history))
         reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
+        reason += f"; {parts}" if parts else ""
         return Verdict("plateaued", epoch, reason, {"level": level, "slope": slope, "slope_error": error, "loss_fall": fallen})
 
     @staticmethod
     def _fall(loss: Sequence[float]) -> float:
         return max(-theil_sen(loss) * (len(loss) - 1), loss[0] - loss[-1]) if len(loss) > 1 else 0.0
+
+    def _flat(self, history: History) -> list[tuple[str, Curve]]:
+        """The components whose loss fell by less than `share` of its range in the window, without those that are not computed."""
+        known = ((name, curve) for name, curve in history.losses.items() if any(curve))
+        return [(name, curve) for name, curve in known if self._fall(curve[-self.window :]) <= self.share * (max(curve) - min(curve))]
 
     @staticmethod
     def _where(history: History, level: float) -> str:

@@ -39,6 +39,8 @@ def test_a_flat_trial_is_stopped_with_a_reason_that_carries_figures() -> None:
     assert "0.260" in verdict.reason
     assert "most frequent answer" in verdict.reason
     assert verdict.evidence["level"] == pytest.approx(0.26, abs=0.002)
+    parts = {"parse": (5.9, *[5.8, 5.9] * 4, 5.9), "generate": FALLING_LOSS[:10], "cycle_forward": (0.0,) * 10}
+    assert PlateauRule()(flat(10, losses=parts)).reason.endswith("; parse loss flat at 5.9")
 
 
 def test_what_is_no_plateau_runs_on() -> None:
@@ -77,12 +79,14 @@ def test_the_original_descent_is_no_plateau_by_its_loss() -> None:
     assert PlateauRule()(History((0.001,) * 20, loss[:20], 30, peers=peers_of(*[(0.9,) * 20] * 3))) is None
 
 
-@given(st.lists(numbers, min_size=1, max_size=20), st.sampled_from([math.nan, math.inf, -math.inf]))
-def test_what_is_not_finite_is_an_explosion_at_once(loss: list[float], value: float) -> None:
-    """In the loss or in the objective."""
-    objective = (0.5,) * (len(loss) + 1)
-    assert ExplosionRule()(History(objective, (*loss, value), 30)).cause == "exploded"
-    assert ExplosionRule()(History((*objective[1:], value), (), 30)).cause == "exploded"
+@given(st.lists(numbers, min_size=1, max_size=20), st.integers(0, 20), st.sampled_from([math.nan, math.inf, -math.inf]))
+def test_what_is_not_finite_anywhere_is_an_explosion(loss: list[float], place: int, value: float) -> None:
+    """In any epoch of the loss, of a component, of the gradient's norm or of the objective."""
+    broken, objective = (*loss[:place], value, *loss[place:]), (0.5,) * (len(loss) + 1)
+    assert ExplosionRule()(History(objective, broken, 30)).cause == "exploded"
+    assert ExplosionRule()(History(broken, (), 30)).cause == "exploded"
+    assert ExplosionRule()(History(objective, objective, 30, losses={"parse": broken})).cause == "exploded"
+    assert ExplosionRule()(History(objective, objective, 30, gradient_norm=broken)).cause == "exploded"
 
 
 def test_a_loss_that_leaves_its_minimum_and_stays_away_is_an_explosion() -> None:
