@@ -86,7 +86,8 @@ def slope_with_error(curve: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ExplosionRule:
-    """Not finite, in any epoch and any figure: at once. Else: the loss above `factor` times its running minimum's distance for `stay` epochs in a row.
+    """Not finite, in any epoch and any figure: at once. Else: the loss above `factor` times its running minimum's distance for `stay`
+    epochs in a row.
 
     Where no loss is reported, the objective turned round stands in for it.
     The distance is measured from the running minimum in units of how far the loss had fallen (at least half of its first size), so early
@@ -220,13 +221,13 @@ class HalvingRule:
     """
 
     first: float = 0.06
-    step: float = 1.5
-    keep_first: float = 0.3
-    keep_last: float = 0.055
-    slack: float = 0.3
+    step: float = 1.45
+    keep_first: float = 0.2
+    keep_last: float = 0.05
+    slack: float = 0.6
     least: int = 4
     ahead: float = 4.0
-    back: int = 2
+    back: int = 4
 
     def __call__(self, history: History) -> Verdict | None:
         epoch, rungs = history.epoch, self.rungs(history.epochs)
