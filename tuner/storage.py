@@ -1,4 +1,4 @@
-"""Opening a storage by URL, and the table of curves: the only file that imports SQLAlchemy.
+"""Opening a storage by URL, writing to it in batches, and the table of curves: the only file that imports SQLAlchemy.
 
 SQLite is opened in write-ahead mode, so that a dashboard that reads never waits for a search that writes, nor the other way round.
 """
@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine, make_url
 
 from tuner.errors import StorageError
@@ -118,6 +123,59 @@ def _check_schema(engine: Engine) -> None:
             raise StorageError(
                 f"the storage's curves have schema {version}, this program reads {SCHEMA_VERSION}; use the matching version of tuner"
             )
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something to be written of a running trial: `kind` is param, report, user_attr or system_attr, `key` its name or step."""
+
+    kind: str
+    trial_id: int
+    key: str | int
+    value: Any
+    distribution: BaseDistribution | None = None
+
+
+_TABLES: dict[str, tuple[Any, str]] = {
+    "param": (models.TrialParamModel, "param_name"),
+    "report": (models.TrialIntermediateValueModel, "step"),
+    "user_attr": (models.TrialUserAttributeModel, "key"),
+    "system_attr": (models.TrialSystemAttributeModel, "key"),
+}
+"""Optuna's own table for each kind, and the column that is unique within a trial."""
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    """A row as Optuna stores it."""
+    if row.kind == "param" and row.distribution is not None:
+        return {"param_value": row.value, "distribution_json": distribution_to_json(row.distribution)}
+    if row.kind == "report":
+        value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(row.value)
+        return {"intermediate_value": value, "intermediate_value_type": kind}
+    return {"value_json": json.dumps(row.value)}
+
+
+def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
+    """Writes rows into Optuna's tables in one transaction, the last of one key over those before it.
+
+    Returns:
+        The ids of trials that are not running any more; of these nothing is written.
+    """
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name]
+    ids = {row.trial_id for row in rows}
+    running = sqlalchemy.select(models.TrialModel.trial_id).where(
+        models.TrialModel.trial_id.in_(ids), models.TrialModel.state == TrialState.RUNNING
+    )
+    with storage.engine.begin() as connection:
+        alive = set(connection.execute(running).scalars())
+        for kind, (model, key) in _TABLES.items():
+            latest = {(row.trial_id, row.key): row for row in rows if row.kind == kind and row.trial_id in alive}
+            if latest:
+                content = [{"trial_id": row.trial_id, key: row.key, **_columns(row)} for row in latest.values()]
+                statement = insert(model.__table__)
+                given = {name: statement.excluded[name] for name in content[0] if name not in ("trial_id", key)}
+                connection.execute(statement.on_conflict_do_update(index_elements=["trial_id", key], set_=given), content)
+    return sorted(ids - alive)
 
 
 class CurveTable:

@@ -1,0 +1,126 @@
+"""The storage that a search writes to: held to Optuna's own suite, on SQLite, and to what it promises beyond."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
+from optuna.trial import TrialState
+from sqlalchemy import event
+
+from tuner.buffer import BufferedStorage
+from tuner.storage import open_storage
+
+UNIFORM = optuna.distributions.FloatDistribution(0, 1)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[BaseStorage]:
+    """A new one over a file."""
+    buffered = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/t.db"))
+    yield buffered
+    buffered.backend.engine.dispose()
+
+
+class TestOptunasOwnSuite(StorageTestCase):
+    """Every promise of Optuna's storages."""
+
+
+def reading(storage: BufferedStorage) -> BufferedStorage:
+    """What another process sees of the same database."""
+    return BufferedStorage(open_storage(storage.backend.url))
+
+
+def test_reports_are_read_at_once_and_written_by_flush(storage: BufferedStorage) -> None:
+    """Nobody else sees them before; one transaction has all of them."""
+    study = optuna.create_study(storage=storage, direction="maximize")
+    trials = [study.ask({"x": UNIFORM}) for _ in range(3)]
+    statements: list[str] = []
+    event.listen(storage.backend.engine, "commit", lambda connection: statements.append("commit"))
+    for trial in trials:
+        for step in range(4):
+            trial.report(0.1 * step, step)
+        trial.set_user_attr("note", "here")
+    assert not statements
+    assert [len(t.intermediate_values) for t in study.get_trials(deepcopy=False)] == [4, 4, 4]
+    assert [len(t.intermediate_values) for t in reading(storage).get_all_trials(study._study_id)] == [0, 0, 0]
+    statements.clear()
+    assert storage.flush() == []
+    assert statements == ["commit"]
+    for theirs, ours in zip(reading(storage).get_all_trials(study._study_id), study.get_trials(), strict=True):
+        assert theirs == ours
+
+
+def test_an_ended_trial_is_durable_at_once_with_all_that_was_said_of_it(storage: BufferedStorage) -> None:
+    """Its last report and its attributes with its state."""
+    study = optuna.create_study(storage=storage)
+    trial = study.ask({"x": UNIFORM})
+    trial.report(float("nan"), 3)
+    trial.set_user_attr("verdict", {"cause": "exploded"})
+    study.tell(trial, state=TrialState.PRUNED)
+    found = reading(storage).get_all_trials(study._study_id)[0]
+    assert found.state == TrialState.PRUNED
+    assert found.user_attrs == {"verdict": {"cause": "exploded"}}
+    assert list(found.intermediate_values) == [3]
+    with pytest.raises(UpdateFinishedTrialError):
+        storage.set_trial_user_attr(found._trial_id, "more", 1)
+
+
+def test_what_others_create_and_end_is_seen(storage: BufferedStorage) -> None:
+    """Also what they created before one of ours, whose id is larger."""
+    study = optuna.create_study(storage=storage)
+    mine = study.ask({"x": UNIFORM})
+    theirs = optuna.load_study(study_name=study.study_name, storage=reading(storage))
+    other = theirs.ask({"x": UNIFORM})
+    later = study.ask({"x": UNIFORM})
+    theirs.tell(other, 0.5)
+    assert [t.state.name for t in study.get_trials()] == ["RUNNING", "COMPLETE", "RUNNING"]
+    assert [t.number for t in study.get_trials()] == [mine.number, other.number, later.number]
+
+
+def test_a_trial_that_somebody_else_ended_is_let_go(storage: BufferedStorage) -> None:
+    """What we still say of it is not written, and we are told."""
+    study = optuna.create_study(storage=storage)
+    trial, kept = study.ask({"x": UNIFORM}), study.ask({"x": UNIFORM})
+    other = reading(storage)
+    other.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    trial.report(1.0, 1)
+    kept.report(1.0, 1)
+    assert storage.flush() == [trial._trial_id]
+    assert [len(t.intermediate_values) for t in study.get_trials()] == [0, 1]
+    assert study.get_trials()[0].state == TrialState.FAIL
+
+
+def test_an_adopted_trial_goes_on_as_it_was_left(storage: BufferedStorage) -> None:
+    """With its parameters and reports; from then on it is served from memory."""
+    study = optuna.create_study(storage=storage)
+    trial = study.ask({"x": UNIFORM})
+    trial.report(0.5, 1)
+    storage.flush()
+    after = reading(storage)
+    frozen = after.adopt(trial._trial_id)
+    assert frozen.params == trial.params
+    taken = optuna.trial.Trial(optuna.load_study(study_name=study.study_name, storage=after), trial._trial_id)
+    taken.report(0.6, 2)
+    assert after.get_trial(trial._trial_id).intermediate_values == {1: 0.5, 2: 0.6}
+    assert reading(storage).get_trial(trial._trial_id).intermediate_values == {1: 0.5}
+
+
+def test_an_ask_does_not_read_our_own_trials_again(storage: BufferedStorage) -> None:
+    """The statements of an `ask` do not grow with the reports of running trials."""
+    study = optuna.create_study(storage=storage, sampler=optuna.samplers.TPESampler(seed=1))
+    rows: list[int] = []
+    event.listen(storage.backend.engine, "before_cursor_execute", lambda *arguments: rows.append(1))
+    counts = []
+    for reports in (1, 50):
+        for _ in range(4):
+            trial = study.ask({"x": UNIFORM})
+            for step in range(reports):
+                trial.report(step, step)
+        rows.clear()
+        study.ask({"x": UNIFORM})
+        counts.append(len(rows))
+    assert counts[0] == counts[1]

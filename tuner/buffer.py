@@ -1,0 +1,310 @@
+"""A storage before Optuna's own: what this process is working on is served from memory and written in batches.
+
+    own trials        created, claimed or adopted here and still running: read from memory, written by `flush` in one transaction
+    everybody else's  read from the database, and only what may have changed since: what is new, and what had not ended yet
+
+Optuna's cache reads every unfinished trial with all its reports again whenever a sampler or pruner looks at the study: at 64 running trials
+of 200 reports a second for one `ask`. Here that is a query for what is new.
+
+What is promised: a trial's end, and all that was said of it before, is durable when `set_trial_state_values` returns; what is said of a
+running trial is durable after the next `flush`. Knows nothing of SQL.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna import Study
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.study import StudyDirection
+from optuna.study._frozen import FrozenStudy
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.storage import Row, write_rows
+
+
+@dataclass
+class _Seen:
+    """What is known of a study."""
+
+    trials: dict[int, FrozenTrial] = field(default_factory=dict)
+    """By id; those that have not ended and are not our own may be out of date."""
+    unfinished: set[int] = field(default_factory=set)
+    """The ids of those."""
+    newest: int = -1
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+
+
+class BufferedStorage(BaseStorage, BaseHeartbeat):
+    """One process's view of a database that others may read and write too.
+
+    Args:
+        backend: what is written to.
+    """
+
+    def __init__(self, backend: RDBStorage) -> None:
+        self.backend = backend
+        self._seen: dict[int, _Seen] = {}
+        self._own: dict[int, int] = {}  # trial id -> study id
+        self._queue: list[Row] = []
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.flush()
+        return {"backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["backend"])  # type: ignore[misc]
+
+    # ---- what is ours
+
+    def adopt(self, trial_id: int) -> FrozenTrial:
+        """Makes a running trial our own, as somebody left it."""
+        with self._lock:
+            study_id = self._study_of(trial_id)
+            self._refresh(study_id)
+            self._add(study_id, [self.backend.get_trial(trial_id)])
+            self._claim(study_id, trial_id)
+            return self._seen[study_id].trials[trial_id]
+
+    def flush(self) -> list[int]:
+        """Writes what is waiting, in one transaction; returns the trials that somebody else has ended meanwhile: of these nothing is."""
+        with self._lock:
+            waiting, self._queue = self._queue, []
+            if not waiting:
+                return []
+            try:
+                lost = write_rows(self.backend, waiting)
+            except BaseException:
+                self._queue = waiting + self._queue  # nothing was written: it waits on
+                raise
+            for trial_id in lost:
+                self._let_go(trial_id)
+            return lost
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait to be written."""
+        return len(self._queue)
+
+    def _claim(self, study_id: int, trial_id: int) -> None:
+        self._own[trial_id] = study_id
+        self._seen[study_id].unfinished.discard(trial_id)
+
+    def _let_go(self, trial_id: int) -> None:
+        study_id = self._own.pop(trial_id, None)
+        self._queue = [row for row in self._queue if row.trial_id != trial_id]
+        if study_id is not None:
+            self._seen[study_id].unfinished.add(trial_id)
+
+    def _study_of(self, trial_id: int) -> int:
+        """The study of a trial; KeyError if there is no such trial."""
+        for study_id, seen in self._seen.items():
+            if trial_id in seen.trials:
+                return study_id
+        number = self.backend.get_trial(trial_id).number
+        found = (s._study_id for s in self.backend.get_all_studies() if self._has(s._study_id, number, trial_id))
+        return next(found)
+
+    def _has(self, study_id: int, number: int, trial_id: int) -> bool:
+        try:
+            return self.backend.get_trial_id_from_study_id_trial_number(study_id, number) == trial_id
+        except KeyError:
+            return False
+
+    def _known(self, study_id: int) -> _Seen:
+        return self._seen.setdefault(study_id, _Seen())
+
+    def _add(self, study_id: int, trials: Iterable[FrozenTrial]) -> None:
+        seen = self._known(study_id)
+        for trial in trials:
+            seen.trials[trial._trial_id] = trial
+            seen.newest = max(seen.newest, trial._trial_id)
+            (seen.unfinished.discard if trial.state.is_finished() else seen.unfinished.add)(trial._trial_id)
+            for name, distribution in trial.distributions.items():
+                seen.distributions.setdefault(name, distribution)
+
+    def _refresh(self, study_id: int) -> _Seen:
+        """Reads what is new and what had not ended; of our own nothing."""
+        seen = self._known(study_id)
+        self._add(study_id, self.backend._get_trials(study_id, None, set(seen.unfinished), seen.newest))
+        return seen
+
+    def _change(self, trial_id: int, row: Row, **changes: Any) -> None:
+        """A new version of one of our own trials; the old one may be in somebody's hands."""
+        trials = self._seen[self._own[trial_id]].trials
+        changed = copy.copy(trials[trial_id])
+        for name, value in changes.items():
+            setattr(changed, name, {**getattr(changed, name), **value})
+        trials[trial_id] = changed
+        self._queue.append(row)
+
+    # ---- trials, as Optuna asks for them
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """A new trial; our own if it runs at once."""
+        with self._lock:
+            trial = self.backend._create_new_trial(study_id, template_trial)
+            if trial.number != len(self._known(study_id).trials):
+                self._refresh(study_id)  # others have created some before: they are read before this one is the newest we know of
+            self._add(study_id, [trial])
+            if trial.state == TrialState.RUNNING:
+                self._claim(study_id, trial._trial_id)
+            return trial._trial_id
+
+    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
+        """A parameter, compatible with what it was in the study's other trials."""
+        with self._lock:
+            if trial_id not in self._own:
+                self.backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+                return
+            seen = self._seen[self._own[trial_id]]
+            known = seen.distributions.get(param_name) or self._refresh(self._own[trial_id]).distributions.get(param_name)
+            if known is not None:
+                check_distribution_compatibility(known, distribution)
+            seen.distributions.setdefault(param_name, distribution)
+            row = Row("param", trial_id, param_name, param_value_internal, distribution)
+            value = distribution.to_external_repr(param_value_internal)
+            self._change(trial_id, row, params={param_name: value}, _distributions={param_name: distribution})
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """A report."""
+        with self._lock:
+            if trial_id in self._own:
+                row = Row("report", trial_id, step, intermediate_value)
+                self._change(trial_id, row, intermediate_values={step: intermediate_value})
+            else:
+                self.backend.set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """An attribute of the user's."""
+        with self._lock:
+            if trial_id in self._own:
+                self._change(trial_id, Row("user_attr", trial_id, key, value), user_attrs={key: value})
+            else:
+                self.backend.set_trial_user_attr(trial_id, key, value)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """An attribute of Optuna's."""
+        with self._lock:
+            if trial_id in self._own:
+                self._change(trial_id, Row("system_attr", trial_id, key, value), system_attrs={key: value})
+            else:
+                self.backend.set_trial_system_attr(trial_id, key, value)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """The end of a trial, durable with all that was said of it; or its beginning, which makes it our own if nobody was faster."""
+        with self._lock:
+            if trial_id in self._own:
+                if trial_id in self.flush():
+                    raise UpdateFinishedTrialError(f"trial {trial_id} was ended by somebody else")
+                done = self.backend.set_trial_state_values(trial_id, state, values)
+                study_id = self._own.pop(trial_id) if state.is_finished() else self._own[trial_id]
+                self._add(study_id, [self._ended(study_id, trial_id, state, values)])
+                return done
+            began = self.backend.set_trial_state_values(trial_id, state, values)
+            if began and state == TrialState.RUNNING:
+                self.adopt(trial_id)
+            return began
+
+    def _ended(self, study_id: int, trial_id: int, state: TrialState, values: Sequence[float] | None) -> FrozenTrial:
+        ended = copy.copy(self._seen[study_id].trials[trial_id])
+        ended.values = ended.values if values is None else list(values)
+        if state.is_finished():
+            ended.state, ended.datetime_complete = state, datetime.now()
+        return ended
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """From memory if it is our own or has ended."""
+        with self._lock:
+            if trial_id in self._own:
+                return self._seen[self._own[trial_id]].trials[trial_id]
+            known = (seen.trials[trial_id] for seen in self._seen.values() if trial_id in seen.trials)
+            trial = next(known, None)
+            return trial if trial is not None and trial.state.is_finished() else self.backend.get_trial(trial_id)
+
+    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """By number; asks the database for what may have changed."""
+        with self._lock:
+            trials = sorted(self._refresh(study_id).trials.values(), key=lambda trial: trial.number)
+            if states is not None:
+                trials = [trial for trial in trials if trial.state in states]
+            return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """KeyError if there is none."""
+        return self.backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+    # ---- studies and heartbeats: the database's own
+
+    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+        """DuplicatedStudyError if there is one of the name."""
+        return self.backend.create_new_study(directions, study_name)
+
+    def delete_study(self, study_id: int) -> None:
+        """KeyError if there is none."""
+        with self._lock:
+            for trial_id in [trial_id for trial_id, owner in self._own.items() if owner == study_id]:
+                self._let_go(trial_id)
+            self._seen.pop(study_id, None)
+            self.backend.delete_study(study_id)
+
+    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Written at once."""
+        self.backend.set_study_user_attr(study_id, key, value)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        """Written at once."""
+        self.backend.set_study_system_attr(study_id, key, value)
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        """KeyError if there is none."""
+        return self.backend.get_study_id_from_name(study_name)
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        """KeyError if there is none."""
+        return self.backend.get_study_name_from_id(study_id)
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
+        """KeyError if there is none."""
+        return self.backend.get_study_directions(study_id)
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """KeyError if there is none."""
+        return self.backend.get_study_user_attrs(study_id)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """KeyError if there is none."""
+        return self.backend.get_study_system_attrs(study_id)
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """All there are."""
+        return self.backend.get_all_studies()
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Written at once."""
+        self.backend.record_heartbeat(trial_id)
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        return self.backend._get_stale_trial_ids(study_id)
+
+    def get_heartbeat_interval(self) -> int | None:
+        """As the database was opened."""
+        return self.backend.get_heartbeat_interval()
+
+    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
+        """As the database was opened."""
+        return self.backend.get_heartbeat_stale_trial_callback()
+
+    def remove_session(self) -> None:
+        """Writes what is waiting and gives the connection back."""
+        self.flush()
+        self.backend.remove_session()
