@@ -17,7 +17,7 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition storage study seam diagnosis faults confirm summary inspection search progress
+errors intervals verdict judges pruning definition storage buffer study seam diagnosis faults confirm summary inspection search progress
 training job dashboard options cli_model cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}

@@ -15,6 +15,7 @@ from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import load_corpus
 from model.trainer import find_device
+from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
 from tuner.progress import BarProgress, LiveProgress, PlainProgress
@@ -74,10 +75,10 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     if fitted.budget.epochs != definition.budget.epochs:
         console.print(f"{fitted.budget.epochs} epochs a trial in place of {definition.budget.epochs}: the data are small (least_sentences)")
     definition = fitted
-    storage = open_storage(request.storage)
-    study = open_study(storage, definition, corpus, request.name, request.fresh)
+    backend = open_storage(request.storage)
+    study = open_study(BufferedStorage(backend), definition, corpus, request.name, request.fresh)
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
-    curves = CurveTable(storage, study._study_id)
+    curves = CurveTable(backend, study._study_id)
 
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left = sum(corpus.left_out.values())

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from model.config import Hyperparameters, ModelShape
 from model.noise import derived_seed
+from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.judges import History, Peer
 from tuner.seam import Record, Scored, Trainer, TrainerFactory
@@ -101,7 +102,7 @@ class Search:
     """One search on one device.
 
     Args:
-        study: opened by `open_study`.
+        study: opened by `open_study` on a `BufferedStorage`.
         make_trainer: makes a trainer of a shape.
         width: how many trials train at once, over all shapes.
         checkpoints: the folder for finished trials' models.
@@ -124,7 +125,9 @@ class Search:
     ) -> None:
         self.study, self.definition, self.make_trainer, self.curves = study, definition, make_trainer, curves
         self.width, self.device, self.checkpoints = width, device, checkpoints
-        self.observer = observer or Observer()
+        if not isinstance(study._storage, BufferedStorage):
+            raise TypeError(f"the study must be opened on a BufferedStorage, not on a {type(study._storage).__name__}")
+        self.storage, self.observer = study._storage, observer or Observer()
         self.arrays: dict[ModelShape, Array] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._began, self._beat = clock, clock(), clock()
@@ -155,6 +158,7 @@ class Search:
                 self.observer.epoch(self)
                 self._place(ended)
         finally:
+            self.storage.flush()
             self._note_seconds()
 
     def _take_up(self) -> None:
@@ -169,13 +173,16 @@ class Search:
         """The next trial: one that was interrupted, else a new one while the budget lasts."""
         started, reached = self._clock(), 0
         if self._left:
-            left = self._left.pop(0)
+            left = self.storage.adopt(self._left.pop(0)._trial_id)
+            self._seed_sampler(left.number)
             trial, reached = Trial(self.study, left._trial_id), max(left.intermediate_values, default=0)
+            for name, distribution in self.definition.distributions().items():
+                trial._suggest(name, distribution)  # as it was; drawn again where it was killed before that was stored
         else:
             begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
             if len(begun) >= self.definition.budget.trials:
                 return None
-            self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", len(begun)) % 2**32)
+            self._seed_sampler(len(begun))
             trial = self.study.ask(self.definition.distributions())
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31
         _, hyperparameters = self.definition.settings(trial.params, seed)
@@ -183,6 +190,10 @@ class Search:
             trial.set_user_attr(key, value)
         self.seconds["asking"] += self._clock() - started
         return Running(trial, hyperparameters, reached=reached)
+
+    def _seed_sampler(self, number: int) -> None:
+        """A fresh sampler for each trial: a restarted one would go on differently."""
+        self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", number) % 2**32)
 
     def _place(self, ended: list[tuple[ModelShape, int]]) -> None:
         """Fills the free slots; arrays without trials are given up."""
@@ -193,6 +204,7 @@ class Search:
             fresh.setdefault(shape, []).append(running)
             self.observer.started(running)
             free -= 1
+        self.storage.flush()  # what is trained is stored: it can be taken up by another
         for shape in dict.fromkeys((*self.arrays, *fresh)):
             if shape not in self.arrays:
                 self.arrays[shape] = Array(self.make_trainer(shape, 0))
@@ -220,13 +232,13 @@ class Search:
                 points.append((running.trial.number, running.curve[-1]))
         started = self._clock()
         for running in self.running:
-            storage, number = self.study._storage, len(running.curve)
-            storage.set_trial_intermediate_value(running.trial._trial_id, number, running.objective[-1])
+            self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])
         self.curves.add(points)
         if started - self._beat > BEAT_SECONDS:
             self._beat = started
             for running in self.running:
                 running.trial.set_user_attr("owner", _owner())
+        self.storage.flush()
         self.seconds["storing"] += self._clock() - started
 
     def _judge(self) -> list[tuple[ModelShape, int]]:

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 import optuna
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 
 from model.checkpoint import DataSource
 from model.corpus import Corpus
@@ -20,7 +20,7 @@ from tuner.errors import DefinitionError, StudyError
 PLACES = 8
 
 
-def _generations(storage: RDBStorage, base: str) -> list[str]:
+def _generations(storage: BaseStorage, base: str) -> list[str]:
     names = set(optuna.get_all_study_names(storage))
     found = [base] if base in names else []
     while f"{base}.{len(found) + 1}" in names:
@@ -29,7 +29,7 @@ def _generations(storage: RDBStorage, base: str) -> list[str]:
 
 
 def open_study(
-    storage: RDBStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
+    storage: BaseStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
 ) -> optuna.Study:
     """Begins the study, or continues the latest of its name.
 
@@ -90,7 +90,7 @@ def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus
             )
 
 
-def find_study(storage: RDBStorage, name: str) -> optuna.Study:
+def find_study(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of this full name, or the latest whose definition has this name.
 
     Raises:

@@ -18,6 +18,7 @@ from model.checkpoint import load_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.trainer import find_device
+from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError
 from tuner.job import SearchRequest, report, run_search
@@ -202,7 +203,7 @@ class ScriptedTrainer:
 def scripted(tmp_path: Path, made: StudyDefinition, width: int) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
     """A search over scripted trainers."""
     storage = open_storage(f"sqlite:///{tmp_path}/tuner.db")
-    study = open_study(storage, made, load_corpus("synthetic", 30, 1))
+    study = open_study(BufferedStorage(storage), made, load_corpus("synthetic", 30, 1))
     trainers: list[ScriptedTrainer] = []
 
     def make(shape: ModelShape, slots: int) -> ScriptedTrainer:
