@@ -25,6 +25,7 @@ class RulePruner(optuna.pruners.BasePruner):
 
     def __init__(self, rule: Judge, epochs: int) -> None:
         self.rule, self.epochs = rule, epochs
+        self._peers: dict[tuple[int, int], tuple[dict[int, float], Peer]] = {}  # by study and trial, with the values they were made of
 
     def judge(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The verdict on what Optuna knows: this trial's values and its peers', turned so that higher is better."""
@@ -32,9 +33,18 @@ class RulePruner(optuna.pruners.BasePruner):
             return None
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        others = (other for other in study.get_trials(deepcopy=False, states=states) if other.number != trial.number)
-        peers = tuple(Peer(_curve(other, sign), other.state != TrialState.RUNNING) for other in others)
+        others = study.get_trials(deepcopy=False, states=states)
+        peers = tuple(self._peer(study._study_id, other, sign) for other in others if other.number != trial.number)
         return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=peers))
+
+    def _peer(self, study_id: int, other: FrozenTrial, sign: float) -> Peer:
+        """Made anew only where its values are."""
+        key, over = (study_id, other.number), other.state != TrialState.RUNNING
+        values, peer = self._peers.get(key, (None, None))
+        if peer is None or values is not other.intermediate_values or peer.over != over:
+            peer = Peer(_curve(other, sign), over)
+            self._peers[key] = other.intermediate_values, peer
+        return peer
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the rule has a verdict."""
