@@ -1,6 +1,6 @@
 """How fast the fused trainer is here, beside the best matrix product of the same run.
 
-python -m benchmarks.trainer_speed --json [--stories N] [--slots 1,4,16] [--dims 64,128,256]
+python -m benchmarks.trainer_speed --json [--data D] [--stories N] [--slots 1,4,16] [--dims 64,128,256] [--rounds 3]
 
 `utilization` is our rate of useful floating-point operations (`benchmarks.flops`) over the best matrix product's. `original` is a step in
 the original script's form (`benchmarks.original_form`), timed in turns with ours; `overhead` is the time
@@ -25,6 +25,9 @@ from benchmarks.original_form import OriginalTrainer, batches
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import FusedTrainer
+
+
+ORIGINAL_BATCHES = 100
 
 
 def best_seconds(work: Callable[[], object], least: float = 0.3) -> float:
@@ -73,18 +76,16 @@ def operations_per_step(trainer: FusedTrainer) -> float:
 
 
 def beside_the_original(corpus: Corpus, dim: int, slots: int, rounds: int = 3) -> dict[str, Any]:
-    """Sentences a second in the original's form and in ours (K slots, and one), in turns."""
+    """Sentences a second in the original's form (`ORIGINAL_BATCHES` at the most) and in ours (K slots, and one; whole epochs), in turns."""
     train, rates = corpus.splits["train"], {"original": 0.0, "one_slot": 0.0, "fused": 0.0}
     original = OriginalTrainer(len(corpus.vocabulary), dim)
-    pieces = batches(train.tokens_NT, train.propositions_NQ3, 32)
+    pieces = batches(train.tokens_NT, train.propositions_NQ3, 32)[:ORIGINAL_BATCHES]
     trainers = {"one_slot": loaded(corpus, 1, dim), "fused": loaded(corpus, slots, dim)}
-    for trainer in trainers.values():
-        trainer.train_epoch()
     for _ in range(rounds):
         began = time.perf_counter()
         for tokens, propositions in pieces:
             original.step(tokens, propositions)
-        rates["original"] = max(rates["original"], len(train) / (time.perf_counter() - began))
+        rates["original"] = max(rates["original"], sum(len(tokens) for tokens, _ in pieces) / (time.perf_counter() - began))
         for name, trainer in trainers.items():
             before = trainer.seconds["training"]
             trainer.train_epoch()
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--stories", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3, help="turns beside the original's form")
     parser.add_argument("--slots", default="1,4,16")
     parser.add_argument("--dims", default="64,128,256")
     options = parser.parse_args()
@@ -150,7 +152,8 @@ def main() -> None:
     result = {
         "matmul_gflops": round(rate, 1),
         "points": points,
-        "original": beside_the_original(corpus, 128, 4),
+        "symbols": len(corpus.vocabulary),
+        "original": beside_the_original(corpus, 128, 4, options.rounds),
         "peak_mebibytes": {"slots": 16, "hidden_dim": 128, "peak": round(peak_mebibytes(options.data, options.stories, 16, 128))},
     }
     if options.json:
