@@ -26,7 +26,6 @@ from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import FusedTrainer
 
-
 ORIGINAL_BATCHES = 100
 
 

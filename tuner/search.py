@@ -133,7 +133,7 @@ class Search:
         self._clock, self._began, self._beat = clock, clock(), clock()
         self._deadline = self._began + minutes * 60 if minutes else float("inf")
         self._rule = definition.pruning.rule()
-        self._past: dict[int, tuple[float, ...]] = {}
+        self._past: dict[int, Peer] = {}
         self._left: list[FrozenTrial] = []
 
     @property
@@ -165,7 +165,7 @@ class Search:
         """Reads what earlier runs left: ended curves as peers, running trials of dead processes to be trained again."""
         for frozen in self.study.get_trials(deepcopy=False):
             if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                self._past[frozen.number] = tuple(value for _, value in sorted(frozen.intermediate_values.items()))
+                self._past[frozen.number] = Peer(tuple(value for _, value in sorted(frozen.intermediate_values.items())), over=True)
             elif frozen.state == TrialState.RUNNING and not _alive(frozen.user_attrs.get("owner")):
                 self._left.append(frozen)
 
@@ -243,8 +243,7 @@ class Search:
 
     def _judge(self) -> list[tuple[ModelShape, int]]:
         """Ends what has run its epochs or has a verdict; all verdicts are found before any is carried out."""
-        past = {number: Peer(curve, over=True) for number, curve in self._past.items()}
-        everyone = {**past, **{r.trial.number: Peer(r.objective) for r in self.running}}
+        everyone = {**self._past, **{r.trial.number: Peer(r.objective) for r in self.running}}
         verdicts = [
             (shape, slot, running, verdict)
             for shape, array in self.arrays.items()
@@ -298,7 +297,7 @@ class Search:
             self.study.tell(trial.number, state=TrialState.PRUNED)
         else:
             self.study.tell(trial.number, value)
-        self._past[trial.number] = running.objective
+        self._past[trial.number] = Peer(running.objective, over=True)
         self.seconds["storing"] += self._clock() - started
         self.observer.ended(running, verdict, value)
 
