@@ -6,7 +6,6 @@ A checkpoint names its own shape, settings, symbol table, data and most frequent
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, nameab
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
+from model.files import whole
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import load_sentences
@@ -77,13 +77,8 @@ def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSour
         "most_frequent": corpus.answers,
         "evaluation": evaluation.as_dict() if evaluation else None,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole(path) as partial:
         save_file(trainer.parameters(slot), partial, metadata={"tuner": json.dumps(header)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class Checkpoint:

@@ -11,13 +11,13 @@ import gzip
 import hashlib
 import itertools
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.errors import DataError
+from model.files import whole
 from model.stories import Proposition, Sentence
 
 if TYPE_CHECKING:
@@ -167,18 +167,11 @@ def _digest(start: int, part: list[str]) -> str:
 def _write(path: Path, sentences: list[Sentence]) -> None:
     """Writes a part, its number of sentences in the last line; under its name it is whole."""
     rows = [{"story_id": s.story_id, "tokens": s.tokens, "propositions": s.propositions} for s in sentences]
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
+        with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in (*rows, len(rows)))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
         raise DataError(f"parsed stories are kept in {path.parent}, which cannot be written: {error}; work in another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[Sentence] | None:

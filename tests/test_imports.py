@@ -12,7 +12,7 @@ ALONE = {
     "optuna_dashboard": "tuner/dashboard.py",
 }
 MODEL = """
-errors config stories extraction hub sources vocabulary layout alignment corpus description
+errors files config stories extraction hub sources vocabulary layout alignment corpus description
 noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation
 probe trainer checkpoint inference
 """
