@@ -68,7 +68,7 @@ class _LossOverTable(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         slots, groups, rows, _ = states.shape
         chunks, losses, choices = _chunks(rows, table.shape[1]), [], []
-        ctx.gradients = [_Gradients(states[:, 0], table, bias) for _ in range(groups)]
+        ctx.gradients = [_Gradients(table) for _ in range(groups)]
         for group, at in ((group, at) for group in range(groups) for at in chunks):
             later = bool(read) and group == 0
             here, weight, wanted = states[:, group, at], weights[:, group, at, None], gold[:, group, at, None]
@@ -116,8 +116,9 @@ def _sum(parts: tuple[Tensor, ...]) -> Tensor:
 class _Gradients:
     """The gradients of one group, added up chunk by chunk."""
 
-    def __init__(self, states_KMD: Tensor, table: Tensor, bias: Tensor) -> None:
-        self.table, self.bias, self.d_states = table, bias, [states_KMD[:, :0]]
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.d_states: list[Tensor] = []
         self.d_table: Tensor | None = None
         self.d_bias: Tensor | None = None
 
@@ -135,7 +136,7 @@ class _Gradients:
         """By the states, the table and the bias."""
         if self.d_table is None or self.d_bias is None:
             raise RuntimeError("gradients were asked for of no rows")
-        d_states = self.d_states[1] if len(self.d_states) == 2 else torch.cat(self.d_states, 1)
+        d_states = self.d_states[0] if len(self.d_states) == 1 else torch.cat(self.d_states, 1)
         return d_states, self.d_table, self.d_bias
 
 
@@ -165,7 +166,7 @@ def _read_on(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of a group that is read: by its loss, where each row now weighs `weight`, and by what was read."""
     slots, rows, _ = states.shape
-    gradients, chunks, scratch = _Gradients(states, table, bias), _chunks(rows, table.shape[1]), ctx.scratch
+    gradients, chunks, scratch = _Gradients(table), _chunks(rows, table.shape[1]), ctx.scratch
     kept = len(chunks) == 1 and scratch.times(ctx.read) == ctx.taken
     for at in chunks:
         size = slots, states[:, at].shape[1], table.shape[1]

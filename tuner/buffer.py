@@ -90,11 +90,6 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 self._let_go(trial_id)
             return lost
 
-    @property
-    def waiting(self) -> int:
-        """How many rows wait to be written."""
-        return len(self._queue)
-
     def _claim(self, study_id: int, trial_id: int) -> None:
         self._own[trial_id] = study_id
         self._seen[study_id].unfinished.discard(trial_id)
