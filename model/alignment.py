@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.layout import IGNORED
-from model.stories import Proposition, Sentence
+from model.stories import NOT_VERBS, Proposition, Sentence
 from model.vocabulary import base_forms
 
 NOWHERE = IGNORED
@@ -81,6 +81,24 @@ class Aligner:
 
     def _places(self, sentence: Sentence, word: str) -> list[int]:
         return [place for place, token in enumerate(sentence.tokens) if self.is_form(token, word)]
+
+
+def verbs_read(sentences: Sequence[Sentence], aligned_NQ3: Tensor) -> dict[str, str]:
+    """What relation each token is called when a proposition's relation is read from it: what it was called most often in `sentences`.
+
+    A token that was never read so is called itself, or its base form by the spelling, if that is a verb here.
+    """
+    read: dict[str, Counter[str]] = {}
+    for sentence, at in zip(sentences, aligned_NQ3[..., 1].tolist(), strict=True):
+        for stated, place in zip(sentence.propositions, at, strict=False):
+            if place != NOWHERE and stated[1] not in NOT_VERBS:
+                read.setdefault(sentence.tokens[place], Counter())[stated[1]] += 1
+    verbs = {token: max(called, key=lambda verb: (called[verb], verb)) for token, called in read.items()}
+    known = {p[1] for s in sentences for p in s.propositions} - set(NOT_VERBS)
+    for token in dict.fromkeys(token for s in sentences for token in s.tokens):
+        if token not in verbs and (form := next((form for form in (token, *base_forms(token)) if form in known), None)):
+            verbs[token] = form
+    return verbs
 
 
 def alignments(sentences: Sequence[Sentence], places: int, tokens: int) -> Tensor:

@@ -73,6 +73,7 @@ def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSour
         "seed": snapshot.hyperparameters.seed,
         "symbols": corpus.vocabulary.symbols,
         "endings": corpus.vocabulary.endings,
+        "verbs": corpus.vocabulary.verbs,
         "data": {"name": corpus.name, "fingerprint": corpus.fingerprint, **vars(data)},
         "most_frequent": corpus.answers,
         "evaluation": evaluation.as_dict() if evaluation else None,
@@ -91,7 +92,7 @@ class Checkpoint:
                 header["settings"], epochs=header["epochs"], seed=header["seed"], max_rules=header["max_rules"]
             )
             self.shape = ModelShape(**{**vars(shape), "max_propositions": header["max_propositions"]})
-            self.vocabulary = Vocabulary(header["symbols"], header["endings"])
+            self.vocabulary = Vocabulary(header["symbols"], header["endings"], verbs=header["verbs"])
             self.data = DataSource(*(header["data"][key] for key in ("source", "stories", "seed")))
             self.answers = [str(answer) for answer in header["most_frequent"]]
             self.max_tokens = int(header["max_tokens"])

@@ -17,7 +17,7 @@ from model.errors import ConfigError
 COMPONENTS = ("parse", "generate", "cycle_forward", "cycle_backward")
 ROLES = ("entity", "relation", "value")
 PROPOSITION_LOSSES = ("cross_entropy", "mse")
-MODEL_VERSION = 8
+MODEL_VERSION = 9
 """Raised when the same numbers mean another model; checkpoints, snapshots and studies of other versions are refused."""
 
 

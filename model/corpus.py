@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.alignment import alignments
+from model.alignment import alignments, verbs_read
 from model.config import ROLES
 from model.errors import DataError
 from model.extraction import Progress, silent
@@ -131,8 +131,9 @@ class Corpus:
         stories = len({s.story_id for s in sentences})
         if not all(any(s.propositions for s in self.sentences[split]) for split in SPLITS):
             raise DataError(f"{name}: {stories} stories leave a split without propositions; at least 30 stories are advisable")
-        self.vocabulary = Vocabulary.of(self.sentences["train"])
-        self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in self.sentences["train"]))
+        train = self.sentences["train"]
+        self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in train))
+        self.vocabulary = Vocabulary.of(train, verbs_read(train, self.aligned_NQ3))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,9 +18,10 @@ from model.corpus import Split
 from model.layers import Parameters
 from model.layout import end_rows
 from model.network import NO_DROPOUT, SymmetricNetwork
+from model.stories import NOT_VERBS
 from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
-KINDS = ("type", "has_property", "verb")
+KINDS = (*NOT_VERBS, "verb")
 WORDS_AT_ONCE = 8192
 
 
@@ -60,7 +61,7 @@ class Answer:
 def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, unknowns: Unknowns) -> Answer:
     """The most likely symbol of every role at every place of the most likely counts.
 
-    An entity or value that is read from a word of which nothing is known is that word.
+    An entity or value that is read from a word of which nothing is known is that word; a verb is what its word is called.
     """
     mask_KBT = (tokens_KBT != PAD).to(p["table"].dtype)
     words = network.embed(p, unknowns.readable(tokens_KBT))
@@ -72,7 +73,9 @@ def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, unkn
     best = scores[..., len(SPECIAL_SYMBOLS) :].argmax(-1).view(slots, sentences, places, 3) + len(SPECIAL_SYMBOLS)
     entity_KBP, relation_KBP, value_KBP = best.unbind(-1)
     entity_KBP = _copied(tokens_KBT, layout.position_KBP, entity_KBP, unknowns)
-    value_KBP = _copied(tokens_KBT, parsed.looks_KBP3T[..., 2, :].argmax(-1), value_KBP, unknowns)
+    relation_at, value_at = parsed.looks_KBP3T[..., 1:, :].argmax(-1).unbind(-1)
+    relation_KBP = network.called(relation_KBP, tokens_KBT.gather(2, relation_at))
+    value_KBP = _copied(tokens_KBT, value_at, value_KBP, unknowns)
     return Answer(torch.stack((entity_KBP, relation_KBP, value_KBP), dim=-1) * layout.filled_KBP[..., None])
 
 

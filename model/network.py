@@ -103,6 +103,10 @@ class SymmetricNetwork:
         bases = torch.tensor(vocabulary.symbol_bases(), device=device)
         self._base_S, self._has_base_S1 = bases, (bases != PAD)[:, None]
         self._ending_S = torch.tensor(vocabulary.symbol_endings(), device=device)
+        self._verb_S = torch.tensor(vocabulary.symbol_verbs(), device=device)
+        self._is_verb_S = torch.zeros(self.symbols, dtype=torch.bool, device=device)
+        self._is_verb_S[self._verb_S] = True
+        self._is_verb_S[PAD] = False
         self.scale = math.sqrt(shape.hidden_dim)
         self._role_start = tuple(0.0 if named else NEVER_NAMED for named in vocabulary.named)
         self.convolutions = [*(f"{way}.{name}" for way in ("parse", "generate") for name in CONVOLUTIONS), "generate.neighbours"]
@@ -176,6 +180,11 @@ class SymmetricNetwork:
     def hide(self, tokens: Tensor) -> Tensor:
         """The tokens as unknown words without a known base form are read: only their endings remain."""
         return self.symbols + self._ending_S[tokens]
+
+    def called(self, relations: Tensor, tokens: Tensor) -> Tensor:
+        """The relations, a verb as the token is called from which it was read: a word has one base form, which no score need tell."""
+        verbs = self._verb_S[tokens.where(tokens < self.symbols, PAD)]
+        return torch.where(self._is_verb_S[relations] & (verbs != PAD), verbs, relations)
 
     def scores(self, p: Parameters, states_KMD: Tensor, bias: str) -> Tensor:
         """Scores over the symbol table, `scores_KMS`; `bias` is `word_bias` or `role_bias`."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 Proposition = tuple[str, str, str]
+NOT_VERBS = ("type", "has_property")
+"""The relations that stand in no sentence; every other is a verb of it."""
 
 ENTITY_COUNT, ADJECTIVE_COUNT, VERB_COUNT = 500, 200, 100
 FAMILIAR_NOUNS = ["girl", "boy", "cat", "dog", "bird", "tree", "box", "ball", "garden", "king", "bear", "river", "house", "boat"]

@@ -167,16 +167,30 @@ class FusedTrainer:
     def train_epoch(self) -> list[EpochRecord | None]:
         """Trains all slots for one epoch; None for a free slot. Reads the device once, at the end."""
         started = time.perf_counter()
+        rows = self._steps(None).cpu().tolist()
+        self.seconds["training"] += time.perf_counter() - started
+        return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
+
+    def rehearse(self, steps: int) -> float:
+        """Seconds a step of an epoch's longest, after one that is not timed; the slots' numbers are worth nothing afterwards."""
+        self._steps(1).cpu()
+        started = time.perf_counter()
+        self._steps(steps).cpu()
+        return (time.perf_counter() - started) / steps
+
+    def _steps(self, count: int | None) -> Tensor:
+        """The steps of an epoch, or so many of its longest; sums of what each gives, `sums_5K`."""
         states = [state or _Slot(Hyperparameters()) for state in self._slots]
         settings = _SlotTensors(states, self.store)
         factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], self.steps_an_epoch, self.store)
         cycles = bool((settings.weights_4K[2:] != 0).any())
         sums_5K = torch.zeros(5, self.slots, device=self.device, dtype=self.store.dtype)
-        for step, batch in enumerate(self._batches.epoch(settings.draw)):
+        batches = self._batches.epoch(settings.draw)
+        if count is not None:
+            batches = sorted(batches, key=lambda batch: -batch.tokens_KBT.shape[2])[:count]
+        for step, batch in enumerate(batches):
             sums_5K += self._step(step, batch, settings, factors, cycles)
-        rows = sums_5K.cpu().tolist()
-        self.seconds["training"] += time.perf_counter() - started
-        return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
+        return sums_5K
 
     def _step(self, step: int, batch: Batch, settings: _SlotTensors, factors: StepFactors, cycles: bool) -> Tensor:
         """One optimizer step of all slots; the losses times the batch's size and the gradient norms, `sums_5K`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -52,25 +52,28 @@ class Vocabulary:
     """The symbol table: special symbols first, then words by falling frequency, then by alphabet; and the words' endings.
 
     Input ids go beyond the table: an unknown word is read as `len(vocabulary) + ending`, so that its ending still says something.
-    `named` says which symbols are in propositions of train (all, where it is not known).
+    `named` says which symbols are in propositions of train (all, where it is not known), `verbs` what relation a token is called when it
+    is read as a verb (`found` -> `find`).
     """
 
-    def __init__(self, symbols: Sequence[str], endings: Sequence[str], named: Container[str] | None = None) -> None:
-        self.symbols, self.endings = tuple(symbols), tuple(endings)
+    def __init__(
+        self, symbols: Sequence[str], endings: Sequence[str], named: Container[str] | None = None, verbs: Mapping[str, str] | None = None
+    ) -> None:
+        self.symbols, self.endings, self.verbs = tuple(symbols), tuple(endings), dict(verbs or {})
         self.named = tuple(named is None or symbol in named for symbol in self.symbols)
         self._ids = {symbol: number for number, symbol in enumerate(self.symbols) if number >= len(SPECIAL_SYMBOLS)}
         self._endings = {ending: number for number, ending in enumerate(self.endings)}
 
     @classmethod
-    def of(cls, sentences: Sequence[Sentence]) -> Vocabulary:
-        """The table of every token, entity, relation and value of `sentences` (the train split)."""
+    def of(cls, sentences: Sequence[Sentence], verbs: Mapping[str, str] | None = None) -> Vocabulary:
+        """The table of every token, entity, relation and value of `sentences` (the train split); `verbs` as that split shows them."""
         counts = Counter(word for s in sentences for word in s.tokens)
         named = Counter(word for s in sentences for proposition in s.propositions for word in proposition)
         counts.update(named)
         words = sorted(counts, key=lambda word: (-counts[word], word))
         shared = Counter(word[-length:] for word in words for length in range(1, ENDING_LENGTH + 1) if len(word) > length)
         endings = [ending for ending, count in shared.items() if count >= ENDING_SHARED_BY]
-        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)], named)
+        return cls([*SPECIAL_SYMBOLS, *words], ["", *sorted(endings)], named, verbs)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -98,6 +101,10 @@ class Vocabulary:
     def symbol_bases(self) -> list[int]:
         """The base form of every symbol of the table, PAD where there is none."""
         return [PAD] * len(SPECIAL_SYMBOLS) + [self.base(word) for word in self.symbols[len(SPECIAL_SYMBOLS) :]]
+
+    def symbol_verbs(self) -> list[int]:
+        """The relation that every symbol of the table is called as a verb, PAD where there is none."""
+        return [self._ids.get(self.verbs.get(word, ""), PAD) for word in self.symbols]
 
     def symbol_endings(self) -> list[int]:
         """The ending of every symbol of the table."""
