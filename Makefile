@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test bench clean
+.PHONY: search test soak bench clean
 
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
@@ -12,7 +12,10 @@ test: .venv/tested  ## what CI runs, fastest first
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
-	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_readme.py
+	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_examples.py tests/test_readme.py
+
+soak: .venv/tested  ## fifty kills at random moments, to the same end
+	$(BIN)/python -m tests.kills --kills 50 --json
 
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json

@@ -45,7 +45,10 @@ def search(options: argparse.Namespace, seed: int, stops: bool) -> dict[str, Any
     }
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         request = SearchRequest(
-            validated(content, "the benchmark"), f"sqlite:///{folder}/t.db", 8, "cpu", None, False, Path(folder) / "models"
+            validated(content, "the benchmark"),
+            f"sqlite:///{folder}/t.db",
+            *(8, "cpu", None, False),
+            *(Path(folder) / "models", Path(folder) / "snapshots"),
         )
         summary = run_search(request, Console(file=nowhere)).summary
     best = summary["best"]

@@ -17,8 +17,9 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition storage buffer study seam diagnosis faults confirm summary inspection search progress
-training job dashboard options cli_model cli __main__
+errors intervals verdict judges pruning definition budget storage buffer study seam single trainers width failures
+snapshots slots ownership intake diagnosis faults confirm summary inspection search progress
+training crew job dashboard options cli_model cli_study cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

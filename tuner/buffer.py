@@ -28,7 +28,7 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.storage import Row, write_rows
+from tuner.storage import Patience, Row, take_over, write_rows
 
 
 @dataclass
@@ -48,10 +48,12 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
 
     Args:
         backend: what is written to.
+        patience: what repeats a call while the database is away.
     """
 
-    def __init__(self, backend: RDBStorage) -> None:
+    def __init__(self, backend: RDBStorage, patience: Patience | None = None) -> None:
         self.backend = backend
+        self.patience = patience or Patience()
         self._seen: dict[int, _Seen] = {}
         self._own: dict[int, int] = {}  # trial id -> study id
         self._queue: list[Row] = []
@@ -66,12 +68,24 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
 
     # ---- what is ours
 
+    def owns(self, trial_id: int) -> bool:
+        """Whether this running trial is our own."""
+        return trial_id in self._own
+
+    def take_over(self, trial: FrozenTrial, key: str, value: Any) -> bool:
+        """Makes somebody's running trial our own if its attribute `key` is still what it was when it was read; then that is `value`."""
+        with self._lock:
+            if not self.patience(take_over, self.backend, trial._trial_id, key, trial.user_attrs.get(key), value):
+                return False
+            self.adopt(trial._trial_id)
+            return True
+
     def adopt(self, trial_id: int) -> FrozenTrial:
         """Makes a running trial our own, as somebody left it."""
         with self._lock:
             study_id = self._study_of(trial_id)
             self._refresh(study_id)
-            self._add(study_id, [self.backend.get_trial(trial_id)])
+            self._add(study_id, [self.patience(self.backend.get_trial, trial_id)])
             self._claim(study_id, trial_id)
             return self._seen[study_id].trials[trial_id]
 
@@ -82,13 +96,20 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if not waiting:
                 return []
             try:
-                lost = write_rows(self.backend, waiting)
+                lost = self.patience(write_rows, self.backend, waiting)
             except BaseException:
                 self._queue = waiting + self._queue  # nothing was written: it waits on
                 raise
             for trial_id in lost:
                 self._let_go(trial_id)
             return lost
+
+    def mark_own(self, key: str, value: Any) -> None:
+        """Sets an attribute of all trials that are our own, and writes what is waiting."""
+        with self._lock:
+            for trial_id in self._own:
+                self.set_trial_user_attr(trial_id, key, value)
+            self.flush()
 
     def _claim(self, study_id: int, trial_id: int) -> None:
         self._own[trial_id] = study_id
@@ -105,13 +126,13 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         for study_id, seen in self._seen.items():
             if trial_id in seen.trials:
                 return study_id
-        number = self.backend.get_trial(trial_id).number
-        found = (s._study_id for s in self.backend.get_all_studies() if self._has(s._study_id, number, trial_id))
+        number = self.patience(self.backend.get_trial, trial_id).number
+        found = (s._study_id for s in self.patience(self.backend.get_all_studies) if self._has(s._study_id, number, trial_id))
         return next(found)
 
     def _has(self, study_id: int, number: int, trial_id: int) -> bool:
         try:
-            return self.backend.get_trial_id_from_study_id_trial_number(study_id, number) == trial_id
+            return self.patience(self.backend.get_trial_id_from_study_id_trial_number, study_id, number) == trial_id
         except KeyError:
             return False
 
@@ -130,7 +151,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def _refresh(self, study_id: int) -> _Seen:
         """Reads what is new and what had not ended; of our own nothing."""
         seen = self._known(study_id)
-        self._add(study_id, self.backend._get_trials(study_id, None, set(seen.unfinished), seen.newest))
+        self._add(study_id, self.patience(self.backend._get_trials, study_id, None, set(seen.unfinished), seen.newest))
         return seen
 
     def _change(self, trial_id: int, row: Row, **changes: Any) -> None:
@@ -147,7 +168,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """A new trial; our own if it runs at once."""
         with self._lock:
-            trial = self.backend._create_new_trial(study_id, template_trial)
+            trial = self.patience(self.backend._create_new_trial, study_id, template_trial)
             if trial.number != len(self._known(study_id).trials):
                 self._refresh(study_id)  # others have created some before: they are read before this one is the newest we know of
             self._add(study_id, [trial])
@@ -159,7 +180,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """A parameter, compatible with what it was in the study's other trials."""
         with self._lock:
             if trial_id not in self._own:
-                self.backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+                self.patience(self.backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
                 return
             seen = self._seen[self._own[trial_id]]
             known = seen.distributions.get(param_name) or self._refresh(self._own[trial_id]).distributions.get(param_name)
@@ -177,7 +198,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 row = Row("report", trial_id, step, intermediate_value)
                 self._change(trial_id, row, intermediate_values={step: intermediate_value})
             else:
-                self.backend.set_trial_intermediate_value(trial_id, step, intermediate_value)
+                self.patience(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """An attribute of the user's."""
@@ -185,7 +206,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if trial_id in self._own:
                 self._change(trial_id, Row("user_attr", trial_id, key, value), user_attrs={key: value})
             else:
-                self.backend.set_trial_user_attr(trial_id, key, value)
+                self.patience(self.backend.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """An attribute of Optuna's."""
@@ -193,7 +214,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if trial_id in self._own:
                 self._change(trial_id, Row("system_attr", trial_id, key, value), system_attrs={key: value})
             else:
-                self.backend.set_trial_system_attr(trial_id, key, value)
+                self.patience(self.backend.set_trial_system_attr, trial_id, key, value)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """The end of a trial, durable with all that was said of it; or its beginning, which makes it our own if nobody was faster."""
@@ -201,14 +222,24 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if trial_id in self._own:
                 if trial_id in self.flush():
                     raise UpdateFinishedTrialError(f"trial {trial_id} was ended by somebody else")
-                done = self.backend.set_trial_state_values(trial_id, state, values)
+                done = self.patience(self._end, trial_id, state, values)
                 study_id = self._own.pop(trial_id) if state.is_finished() else self._own[trial_id]
                 self._add(study_id, [self._ended(study_id, trial_id, state, values)])
                 return done
-            began = self.backend.set_trial_state_values(trial_id, state, values)
+            began = self.patience(self.backend.set_trial_state_values, trial_id, state, values)
             if began and state == TrialState.RUNNING:
                 self.adopt(trial_id)
             return began
+
+    def _end(self, trial_id: int, state: TrialState, values: Sequence[float] | None) -> bool:
+        """Ends a trial of our own; it may have come through when the answer to an earlier attempt was lost."""
+        try:
+            return self.backend.set_trial_state_values(trial_id, state, values)
+        except UpdateFinishedTrialError:
+            found = self.backend.get_trial(trial_id)
+            if found.state == state and found.values == (None if values is None else list(values)):
+                return True
+            raise
 
     def _ended(self, study_id: int, trial_id: int, state: TrialState, values: Sequence[float] | None) -> FrozenTrial:
         ended = copy.copy(self._seen[study_id].trials[trial_id])
@@ -224,7 +255,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 return self._seen[self._own[trial_id]].trials[trial_id]
             known = (seen.trials[trial_id] for seen in self._seen.values() if trial_id in seen.trials)
             trial = next(known, None)
-            return trial if trial is not None and trial.state.is_finished() else self.backend.get_trial(trial_id)
+            return trial if trial is not None and trial.state.is_finished() else self.patience(self.backend.get_trial, trial_id)
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """By number; asks the database for what may have changed."""
@@ -236,13 +267,13 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """KeyError if there is none."""
-        return self.backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+        return self.patience(self.backend.get_trial_id_from_study_id_trial_number, study_id, trial_number)
 
     # ---- studies and heartbeats: the database's own
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """DuplicatedStudyError if there is one of the name."""
-        return self.backend.create_new_study(directions, study_name)
+        return self.patience(self.backend.create_new_study, directions, study_name)
 
     def delete_study(self, study_id: int) -> None:
         """KeyError if there is none."""
@@ -250,54 +281,54 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             for trial_id in [trial_id for trial_id, owner in self._own.items() if owner == study_id]:
                 self._let_go(trial_id)
             self._seen.pop(study_id, None)
-            self.backend.delete_study(study_id)
+            self.patience(self.backend.delete_study, study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Written at once."""
-        self.backend.set_study_user_attr(study_id, key, value)
+        self.patience(self.backend.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """Written at once."""
-        self.backend.set_study_system_attr(study_id, key, value)
+        self.patience(self.backend.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """KeyError if there is none."""
-        return self.backend.get_study_id_from_name(study_name)
+        return self.patience(self.backend.get_study_id_from_name, study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """KeyError if there is none."""
-        return self.backend.get_study_name_from_id(study_id)
+        return self.patience(self.backend.get_study_name_from_id, study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """KeyError if there is none."""
-        return self.backend.get_study_directions(study_id)
+        return self.patience(self.backend.get_study_directions, study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """KeyError if there is none."""
-        return self.backend.get_study_user_attrs(study_id)
+        return self.patience(self.backend.get_study_user_attrs, study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """KeyError if there is none."""
-        return self.backend.get_study_system_attrs(study_id)
+        return self.patience(self.backend.get_study_system_attrs, study_id)
 
     def get_all_studies(self) -> list[FrozenStudy]:
         """All there are."""
-        return self.backend.get_all_studies()
+        return self.patience(self.backend.get_all_studies)
 
     def record_heartbeat(self, trial_id: int) -> None:
         """Written at once."""
-        self.backend.record_heartbeat(trial_id)
+        self.patience(self.backend.record_heartbeat, trial_id)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        return self.backend._get_stale_trial_ids(study_id)
+        return self.patience(self.backend._get_stale_trial_ids, study_id)
 
     def get_heartbeat_interval(self) -> int | None:
         """As the database was opened."""
-        return self.backend.get_heartbeat_interval()
+        return self.patience(self.backend.get_heartbeat_interval)
 
     def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
         """As the database was opened."""
-        return self.backend.get_heartbeat_stale_trial_callback()
+        return self.patience(self.backend.get_heartbeat_stale_trial_callback)
 
     def remove_session(self) -> None:
         """Writes what is waiting and gives the connection back."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
+import subprocess
 import sys
 from typing import Any, NoReturn
 
@@ -11,8 +14,19 @@ from rich.console import Console
 
 from model.errors import ModelError
 from tuner.cli_model import data, evaluate, generate, parse, train
+from tuner.cli_study import enqueue, stop, worker
 from tuner.errors import TunerError
-from tuner.options import data_option, device_option, json_option, show, stories_option
+from tuner.options import (
+    data_option,
+    device_option,
+    json_option,
+    show,
+    storage_option,
+    stories_option,
+    study_argument,
+    width_of,
+    width_option,
+)
 
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -20,16 +34,6 @@ DASHES = {
     "max_content_width": 100,
 }
 INTERRUPTED = 130
-
-study_argument = click.argument("study", default="quick")
-storage_option = click.option(
-    "--storage",
-    metavar="URL",
-    envvar="TUNER_STORAGE",
-    default="sqlite:///runs/tuner.db",
-    show_default=True,
-    help="Where studies are kept.",
-)
 
 
 @click.group(context_settings=DASHES)
@@ -48,16 +52,35 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Trials in all, however often the search is continued.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on.")
-@click.option("--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once.")
+@click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, however often continued.")
+@click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="Minutes of a GPU, however often continued.")
+@click.option("--at-budget", type=click.Choice(["store", "finish"]), help="What becomes of running trials when one of these is used up.")
+@width_option
+@click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Processes on this machine.")
+@click.option("--devices", metavar="D,D", help="One worker for each, in place of --device and --workers: cuda:0,cuda:1.")
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
 @storage_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--confirm/--no-confirm", default=True, help="Train the best few again with fresh seeds at the end; on by default.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
+@click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
 def search(
-    study: str, storage: str, width: str, device: str, name: str | None, confirm: bool, fresh: bool, as_json: bool, **changes: Any
+    study: str,
+    storage: str,
+    width: str,
+    device: str,
+    devices: str | None,
+    workers: int,
+    name: str | None,
+    confirm: bool,
+    keep: int | None,
+    on_end: str | None,
+    fresh: bool,
+    as_json: bool,
+    **changes: Any,
 ) -> None:
     """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full) or a TOML file.
 
@@ -76,22 +99,31 @@ def search(
         "trials": "budget_trials",
         "epochs": "budget_epochs",
         "timeout": "budget_minutes",
+        "total_epochs": "budget_total_epochs",
+        "gpu_minutes": "budget_gpu_minutes",
+        "at_budget": "budget_at_budget",
     }
     own = load_definition(study)
     definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
     if changes["epochs"] is not None or definition.data == own.data:
         definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
-    request = SearchRequest(definition, storage, _width(width), device, name, fresh, confirm=confirm)
+    first, *others = devices.split(",") if devices else [device] * workers
+    request = SearchRequest(definition, storage, width_of(width), first, name, fresh, confirm=confirm, others=tuple(others), keep=keep)
     report = run_search(request, Console(stderr=True))
+    if on_end is not None:
+        _run_at_end(on_end, report.summary["study"])
     show(as_json, report.summary, report.lines)
 
 
-def _width(width: str) -> int | None:
-    if width == "auto":
-        return None
-    if not width.isdecimal() or not 1 <= int(width) <= 4096:
-        raise click.BadParameter(f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width")
-    return int(width)
+def _run_at_end(command: str, study: str) -> None:
+    """Runs what is to be run when a search is over; says so if it fails, for the search itself has not."""
+    try:
+        status = subprocess.run(shlex.split(command), env={**os.environ, "TUNER_STUDY": study}, check=False).returncode
+    except (OSError, ValueError) as error:
+        click.echo(f"--on-end {command!r} could not be run: {error}", err=True)
+        return
+    if status:
+        click.echo(f"--on-end {command!r} ended with status {status}", err=True)
 
 
 @cli.command()
@@ -164,12 +196,12 @@ def dashboard(study: str | None, storage: str, port: int) -> None:
     serve(opened, port, lambda line: click.echo(line, err=True))
 
 
-for command in (train, evaluate, parse, generate, data):
+for command in (worker, stop, enqueue, train, evaluate, parse, generate, data):
     cli.add_command(command)
 
 
 class _Signals:
-    """Remembers which signal ended the program: servers swallow the exception that it raises."""
+    """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -177,6 +209,8 @@ class _Signals:
             signal.signal(number, self._received)
 
     def _received(self, number: int, _: Any) -> NoReturn:
+        if self.status:
+            os._exit(128 + number)  # asked twice: at once
         self.status = 128 + number
         raise SystemExit(self.status)
 

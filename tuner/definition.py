@@ -44,7 +44,9 @@ class Objective(_Section):
 
 
 class Budget(_Section):
-    """How many trials in all, of how many epochs, within how many minutes (0: no limit).
+    """How many trials in all, of how many epochs; at most how many minutes a run, and epochs and GPU-minutes in all (0: no limit).
+
+    When one of these is used up no trial begins; those that run are finished, or stored for the next start, as `at_budget` says.
 
     `epochs` is meant for the definition's own data. Where other data would show a trial fewer than `least_sentences` in that time, it
     has as many epochs as that takes: few sentences need more of them.
@@ -54,6 +56,9 @@ class Budget(_Section):
     epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)]
     least_sentences: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     minutes: Annotated[float, Field(ge=0)] = 0.0
+    total_epochs: Annotated[int, Field(ge=0)] = 0
+    gpu_minutes: Annotated[float, Field(ge=0)] = 0.0
+    at_budget: Literal["finish", "store"] = "store"
 
 
 class Numbers(_Section):
@@ -177,10 +182,14 @@ class Confirm(_Section):
 
 
 class StudyDefinition(_Section):
-    """A whole study. `baselines` run their full epochs, `enqueue` is tried first but judged like any other trial."""
+    """A whole study. `trainer` names what trains its models (see `trainers`).
+
+    `baselines` run their full epochs, `enqueue` is tried first but judged like any other trial.
+    """
 
     name: str
     summary: str = ""
+    trainer: str = "symmetric"
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     data: Data = Data()
     objective: Objective = Objective()
@@ -239,6 +248,18 @@ class StudyDefinition(_Section):
         if isinstance(space, Choices):
             return value in space.choices
         return isinstance(value, (int, float)) and space.low <= value <= space.high
+
+    def reachable(self, trial: dict[str, Value]) -> dict[str, Value]:
+        """A trial of somebody's own as a point of the space.
+
+        Raises:
+            DefinitionError: it names what is not searched or lies outside; says what is allowed.
+        """
+        try:
+            self._check_trial("enqueue", {"name": "by hand", **trial})
+        except ValueError as error:
+            raise DefinitionError(str(error)) from error
+        return self.point(trial)
 
     def point(self, trial: dict[str, Value]) -> dict[str, Value]:
         """A named trial as a full point of the space: what it does not name has the model's default."""

@@ -3,6 +3,8 @@
 TunerError
 |-- DefinitionError   a study definition that cannot be read or reached
 |-- StudyError        a study that does not exist, or exists with another space
+|-- SearchError       a search that cannot go on
+|-- SnapshotError     a snapshot that cannot be read; an older one serves
 `-- StorageError      a storage that cannot be opened
 """
 
@@ -17,6 +19,14 @@ class DefinitionError(TunerError):
 
 class StudyError(TunerError):
     """A study that does not exist, or one that exists with other content."""
+
+
+class SearchError(TunerError):
+    """A search that cannot go on: too many failures in a row."""
+
+
+class SnapshotError(TunerError):
+    """A snapshot that is cut short, of another version or of another study."""
 
 
 class StorageError(TunerError):

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+import torch
 from rich.console import Console
 
 from model.checkpoint import DataSource
 from model.config import ModelShape
-from model.corpus import load_corpus
+from model.corpus import Corpus, load_corpus
 from model.trainer import find_device
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
+from tuner.crew import Crew
 from tuner.definition import StudyDefinition
 from tuner.progress import BarProgress, LiveProgress, PlainProgress
+from tuner.seam import Trainer
 from tuner.search import Observer, Search
-from tuner.storage import DEFAULT_URL, CurveTable, open_storage, shown
-from tuner.study import find_study, open_study
+from tuner.storage import DEFAULT_URL, CurveTable, Patience, open_storage, shown
+from tuner.study import check_data, definition_of, find_study, open_study
 from tuner.summary import finding, summarise, verdicts
-from tuner.training import SavingTrainer
-
-CPU_WIDTH, CUDA_WIDTH = 8, 32
+from tuner.trainers import find_trainer
+from tuner.width import measure
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,12 @@ class SearchRequest:
     name: str | None
     fresh: bool
     checkpoints: Path = Path("runs/checkpoints")
+    snapshots: Path = Path("runs/snapshots")
     confirm: bool = True
+    others: tuple[str, ...] = ()
+    """The devices of further workers."""
+    keep: int | None = None
+    """How many checkpoints stay on disk."""
 
 
 @dataclass(frozen=True)
@@ -59,58 +68,117 @@ def _progress(console: Console) -> Iterator[Observer]:
         yield PlainProgress(console)
 
 
-def _checkpoints(request: SearchRequest) -> Path:
-    """A folder for each storage but the usual one, so that studies of one name in two storages do not overwrite each other."""
-    if request.storage == DEFAULT_URL:
-        return request.checkpoints
-    return request.checkpoints / hashlib.sha256(shown(request.storage).encode()).hexdigest()[:8]
+def _folder(base: Path, storage: str, study: str) -> Path:
+    """A folder for each study, and for each storage but the usual one, so that studies of one name do not overwrite each other."""
+    base = base if storage == DEFAULT_URL else base / hashlib.sha256(shown(storage).encode()).hexdigest()[:8]
+    return base / re.sub(r"[^A-Za-z0-9@._-]", "_", study)
 
 
-def run_search(request: SearchRequest, console: Console) -> Report:
-    """Begins or continues a search and runs it to the end of its budget."""
-    definition, device = request.definition, find_device(request.device)
+@dataclass(frozen=True)
+class _Prepared:
+    """All that a search works with."""
+
+    request: SearchRequest
+    definition: StudyDefinition
+    study: optuna.Study
+    storage: BufferedStorage
+    curves: CurveTable
+    corpus: Corpus
+    device: torch.device
+
+    def make_trainer(self, shape: ModelShape, slots: int) -> Trainer:
+        """A trainer on the study's data."""
+        data = self.definition.data
+        make = find_trainer(self.definition.trainer)
+        return make(shape, self.corpus, slots, str(self.device), DataSource(data.source, data.stories, data.seed))
+
+    def width(self, console: Console) -> int:
+        """As asked for, else as measured when the study was begun, else measured now."""
+        if self.request.width is not None:
+            return self.request.width
+        known: dict[str, int] = self.study.user_attrs.get("width", {})
+        if self.device.type not in known:
+            measured = measure(self.make_trainer, self.definition)
+            console.print(measured.said(), soft_wrap=True, highlight=False)
+            known = {**known, self.device.type: measured.width}
+            self.study.set_user_attr("width", known)
+        return known[self.device.type]
+
+    def search(self, width: int, observer: Observer) -> Search:
+        """Runs the search."""
+        request, name = self.request, self.study.study_name
+        search = Search(
+            self.study,
+            self.definition,
+            self.make_trainer,
+            self.curves,
+            width=width,
+            device=str(self.device),
+            checkpoints=_folder(request.checkpoints, request.storage, name),
+            snapshots=_folder(request.snapshots, request.storage, name),
+            observer=observer,
+            keep=request.keep,
+        )
+        search.run()
+        return search
+
+
+def _load(definition: StudyDefinition, console: Console) -> Corpus:
     with BarProgress(console, "parsing stories") as parsing:
-        corpus = load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
-    fitted = definition.fitted(len(corpus.sentences["train"]))
-    if fitted.budget.epochs != definition.budget.epochs:
-        console.print(f"{fitted.budget.epochs} epochs a trial in place of {definition.budget.epochs}: the data are small (least_sentences)")
-    definition = fitted
-    backend = open_storage(request.storage)
-    study = open_study(BufferedStorage(backend), definition, corpus, request.name, request.fresh)
-    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
-    curves = CurveTable(backend, study._study_id)
+        return load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
 
+
+def _begin(request: SearchRequest, console: Console) -> _Prepared:
+    """Device, data, storage and study."""
+    find_trainer(request.definition.trainer)  # before anything is begun
+    device, corpus = find_device(request.device), _load(request.definition, console)
+    definition = request.definition.fitted(len(corpus.sentences["train"]))
+    if definition.budget.epochs != request.definition.budget.epochs:
+        before = request.definition.budget.epochs
+        console.print(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
+    backend, patience = open_storage(request.storage), Patience(console.print)
+    storage = BufferedStorage(backend, patience)
+    study = open_study(storage, definition, corpus, request.name, request.fresh)
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
-    left = sum(corpus.left_out.values())
-    stories = definition.data.stories or "all"
+    left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
     console.print(
         f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
         soft_wrap=not console.is_terminal,
     )
+    return _Prepared(request, definition, study, storage, CurveTable(backend, study._study_id, patience), corpus, device)
 
-    def make_trainer(shape: ModelShape, slots: int) -> SavingTrainer:
-        return SavingTrainer(shape, corpus, slots, str(device), data)
 
-    width = request.width or (CUDA_WIDTH if device.type == "cuda" else CPU_WIDTH)
-    with _progress(console) as observer:
-        search = Search(
-            study,
-            definition,
-            make_trainer,
-            curves,
-            width=width,
-            device=str(device),
-            checkpoints=_checkpoints(request),
-            minutes=definition.budget.minutes,
-            observer=observer,
-        )
-        search.run()
+def run_search(request: SearchRequest, console: Console) -> Report:
+    """Begins or continues a search and runs it to the end of its budget."""
+    prepared = _begin(request, console)
+    width, definition, study = prepared.width(console), prepared.definition, prepared.study
+    with Crew(study.study_name, request.storage, request.others), _progress(console) as observer:
+        search = prepared.search(width, observer)
     if request.confirm and not search.complete:
         console.print("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
     elif request.confirm:
         with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
-            confirm(study, definition, make_trainer, width, confirming)
+            confirm(study, definition, prepared.make_trainer, width, confirming)
     return report(request.storage, study.study_name)
+
+
+def run_worker(name: str, storage_url: str, device: str, width: int | None, console: Console) -> None:
+    """Helps with a study that was begun elsewhere, until its budget is used up.
+
+    Raises:
+        StudyError: there is no such study, or the data are not those it was begun on.
+    """
+    backend, patience = open_storage(storage_url, create=False), Patience(console.print)
+    storage = BufferedStorage(backend, patience)
+    study = find_study(storage, name)
+    definition = definition_of(study)
+    request = SearchRequest(definition, storage_url, width, device, None, False)
+    corpus = _load(definition, console)
+    check_data(study, corpus)
+    curves = CurveTable(backend, study._study_id, patience)
+    prepared = _Prepared(request, definition, study, storage, curves, corpus, find_device(device))
+    with _progress(console) as observer:
+        prepared.search(prepared.width(console), observer)
 
 
 def report(storage_url: str, study_name: str) -> Report:

@@ -12,6 +12,31 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 data_option = click.option("--data", metavar="D", help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.")
 stories_option = click.option("--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.")
+study_argument = click.argument("study", default="quick")
+storage_option = click.option(
+    "--storage",
+    metavar="URL",
+    envvar="TUNER_STORAGE",
+    default="sqlite:///runs/tuner.db",
+    show_default=True,
+    help="Where studies are kept.",
+)
+width_option = click.option(
+    "--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once; auto measures it."
+)
+
+
+def width_of(width: str) -> int | None:
+    """A width as a number, None for `auto`.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    if width == "auto":
+        return None
+    if not width.isdecimal() or not 1 <= int(width) <= 4096:
+        raise click.BadParameter(f"{width!r} is not allowed; allowed: auto or a whole number from 1 to 4096", param_hint="--width")
+    return int(width)
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tuner.search import Observer, Running, Search
+from tuner.search import Observer, Search
+from tuner.slots import Running
 from tuner.verdict import Verdict
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -77,11 +78,16 @@ class PlainProgress(Observer):
         settings = " ".join(
             f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in running.trial.params.items()
         )
-        self._say(f"trial {running.trial.number} starts{name}: {settings}")
+        begins = f"goes on after epoch {len(running.curve)}" if running.curve else "starts"
+        self._say(f"trial {running.number} {begins}{name}: {settings}")
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  the reason has the value
         """The verdict."""
-        self._say(f"trial {running.trial.number} {verdict.cause}: {verdict.reason}")
+        self._say(f"trial {running.number} {verdict.cause}: {verdict.reason}")
+
+    def noticed(self, what: str) -> None:
+        """As it is."""
+        self._say(what)
 
 
 class LiveProgress(Observer):
@@ -113,11 +119,15 @@ class LiveProgress(Observer):
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
         self.counts[verdict.cause] = self.counts.get(verdict.cause, 0) + 1
-        self.verdicts = [*self.verdicts[-4:], f"trial {running.trial.number} {verdict.cause}: {verdict.reason}"]
+        self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
         if value is not None and running.baseline and (self.best_baseline is None or value > self.best_baseline[0]):
             self.best_baseline = value, running.baseline
         if value is not None and not running.baseline and (self.best is None or value > self.best[0]):
-            self.best = value, f"trial {running.trial.number}"
+            self.best = value, f"trial {running.number}"
+
+    def noticed(self, what: str) -> None:
+        """Among the verdicts."""
+        self.verdicts = [*self.verdicts[-4:], what]
 
     @staticmethod
     def _table(search: Search, running: list[Running]) -> Table:

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from model.config import Hyperparameters, ModelShape
 
@@ -48,6 +51,14 @@ class Scored(Protocol):
         """Everything else, by name."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """A slot's whole state, from which training goes on as if never interrupted: numbers on the CPU, and what else there is, as JSON."""
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+
 class Trainer(Protocol):
     """K slots of one shape, trained side by side."""
 
@@ -58,11 +69,32 @@ class Trainer(Protocol):
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot and leaves the others unchanged."""
 
+    def held(self, slot: int) -> Held:
+        """The slot's whole state, a copy."""
+
+    def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
+        """Puts such a state into a slot, here or in another trainer of the shape; the other slots stay unchanged.
+
+        Raises:
+            ValueError: the state is of another form.
+        """
+
     def resize(self, keep: Sequence[int], slots: int) -> None:
         """Makes `slots` slots, the first of which hold the old slots `keep` in that order, unchanged."""
 
     def train_epoch(self) -> Sequence[Record | None]:
-        """One epoch for all slots; None for a free one."""
+        """One epoch for all slots; None for a free one.
+
+        Raises:
+            MemoryError: the device has no room for so many slots.
+        """
+
+    def rehearse(self, steps: int) -> float:
+        """Seconds a step of all slots, from so many steps; the slots are worth nothing afterwards.
+
+        Raises:
+            MemoryError: the device has no room for so many slots.
+        """
 
     def evaluate(self) -> Sequence[Scored | None]:
         """The validation figures of all slots; None for a free one."""

@@ -5,11 +5,15 @@ SQLite is opened in write-ahead mode, so that a dashboard that reads never waits
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import optuna
@@ -26,7 +30,11 @@ from tuner.errors import StorageError
 
 DEFAULT_URL = "sqlite:///runs/tuner.db"
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 60
+LOCK = 0x74756E65
+BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE = 60, 5, 900.0, 2.0
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _metadata = MetaData()
 _curves = Table(
@@ -53,6 +61,8 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         arguments: dict[str, Any] = {"pool_pre_ping": True}
         if parsed.get_backend_name() == "sqlite":
             arguments["connect_args"] = {"timeout": BUSY_SECONDS}
+        elif parsed.get_backend_name() == "postgresql":
+            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
         storage = RDBStorage(url, engine_kwargs=arguments)
         if parsed.get_backend_name() == "sqlite":
             event.listen(storage.engine, "connect", _tune_sqlite)
@@ -125,6 +135,85 @@ def _check_schema(engine: Engine) -> None:
             )
 
 
+class Patience:
+    """Repeats a call that fails because the storage is away (a server that restarts, a disk that is full), after longer and longer pauses.
+
+    Args:
+        tell: is told that it waits and that it goes on.
+        seconds: for how long at most.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda _: None, seconds: float = PATIENCE_SECONDS) -> None:
+        self.seconds, self._tell = seconds, tell
+
+    def __call__(self, call: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        """What the call returns.
+
+        Raises:
+            StorageError: the storage stayed away.
+        """
+        began, pause, told = time.monotonic(), 0.25, False
+        while True:
+            try:
+                result = call(*arguments, **named)
+                if told:
+                    self._tell(f"the storage is back after {time.monotonic() - began:.0f} seconds")
+                return result
+            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                cause = _outage(error)
+                if cause is None:
+                    raise
+                if time.monotonic() - began + pause > self.seconds:
+                    raise StorageError(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error
+            if not told and pause >= 1:
+                self._tell(f"the storage is away ({cause}); waiting for up to {self.seconds:.0f} seconds")
+                told = True
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _outage(error: BaseException) -> str | None:
+    """What the storage said if it is away, in one line; None where the call itself is at fault."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, sqlalchemy.exc.DBAPIError):
+        found = found.__cause__ or found.__context__
+    if isinstance(found, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) or (found and found.connection_invalidated):
+        return str(found.orig).strip().partition("\n")[0] or type(found.orig).__name__
+    return None
+
+
+def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any) -> bool:
+    """Compare and swap: sets an attribute of a running trial if it still is what it was (None: there was none); whether it did."""
+    attributes: Any = models.TrialUserAttributeModel.__table__
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name]
+    running = sqlalchemy.exists().where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.RUNNING)
+    with storage.engine.begin() as connection:
+        if not connection.execute(sqlalchemy.select(running)).scalar():
+            return False
+        if was is None:
+            statement = insert(attributes).values(trial_id=trial_id, key=key, value_json=json.dumps(value)).on_conflict_do_nothing()
+        else:
+            there = (attributes.c.trial_id == trial_id) & (attributes.c.key == key) & (attributes.c.value_json == json.dumps(was))
+            statement = attributes.update().where(there).values(value_json=json.dumps(value))
+        return int(connection.execute(statement).rowcount) == 1
+
+
+@contextlib.contextmanager
+def asking(storage: RDBStorage, study_id: int) -> Iterator[None]:
+    """One process at a time, wherever it runs: a lock of the server's, or on a file beside SQLite's."""
+    if storage.engine.dialect.name == "postgresql":
+        with storage.engine.connect() as connection, connection.begin():
+            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(LOCK, study_id)))
+            yield
+        return
+    lock = os.open(f"{storage.engine.url.database}.asking", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 @dataclass(frozen=True)
 class Row:
     """Something to be written of a running trial: `kind` is param, report, user_attr or system_attr, `key` its name or step."""
@@ -181,8 +270,8 @@ def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
 class CurveTable:
     """Each trial's per-epoch records, in a table of our own beside Optuna's."""
 
-    def __init__(self, storage: RDBStorage, study_id: int) -> None:
-        self._engine, self._study_id = storage.engine, study_id
+    def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
+        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
 
     def add(self, records: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Stores (trial number, record) pairs in one transaction; a record of an epoch that is there already replaces it."""
@@ -190,9 +279,12 @@ class CurveTable:
             return
         keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
         rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
+        self._patience(self._replace, [{f"old_{name}": value for name, value in key.items()} for key in keys], rows)
+
+    def _replace(self, old: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
         same = sqlalchemy.and_(*(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
         with self._engine.begin() as connection:
-            connection.execute(_curves.delete().where(same), [{f"old_{name}": value for name, value in key.items()} for key in keys])
+            connection.execute(_curves.delete().where(same), old)
             connection.execute(_curves.insert(), rows)
 
     def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import uuid
 from typing import Any
 
 import optuna
@@ -18,6 +19,10 @@ from tuner.definition import StudyDefinition, validated
 from tuner.errors import DefinitionError, StudyError
 
 PLACES = 8
+ADVICE = (
+    "name the same options (--epochs, --seed) again, begin another study with --name NAME, "
+    "or begin this one anew with --fresh (the old one stays)"
+)
 
 
 def _generations(storage: BaseStorage, base: str) -> list[str]:
@@ -60,6 +65,7 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
         "data": {**vars(data), "name": corpus.name, "fingerprint": corpus.fingerprint},
         "most_frequent": corpus.most_frequent("valid"),
         "ceiling": corpus.ceiling("valid", PLACES),
+        "mark": uuid.uuid4().hex,
         "tuner_version": importlib.metadata.version("tuner"),
     }
     for key, value in attributes.items():
@@ -74,19 +80,24 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
     study.set_user_attr("ready", True)
 
 
-def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
-    old, new = study.user_attrs["identity"], definition.identity()
-    advice = (
-        "name the same options (--epochs, --seed) again, begin another study with --name NAME, "
-        "or begin this one anew with --fresh (the old one stays)"
-    )
+def check_data(study: optuna.Study, corpus: Corpus) -> None:
+    """Whether a study was begun on these data.
+
+    Raises:
+        StudyError: it was not.
+    """
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
-        raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {advice}")
+        raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {ADVICE}")
+
+
+def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
+    check_data(study, corpus)
+    old, new = study.user_attrs["identity"], definition.identity()
     for section in new:
         if old.get(section) != new[section]:
             raise StudyError(
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
-                f"not {json.dumps(new[section])[:200]}; {advice}"
+                f"not {json.dumps(new[section])[:200]}; {ADVICE}"
             )
 
 

@@ -50,7 +50,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
         "ceiling": study.user_attrs["ceiling"],
-        "seconds": {name: seconds.get(name, 0.0) for name in ("total", "training", "evaluating", "asking", "storing")},
+        "seconds": {name: seconds.get(name, 0.0) for name in ("total", "training", "evaluating", "asking", "storing", "keeping", "gpu")},
     }
 
 

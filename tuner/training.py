@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import studies
 from model.checkpoint import DataSource, check_writable, save_checkpoint
-from model.config import ModelShape, settings_from
+from model.config import Hyperparameters, ModelShape, settings_from
 from model.corpus import Corpus, load_corpus
 from model.evaluation import Evaluation
 from model.extraction import Progress, silent
-from model.trainer import EpochRecord, FusedTrainer, find_device
+from model.trainer import EpochRecord, FusedTrainer, Snapshot, find_device
 from tuner.errors import DefinitionError
-from tuner.seam import Scored
+from tuner.seam import Held, Scored
+
+ROWS = ("values", "moment1", "moment2", "averages")
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """Raises MemoryError where torch says in its own ways that there is no room left."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error).partition("\n")[0]) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError(str(error).partition("\n")[0]) from error
 
 
 class SavingTrainer(FusedTrainer):
@@ -30,6 +49,38 @@ class SavingTrainer(FusedTrainer):
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
         """Writes the slot's model with its validation figures."""
         save_checkpoint(path, self, slot, self.data, Evaluation(dict(evaluation.figures), self.references()))
+
+    def train_epoch(self) -> list[EpochRecord | None]:
+        """As the fused trainer's.
+
+        Raises:
+            MemoryError: the device has no room for so many slots.
+        """
+        with no_room():
+            return super().train_epoch()
+
+    def rehearse(self, steps: int) -> float:
+        """Seconds a step, after one that is not counted.
+
+        Raises:
+            MemoryError: the device has no room for so many slots.
+        """
+        with no_room():
+            return super().rehearse(steps)
+
+    def held(self, slot: int) -> Held:
+        """The slot's whole state."""
+        found = self.snapshot(slot)
+        return Held(dict(zip(ROWS, found.rows, strict=True)), {"layout": found.layout, "epoch": found.epoch, "step": found.step})
+
+    def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
+        """Puts such a state into a slot.
+
+        Raises:
+            ValueError: it is of another layout.
+        """
+        rows, notes = tuple(held.tensors[name] for name in ROWS), held.notes
+        self.restore(slot, Snapshot(notes["layout"], hyperparameters, notes["epoch"], notes["step"], rows))
 
     def references(self) -> dict[str, Any]:
         """What always answering the most frequent value scores on the validation split, and the ceiling there."""

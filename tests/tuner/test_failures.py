@@ -1,0 +1,218 @@
+"""What a search does when its trainer raises, hangs, returns nonsense or finds no room: one trial's fault is not the others'."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from model.config import ModelShape
+from tests.tuner.scripted import ScriptedTrainer, Step, scripted
+from tests.tuner.test_search import definition
+from tuner.definition import StudyDefinition
+from tuner.errors import SearchError
+from tuner.search import Observer
+from tuner.slots import Running
+from tuner.verdict import Verdict
+from tuner.width import measure
+
+SPACE = {"lr": {"low": 1e-4, "high": 4e-3}, "hidden_dim": {"choices": [16, 32]}}
+MARKED = 1.5e-3
+
+
+def plain(**changes: Any) -> StudyDefinition:
+    """A study without rules, whose second trial has a mark by which it is known."""
+    marked = [{"name": "good", "lr": 1e-3, "hidden_dim": 16}, {"name": "bad", "lr": MARKED, "hidden_dim": 16}]
+    content = {"budget": {"trials": 8, "epochs": 3}, "search": SPACE, "pruning": {}, "baselines": [], "enqueue": marked}
+    return definition(**{**content, **changes})
+
+
+class Listener(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def noticed(self, what: str) -> None:
+        """Kept."""
+        self.told.append(what)
+
+
+def marked(trainer: ScriptedTrainer, epoch: int) -> bool:
+    """Whether the marked trial is here and about to make this epoch."""
+    return any(slot is not None and slot.hyperparameters.lr == MARKED and slot.epoch + 1 == epoch for slot in trainer.slots)
+
+
+class Raises(ScriptedTrainer):
+    """Breaks off in the marked trial's second epoch, when the other slots are half-way."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """As long as it goes."""
+        if marked(self, 2):
+            raise ZeroDivisionError("the marked one")
+        return super().train_epoch()
+
+
+class Hangs(ScriptedTrainer):
+    """Never comes back from the marked trial's second epoch."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """As long as it goes."""
+        if marked(self, 2):
+            threading.Event().wait()
+        return super().train_epoch()
+
+
+class Nonsense(ScriptedTrainer):
+    """Returns a word as the marked trial's objective."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """As it should, but for that."""
+        bad = marked(self, 2)
+        steps = super().train_epoch()
+        for slot, step in zip(self.slots, steps, strict=True):
+            if bad and slot is not None and slot.hyperparameters.lr == MARKED and step is not None:
+                step.objective = "excellent"  # type: ignore[assignment]
+        return steps
+
+
+@pytest.mark.parametrize(
+    ("trainer", "reason"),
+    [
+        (Raises, r"ZeroDivisionError: the marked one \(test_failures.py, line \d+\)"),
+        (Hangs, "TrainerHangs: no epoch within 0"),
+        (Nonsense, "the trainer returned 'excellent' as objective, which is no number"),
+    ],
+)
+def test_a_trial_at_fault_fails_with_its_error_and_the_others_go_on(tmp_path: Path, trainer: type[ScriptedTrainer], reason: str) -> None:
+    """The others have the same curves as without it."""
+    (tmp_path / "sound").mkdir()
+    sound, _, _ = scripted(tmp_path / "sound", plain(), 4)
+    study, _, _ = scripted(tmp_path, plain(), 4, trainer, watch=0.2)
+    for trial, other in zip(study.get_trials(), sound.get_trials(), strict=True):
+        if trial.params["lr"] == MARKED:
+            assert trial.state == TrialState.FAIL
+            assert trial.user_attrs["verdict"]["cause"] == "failed"
+            assert trial.number == 1
+            assert re.search(reason, trial.user_attrs["verdict"]["reason"])
+        else:
+            assert (trial.state, trial.values, trial.intermediate_values) == (other.state, other.values, other.intermediate_values)
+
+
+class AlwaysRaises(ScriptedTrainer):
+    """Never trains."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """Raises."""
+        raise OSError("the data are gone")
+
+
+def test_too_many_failures_in_a_row_stop_the_search(tmp_path: Path) -> None:
+    """With the reason, and not after all trials."""
+    with pytest.raises(SearchError, match="5 trials failed one after the other, the last: OSError: the data are gone"):
+        scripted(tmp_path, plain(budget={"trials": 50, "epochs": 3}), 1, AlwaysRaises)
+
+
+class Small(ScriptedTrainer):
+    """Has room for two slots of the small shape, and for none of the large."""
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        super().__init__(shape, slots)
+        self.room = 2 if shape.hidden_dim == 16 else 0
+
+    def train_epoch(self) -> list[Step | None]:
+        """If there is room."""
+        if len(self.slots) > self.room:
+            raise MemoryError(f"no room for {len(self.slots)}")
+        return super().train_epoch()
+
+
+def test_an_array_without_room_is_halved_and_what_does_not_fit_alone_ends_so(tmp_path: Path) -> None:
+    """No epoch is lost or trained twice; the sampler keeps away from what cannot be trained."""
+    listener = Listener()
+    made = plain(budget={"trials": 40, "epochs": 3})
+    study, _, curves = scripted(tmp_path, made, 8, Small, listener)
+    trials = study.get_trials()
+    assert len(trials) == 40
+    for trial in trials:
+        fits = trial.params["hidden_dim"] == 16
+        assert trial.state == (TrialState.COMPLETE if fits else TrialState.PRUNED)
+        assert trial.user_attrs["verdict"]["cause"] == ("finished" if fits else "out_of_memory")
+        assert trial.user_attrs["epochs_run"] == (3 if fits else 0)
+        assert [point["epoch"] for point in curves.read(trial.number).get(trial.number, [])] == ([1, 2, 3] if fits else [])
+    assert any("no room for" in line for line in listener.told)
+    late = Counter(trial.params["hidden_dim"] for trial in trials[20:])
+    assert late[16] > late[32], late
+
+
+def test_a_trial_that_had_to_wait_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    """Room that shrinks in the middle: no epoch twice."""
+
+    class Shrinks(ScriptedTrainer):
+        def train_epoch(self) -> list[Step | None]:
+            if len(self.slots) > 1 and any(slot is not None and slot.epoch == 2 for slot in self.slots):
+                raise MemoryError("another program took it")
+            return super().train_epoch()
+
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 4, "epochs": 4})
+    study, trainers, curves = scripted(tmp_path, made, 4, Shrinks)
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    for number, curve in curves.read().items():
+        assert [point["epoch"] for point in curve] == [1, 2, 3, 4], number
+    assert {epoch for trainer in trainers for epoch in trainer.resumed} == {2}
+
+
+class Endings(Observer):
+    """Counts the endings."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+        """Counted."""
+        self.ends.append(running.number)
+
+
+def test_the_budget_of_epochs_ends_a_search_which_finishes_or_stores(tmp_path: Path) -> None:
+    """`finish` lets running trials run their epochs, `store` leaves them to the next start, which has no more to spend."""
+    for at, states in (("finish", {TrialState.COMPLETE}), ("store", {TrialState.RUNNING})):
+        folder = tmp_path / at
+        folder.mkdir()
+        budget = {"trials": 8, "epochs": 3, "total_epochs": 8, "at_budget": at}
+        study, _, _ = scripted(folder, plain(budget=budget, search={"lr": SPACE["lr"]}, enqueue=[]), 4)
+        trials = study.get_trials()
+        assert len(trials) == 4
+        assert {t.state for t in trials} == states
+    rest = {**budget, "total_epochs": 0}
+    study, trainers, _ = scripted(folder, plain(budget=rest, search={"lr": SPACE["lr"]}, enqueue=[]), 4)
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    assert trainers[0].resumed == [2, 2, 2, 2]
+
+
+def test_only_the_best_models_stay_on_disk(tmp_path: Path) -> None:
+    """As many as asked for."""
+    study, _, _ = scripted(tmp_path, plain(), 4, keep=2)
+    best = sorted(study.get_trials(), key=lambda t: -t.value)[:2]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {f"trial-{t.number}.safetensors" for t in best}
+
+
+def test_the_width_is_measured_until_it_brings_no_more() -> None:
+    """The scripted trainer gains up to eight slots; a device without room stops earlier."""
+    made = plain(budget={"trials": 100, "epochs": 1})
+    found = measure(ScriptedTrainer, made)
+    assert found.width == 8
+    assert list(found.rates) == [1, 2, 4, 8, 16]
+    assert "width 8, of trial-steps a second" in found.said()
+
+    class Narrow(ScriptedTrainer):
+        def rehearse(self, steps: int) -> float:
+            if len(self.slots) > 2:
+                raise MemoryError("no room")
+            return 1.0
+
+    assert measure(Narrow, made).width == 2

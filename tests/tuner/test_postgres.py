@@ -1,0 +1,134 @@
+"""On a real PostgreSQL: Optuna's own suite, a server that dies and comes back, a wrong password."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage
+from optuna.testing.pytest_storages import StorageTestCase
+
+from tests.kills import outcome, search, started
+from tests.postgres import PASSWORD, Server, binaries
+from tuner.buffer import BufferedStorage
+from tuner.errors import StorageError
+from tuner.storage import CurveTable, Patience, open_storage
+
+names = (f"db{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A server of this module's own."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("needs a PostgreSQL server: pip install pgserver")
+    started = Server(programs)
+    started.start()
+    yield started
+    started.remove()
+
+
+@pytest.fixture
+def storage(server: Server) -> Iterator[BaseStorage]:
+    """A new one."""
+    buffered = BufferedStorage(open_storage(server.create(next(names))))
+    yield buffered
+    buffered.backend.engine.dispose()
+
+
+class TestOptunasOwnSuite(StorageTestCase):
+    """Every promise of Optuna's storages."""
+
+
+def test_a_wrong_password_is_told_of_and_not_shown(server: Server) -> None:
+    """At the start."""
+    with pytest.raises(StorageError, match="password authentication failed") as caught:
+        open_storage(server.url("postgres", "wrong secret"))
+    assert "wrong secret" not in str(caught.value)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_a_server_that_dies_is_waited_for_and_nothing_is_lost(server: Server) -> None:
+    """Killed hard between two reports; started again only after the search has said that it waits."""
+    said: list[str] = []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            server.start()
+
+    buffered = BufferedStorage(open_storage(server.create(next(names))), Patience(tell))
+    study = optuna.create_study(storage=buffered)
+    curves = CurveTable(buffered.backend, study._study_id, Patience(tell))
+    trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    trial.report(0.5, 1)
+    buffered.flush()
+    server.kill()
+    trial.report(0.25, 2)
+    buffered.flush()
+    curves.add([(0, {"epoch": 1, "loss": 1.0})])
+    study.tell(trial.number, 0.125)
+    assert "away" in said[0]
+    assert "back after" in said[1]
+    (found,) = study.get_trials()
+    assert (found.value, found.intermediate_values) == (0.125, {1: 0.5, 2: 0.25})
+    assert curves.read() == {0: [{"epoch": 1, "loss": 1.0}]}
+
+
+def test_patience_has_an_end(server: Server) -> None:
+    """Then there is an error that says what to do."""
+    buffered = BufferedStorage(open_storage(server.create(next(names))), Patience(seconds=0.0))
+    study = optuna.create_study(storage=buffered)
+    trial = study.ask()
+    trial.report(0.5, 1)
+    server.kill()
+    try:
+        with pytest.raises(StorageError, match="nothing is lost"):
+            buffered.flush()
+    finally:
+        server.start()
+    buffered.flush()
+    assert study.get_trials()[0].intermediate_values == {1: 0.5}
+
+
+def test_a_search_goes_on_when_the_server_comes_back(tmp_path: Path, server: Server) -> None:
+    """A real search, the server killed in its middle: the same end as on SQLite with no such thing."""
+    straight, other = tmp_path / "straight", tmp_path / "other"
+    search(straight)
+    url = server.create(next(names))
+    process = started(other, url)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("trial 5 starts"):
+            server.kill()
+        elif "is away" in line:
+            server.start()
+            break
+    rest = process.stderr.read()
+    assert process.wait() == 0, rest
+    assert "is back after" in rest
+    assert outcome(other, url) == outcome(straight)
+
+
+def test_a_search_that_waits_for_its_server_leaves_when_asked(tmp_path: Path, server: Server) -> None:
+    """SIGTERM while the server is away: a snapshot, and out."""
+    url = server.create(next(names))
+    process = started(tmp_path, url)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if line.startswith("trial 5 starts"):
+                server.kill()
+            elif "is away" in line:
+                process.terminate()
+                break
+        assert process.wait() != 0
+    finally:
+        server.start()
+    assert list(tmp_path.glob("snapshots/*/*/seat-0/*.safetensors"))
+    assert subprocess.run(process.args, cwd=Path(__file__).resolve().parents[2], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,204 @@
+"""A search that is killed, interrupted, robbed of its snapshots or left by another process: nothing is lost, and the end is the same."""
+
+from __future__ import annotations
+
+import io
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from rich.console import Console
+
+import tuner.snapshots
+from tests.kills import CONTENT, kill_often, outcome, request, search, started
+from tuner.buffer import BufferedStorage
+from tuner.definition import validated
+from tuner.errors import SnapshotError
+from tuner.job import run_search
+from tuner.seam import Held
+from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
+from tuner.storage import open_storage
+from tuner.study import find_study
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("straight")
+    search(folder)
+    return folder
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """The states that lie in a search's folder, the oldest first."""
+    return sorted(folder.glob("snapshots/*/*/seat-0/*.safetensors"))
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    """Reads what a search says up to a line with this text."""
+    assert process.stderr is not None
+    assert any(text in line for line in process.stderr), f"it never said {text!r}"
+
+
+def kill_when(folder: Path, text: str) -> None:
+    """Begins a search and kills it when it says this."""
+    process = started(folder)
+    until(process, text)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, straight: Path) -> None:
+    """Trials, verdicts, curves and models bit for bit; fifty kills are `make soak`."""
+    assert kill_often(tmp_path, kills=4, seed=7)["kills"] == 4
+    search(tmp_path)
+    assert outcome(tmp_path) == outcome(straight)
+    assert not snapshots(tmp_path), "an ended search needs none"
+
+
+COUNTING = (
+    "from tuner import cli, progress\n"
+    "progress.PlainProgress.epoch = lambda self, search: self._say(f'epoch of {len(search.running)}')\n"
+    "cli.entry()"
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
+    """The command line in the middle of its trials: what was trained up to the epoch it is in is kept."""
+    options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
+    run = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+    process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for _ in range(3):
+        until(process, "epoch of 4")
+    process.send_signal(number)
+    assert process.wait() == 128 + number
+    newest = max((tmp_path / "runs/snapshots").glob("*/seat-0/*.safetensors"))
+    state = read_state(newest)
+    assert len(state.slots) == 4
+    assert all(len(slot.curve) >= 2 for slot in state.slots.values())
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    """Whatever it is doing."""
+    code = (
+        "import sys, signal; from tuner.cli import _Signals; s = _Signals()\n"
+        "try:\n    signal.raise_signal(signal.SIGTERM)\nfinally:\n    signal.raise_signal(signal.SIGTERM)\n    print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (143, "")
+
+
+def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(tmp_path: Path, straight: Path) -> None:
+    """Cut short, or of another version."""
+    kill_when(tmp_path, "trial 5 starts")
+    *_, newest = snapshots(tmp_path)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said = io.StringIO()
+    tuner.snapshots.KEEP_SECONDS = 0.0
+    run_search(request(tmp_path, validated(CONTENT, "the test")), Console(file=said, width=500))
+    assert f"{newest} cannot be read" in said.getvalue()
+    assert "goes on after epoch" in said.getvalue()
+    assert outcome(tmp_path) == outcome(straight)
+
+
+def test_without_any_snapshot_running_trials_begin_again_and_ended_ones_stay(tmp_path: Path) -> None:
+    """Nothing ended is lost, doubled or changed."""
+    kill_when(tmp_path, "trial 5 starts")
+    for path in snapshots(tmp_path):
+        path.unlink()
+    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), "killed")
+    before = [t for t in study.get_trials() if t.state.is_finished()]
+    assert before
+    search(tmp_path)
+    after = study.get_trials()
+    assert len(after) == CONTENT["budget"]["trials"]
+    assert all(t.state.is_finished() for t in after)
+    assert [after[t.number] for t in before] == before
+
+
+def held(value: float) -> Held:
+    """A slot's state."""
+    return Held({"values": torch.full((3, 2), value)}, {"epoch": 2})
+
+
+FIRST, SECOND = SlotState(1, ({"epoch": 1, "loss": float("nan")},), 0.5, held(1)), SlotState(3, (), 0.0, held(2))
+STATE = SearchState("mark", 7, (0, 2), ((FIRST, SECOND),))
+
+
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Numbers, curves (NaN too) and the order of slots."""
+    write_state(tmp_path / "s.safetensors", STATE)
+    found = read_state(tmp_path / "s.safetensors")
+    assert (found.study, found.epoch, found.past) == ("mark", 7, (0, 2))
+    assert [slot.trial for slot in found.arrays[0]] == [1, 3]
+    assert repr(found.slots[1].curve) == repr(STATE.slots[1].curve)
+    assert torch.equal(found.slots[3].held.tensors["values"], torch.full((3, 2), 2.0))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02pickle", b"{}", b"\xff" * 100])
+def test_what_is_no_state_is_refused(tmp_path: Path, content: bytes) -> None:
+    """With the file's name."""
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(SnapshotError, match=r"s\.safetensors"):
+        read_state(path)
+
+
+def test_a_full_disk_leaves_the_older_state_and_is_told_of(tmp_path: Path) -> None:
+    """The kernel refuses to write on (a limit on the size of files, which comes to the same); nothing half-written has a good name."""
+    seat, said = Seat(tmp_path), []
+    keeper = Keeper(seat, clock=lambda: 0.0, tell=said.append)
+    keeper.hold(STATE)
+    seat.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        keeper.hold(SearchState("mark", 8, (), STATE.arrays))
+        keeper.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert said
+    assert "could not be written" in said[0]
+    assert [path.name for path in (tmp_path / "seat-0").iterdir() if path.name != "lock"] == ["000007.safetensors"]
+
+
+def test_seats_are_taken_once_and_free_after_a_death(tmp_path: Path) -> None:
+    """Two in one process have two seats; what a seat left is found by the others when it is free."""
+    one, other = Seat(tmp_path), Seat(tmp_path)
+    assert (one.number, other.number) == (0, 1)
+    assert not one.alone()
+    other.write(STATE)
+    other.wait()
+    assert one.left_behind("mark") == {}
+    other.close()
+    assert one.alone()
+    assert sorted(one.left_behind("mark")) == [1, 3]
+    assert one.left_behind("another study") == {}
+    one.close()
+
+
+def test_a_trial_is_taken_over_once(tmp_path: Path) -> None:
+    """Two processes that find the same dead one's trial: one gets it."""
+    url = f"sqlite:///{tmp_path}/t.db"
+    dead, *heirs = (BufferedStorage(open_storage(url)) for _ in range(3))
+    study = optuna.create_study(storage=dead, study_name="s")
+    number = study.ask().number
+    dead.set_trial_user_attr(study.trials[0]._trial_id, "owner", {"pid": 1})
+    dead.flush()
+    seen = [optuna.load_study(study_name="s", storage=heir).get_trials()[number] for heir in heirs]
+    assert [heir.take_over(trial, "owner", {"pid": 2}) for heir, trial in zip(heirs, seen, strict=True)] == [True, False]
+    assert heirs[0].owns(seen[0]._trial_id)
+    assert not heirs[1].owns(seen[0]._trial_id)
+    heirs[0].set_trial_state_values(seen[0]._trial_id, TrialState.PRUNED)
+    ended = optuna.load_study(study_name="s", storage=heirs[1]).get_trials()[number]
+    assert ended.user_attrs["owner"] == {"pid": 2}
+    assert not heirs[1].take_over(ended, "owner", {"pid": 3})

@@ -1,0 +1,121 @@
+"""Several processes on one study, and commands that reach a running search from outside: real processes, a real kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tuner.definition import load_definition
+from tuner.storage import CurveTable, open_storage
+from tuner.study import find_study
+
+TUNER = str(Path(sys.executable).with_name("tuner"))
+SEARCH = ("search", "quick", "--num-stories", "30", "--no-confirm", "--width", "2")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command to its end."""
+    return subprocess.run([TUNER, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def begun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A command under way."""
+    return subprocess.Popen([TUNER, *arguments], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+def until(process: subprocess.Popen[str], text: str) -> None:
+    """Reads what a command says up to a line with this text."""
+    assert process.stderr is not None
+    assert any(text in line for line in process.stderr), f"it never said {text!r}"
+
+
+def study_in(folder: Path) -> optuna.Study:
+    """The study that a search in this folder made."""
+    return find_study(open_storage(f"sqlite:///{folder}/runs/tuner.db", create=False), "quick")
+
+
+def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
+    """Every trial once, by both, not one too many, and nothing is locked."""
+    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert "locked" not in done.stderr
+    study = study_in(tmp_path)
+    trials = study.get_trials()
+    assert len(trials) == 9
+    assert all(t.state.is_finished() for t in trials)
+    assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 2
+    assert all(len(t.intermediate_values) == t.user_attrs["epochs_run"] for t in trials)
+    drawn = Counter(t.params["lr"] for t in trials if "baseline" not in t.user_attrs and "suggested" not in t.user_attrs)
+    assert set(drawn.values()) == {1}
+
+
+def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_path: Path) -> None:
+    """At once, since the dead process was on this host; each exactly once."""
+    first = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "12")
+    until(first, "trial 1 starts")
+    other = begun(tmp_path, "worker", "quick", "--width", "2")
+    until(other, "trial 3 starts")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert other.stderr is not None
+    rest = other.stderr.read()
+    assert other.wait() == 0, rest
+    study = study_in(tmp_path)
+    trials = [t for t in study.get_trials() if t.state != TrialState.WAITING]
+    curves = CurveTable(open_storage(f"sqlite:///{tmp_path}/runs/tuner.db"), study._study_id).read()
+    assert len(trials) == 4
+    assert {t.state for t in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert {t.user_attrs["owner"]["pid"] for t in trials} == {other.pid}
+    for trial in trials:
+        assert [point["epoch"] for point in curves[trial.number]] == list(range(1, trial.user_attrs["epochs_run"] + 1))
+
+
+def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -> None:
+    """With status 0: it was asked to."""
+    search = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
+    until(search, "trial 1 starts")
+    asked = run(tmp_path, "stop", "quick")
+    assert asked.returncode == 0, asked.stderr
+    assert search.stderr is not None
+    rest = search.stderr.read()
+    assert search.wait() == 0, rest
+    trials = study_in(tmp_path).get_trials()
+    assert sum(t.state == TrialState.RUNNING for t in trials) == 2
+    again = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
+    until(again, "goes on after epoch")
+    again.kill()
+    again.wait()
+
+
+def test_a_trial_of_ones_own_is_the_next_to_begin(tmp_path: Path) -> None:
+    """What cannot be reached is refused with what is allowed."""
+    assert run(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").returncode == 0
+    choices = load_definition("quick").search["hidden_dim"].corners()
+    done = run(tmp_path, "enqueue", "quick", "lr=3e-3", f"hidden_dim={choices[0]}")
+    assert done.returncode == 0, done.stderr
+    assert "enqueued" in done.stdout
+    for wrong, why in {"lr=1e9": "cannot be reached; allowed: low", "hidden_dim": "is not NAME=VALUE", "x=1": "is not searched"}.items():
+        refused = run(tmp_path, "enqueue", "quick", wrong)
+        assert refused.returncode == 2
+        assert why in refused.stderr
+    assert run(tmp_path, *SEARCH, "--trials", "7", "--epochs", "1").returncode == 0
+    mine = [t for t in study_in(tmp_path).get_trials() if t.user_attrs.get("suggested") == "by hand"]
+    assert len(mine) == 1
+    assert mine[0].params["lr"] == pytest.approx(3e-3)
+    assert mine[0].state.is_finished()
+
+
+def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
+    """It knows the study; one that fails is told of, and the search has succeeded all the same."""
+    code = "import os, pathlib, sys; pathlib.Path('ended').write_text(os.environ['TUNER_STUDY']); sys.exit(3)"
+    done = run(tmp_path, *SEARCH, "--trials", "1", "--epochs", "1", "--on-end", f'{sys.executable} -c "{code}"')
+    assert done.returncode == 0
+    assert (tmp_path / "ended").read_text() == "quick@synthetic-30"
+    assert "ended with status 3" in done.stderr

@@ -1,0 +1,91 @@
+"""An epoch of a trainer that is not trusted: it may raise, hang or return nonsense, and one trial's fault must not cost the others."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from tuner.seam import Record, Scored, Trainer
+
+
+class TrainerHangs(Exception):
+    """An epoch took far longer than it should."""
+
+
+class TrainerNonsense(Exception):
+    """A trainer returned something else than it must."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an epoch came to for one slot: its figures, or what went wrong."""
+
+    record: Record | None
+    scored: Scored | None
+    error: str | None = None
+
+    @classmethod
+    def failed(cls, error: BaseException) -> Outcome:
+        """An error as it is stored: what it was and where."""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
+        return cls(None, None, f"{type(error).__name__}: {str(error)[:500]}{where}")
+
+
+def advance(trainer: Trainer, slots: int, seconds: float) -> list[Outcome]:
+    """One epoch of training and its evaluation.
+
+    Args:
+        seconds: how long it may take.
+
+    Raises:
+        MemoryError: the device has no room for it.
+        TrainerHangs: it took longer.
+        TrainerNonsense: there is not one result for each slot.
+        Exception: whatever else the trainer raises.
+    """
+    with watched(seconds):
+        records, scores = trainer.train_epoch(), trainer.evaluate()
+    if len(records) != slots or len(scores) != slots:
+        raise TrainerNonsense(f"the trainer returned {len(records)} records and {len(scores)} evaluations for {slots} slots")
+    return [Outcome(record, scored, fault(record, scored)) for record, scored in zip(records, scores, strict=True)]
+
+
+def fault(record: Record | None, scored: Scored | None) -> str | None:
+    """What is wrong with a slot's results; a loss that is not finite is an explosion and none of the trainer's faults."""
+    if record is None or scored is None:
+        return "the trainer calls its slot free and returned nothing"
+    for name, value in {"loss": record.loss, "gradient norm": record.gradient_norm, "objective": scored.objective}.items():
+        if not isinstance(value, numbers.Real):
+            return f"the trainer returned {value!r:.80} as {name}, which is no number"
+    return None if math.isfinite(scored.objective) else f"the trainer returned {scored.objective} as objective"
+
+
+@contextlib.contextmanager
+def watched(seconds: float) -> Iterator[None]:
+    """Interrupts what takes longer; in the main thread only, as signals are.
+
+    Raises:
+        TrainerHangs: it took longer.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> NoReturn:
+        raise TrainerHangs(f"no epoch within {seconds:.0f} seconds")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,139 @@
+"""Where a search's trials come from: made to wait, interrupted, left by a dead process, or new while the budget lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from model.noise import derived_seed
+from tuner.buffer import BufferedStorage
+from tuner.definition import StudyDefinition
+from tuner.judges import Peer
+from tuner.ownership import alive, in_seat, owner
+from tuner.slots import Running
+from tuner.snapshots import SearchState, Seat, SlotState
+from tuner.storage import asking
+
+
+@dataclass
+class Past:
+    """What had ended: the curves of those that peers are measured against, and the numbers of all."""
+
+    peers: dict[int, Peer] = field(default_factory=dict)
+    over: set[int] = field(default_factory=set)
+
+    def add(self, number: int, curve: tuple[float, ...], failed: bool) -> None:
+        """One more; a failed trial is nobody's peer."""
+        self.over.add(number)
+        if not failed:
+            self.peers[number] = Peer(curve, over=True)
+
+
+class Intake:
+    """Gives a search its trials, in an order that depends on nothing but what the study holds.
+
+    Args:
+        study: on `storage`.
+        seat: where this process sits; whose trials it takes up first.
+        device: noted with new trials.
+    """
+
+    def __init__(self, study: optuna.Study, storage: BufferedStorage, definition: StudyDefinition, seat: Seat, device: str) -> None:
+        self.study, self.storage, self.definition, self.seat, self.device = study, storage, definition, seat, device
+        self.mark = str(study.user_attrs["mark"])
+        self._parked: list[Running] = []
+        self._left: list[FrozenTrial] = []
+        self._behind: dict[int, SlotState] = {}
+
+    def take_up(self, state: SearchState | None) -> tuple[Past, list[list[Running]]]:
+        """What had ended by this state, and the trials that were in slots, array by array.
+
+        What happened after it is to happen again: the trials of this seat that began or ended since then come back, in their order.
+        """
+        past = Past()
+        for frozen in self.study.get_trials(deepcopy=False):
+            mine = in_seat(frozen.user_attrs.get("owner"), self.seat.number)
+            again = mine and state is not None and frozen.number not in state.past
+            if frozen.state.is_finished() and not again:
+                curve = tuple(value for _, value in sorted(frozen.intermediate_values.items()))
+                past.add(frozen.number, curve, frozen.state == TrialState.FAIL)
+            elif again or (mine and frozen.state == TrialState.RUNNING):
+                self._left.append(frozen)
+        return past, [] if state is None else [self._restored(slots) for slots in state.arrays]
+
+    def _restored(self, slots: tuple[SlotState, ...]) -> list[Running]:
+        left = {frozen.number: frozen for frozen in self._left}
+        there = [(left[slot.trial], slot) for slot in slots if slot.trial in left]
+        self._left = [frozen for frozen in self._left if frozen.number not in {slot.trial for slot in slots}]
+        return [running for frozen, slot in there if (running := self._again(frozen, slot)) is not None]
+
+    def park(self, waiting: list[Running]) -> None:
+        """These had to make room; they go on first."""
+        self._parked += waiting
+
+    def next(self) -> Running | None:
+        """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget."""
+        if self._parked:
+            return self._parked.pop(0)
+        while self._left:
+            frozen = self._left.pop(0)
+            if (running := self._again(frozen, self._behind.get(frozen.number))) is not None:
+                return running
+        trials = self.study.get_trials(deepcopy=False)
+        if strays := [t for t in trials if t.state == TrialState.RUNNING and self._stray(t)]:
+            self._behind, self._left = self.seat.left_behind(self.mark), strays
+            return self.next()
+        with asking(self.storage.backend, self.study._study_id):  # one worker at a time, or together they would begin too many
+            begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+            return self._new() if len(begun) < self.definition.budget.trials else None
+
+    def others(self) -> bool:
+        """Whether somebody else is training trials of the study."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return any(not self.storage.owns(trial._trial_id) and alive(trial.user_attrs.get("owner")) for trial in running)
+
+    def _stray(self, trial: FrozenTrial) -> bool:
+        """Whether nobody trains this running trial: its process is dead, or was killed before it could say whose it is."""
+        if self.storage.owns(trial._trial_id):
+            return False
+        of = trial.user_attrs.get("owner")
+        return self.seat.alone() if of is None else not alive(of)
+
+    def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
+        """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""
+        trial: Trial | FrozenTrial = frozen
+        if not frozen.state.is_finished():
+            if not self.storage.take_over(frozen, "owner", owner(self.seat.number)):
+                return None
+            trial = self._suggested(frozen._trial_id, frozen.number)
+        running = self._running(trial)
+        running.reached = max(frozen.intermediate_values, default=0)
+        if state is not None:
+            running.go_on(state)
+        return running
+
+    def _new(self) -> Running:
+        mine = {"owner": owner(self.seat.number)}
+        trial_id = self.study._pop_waiting_trial_id()
+        if trial_id is None:
+            trial_id = self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs=mine))
+        trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
+        trial.set_user_attr("owner", mine["owner"])
+        trial.set_user_attr("device", self.device)
+        return self._running(trial)
+
+    def _suggested(self, trial_id: int, number: int) -> Trial:
+        """A trial with its parameters: as they were, or drawn by a sampler of its own, for one that went on would go on differently."""
+        self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", number) % 2**32)
+        trial = Trial(self.study, trial_id)
+        for name, distribution in self.definition.distributions().items():
+            trial._suggest(name, distribution)
+        return trial
+
+    def _running(self, trial: Trial | FrozenTrial) -> Running:
+        seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31
+        if isinstance(trial, Trial):
+            trial.set_user_attr("seed", seed)
+        return Running(trial, self.definition.settings(trial.params, seed)[1])

@@ -1,0 +1,68 @@
+"""Whose a running trial is: a process on a host, in a seat of the study, last seen at some time. Stored with the trial."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import StorageError
+
+BEAT_SECONDS, SILENT_SECONDS = 30.0, 300.0
+
+
+def owner(seat: int) -> dict[str, Any]:
+    """This process in this seat, seen now."""
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "started": _started_at(pid), "seat": seat, "seen": time.time()}
+
+
+def in_seat(owner: Mapping[str, Any] | None, seat: int) -> bool:
+    """Whether the owner was in this seat of this host, in this process or one before it."""
+    return owner is not None and owner["host"] == socket.gethostname() and owner["seat"] == seat
+
+
+def alive(owner: Mapping[str, Any] | None) -> bool:
+    """Whether the process that owns a trial still runs; one on another host (or in another container) must have been seen of late."""
+    if owner is None:
+        return False
+    if owner["host"] != socket.gethostname():
+        return time.time() - float(owner["seen"]) < SILENT_SECONDS
+    return bool(owner["started"]) and _started_at(owner["pid"]) == owner["started"]
+
+
+def _started_at(pid: int) -> str:
+    """When a process of this machine began (clock ticks since boot), so that a number used again is told apart; empty if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+class Heart:
+    """Beats in a thread of its own, so that a long epoch is not taken for a death.
+
+    Args:
+        beat: what is done every `seconds`; a beat that fails because the storage is away is left out.
+    """
+
+    def __init__(self, beat: Callable[[], None], seconds: float = BEAT_SECONDS) -> None:
+        self._beat, self._seconds, self._over = beat, seconds, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(self._seconds):
+            with contextlib.suppress(StorageError):
+                self._beat()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._over.set()
+        self._thread.join()

@@ -1,0 +1,141 @@
+"""Trials in the slots of arrays: what is known of each, and how slots are filled, refilled, given up and held for later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial
+
+from model.config import Hyperparameters
+from tuner.errors import SnapshotError
+from tuner.failures import Outcome, advance
+from tuner.seam import Held, Record, Scored, Trainer
+from tuner.snapshots import SlotState
+from tuner.verdict import Verdict
+
+KEPT_FIGURES = (
+    *("entity", "relation", "value", "at_least_one", "two_of_three", "exact", "triple_precision", "triple_recall", "triple_f1"),
+    *("round_trip", "token_accuracy", "spurious", "first", "f1"),
+)
+
+
+@dataclass
+class Running:
+    """A trial in a slot.
+
+    Args:
+        trial: frozen where it had ended before and is only trained again, because its neighbours go on from before that.
+        held: from where it goes on; None from its beginning.
+        reached: the last epoch that was stored of it before an interruption; it is judged anew only beyond.
+    """
+
+    trial: Trial | FrozenTrial
+    hyperparameters: Hyperparameters
+    held: Held | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    reached: int = 0
+    scored: Scored | None = None
+    error: str | None = None
+    """What went wrong in its last epoch."""
+    no_room: str | None = None
+    """What the device said when it had no room for this trial alone."""
+
+    def go_on(self, state: SlotState) -> None:
+        """Takes up where a state left it."""
+        self.held, self.curve, self.seconds = state.held, list(state.curve), state.seconds
+
+    @property
+    def number(self) -> int:
+        """The trial's number."""
+        return self.trial.number
+
+    @property
+    def ended(self) -> Verdict | None:
+        """How it ended, if it had ended before."""
+        return Verdict.from_dict(self.trial.user_attrs["verdict"]) if isinstance(self.trial, FrozenTrial) else None
+
+    @property
+    def baseline(self) -> str | None:
+        """The baseline's name, if it is one."""
+        name = self.trial.user_attrs.get("baseline")
+        return None if name is None else str(name)
+
+    @property
+    def objective(self) -> tuple[float, ...]:
+        """The curve of the objective."""
+        return tuple(point["objective"] for point in self.curve)
+
+    def advanced(self, record: Record, scored: Scored, seconds: float) -> dict[str, Any]:
+        """One more epoch; returns its point of the curve."""
+        figures = {name: scored.figures[name] for name in KEPT_FIGURES if name in scored.figures}
+        losses = {"loss": record.loss, "losses": dict(record.losses), "gradient_norm": record.gradient_norm}
+        point = {"epoch": record.epoch, "objective": scored.objective, **losses, **figures}
+        self.curve.append(point)
+        self.scored, self.seconds = scored, self.seconds + seconds
+        return point
+
+
+@dataclass
+class Array:
+    """The trials of one shape, slot by slot."""
+
+    trainer: Trainer
+    slots: list[Running] = field(default_factory=list)
+
+    def fill(self, slot: int, running: Running) -> None:
+        """Puts a trial into a slot."""
+        if running.held is None:
+            self.trainer.load(slot, running.hyperparameters)
+        else:
+            try:
+                self.trainer.resume(slot, running.hyperparameters, running.held)
+            except (ValueError, KeyError) as error:
+                raise SnapshotError(
+                    f"trial {running.number} cannot go on from its snapshot ({error}); remove the study's folder in runs/snapshots, "
+                    "and what was running begins again"
+                ) from error
+            running.held = None
+
+    def replace(self, ended: list[int], fresh: list[Running]) -> None:
+        """Puts new trials into the slots of ended ones; what is left over of either shrinks or widens the array."""
+        for slot, running in zip(ended, fresh, strict=False):
+            self.fill(slot, running)
+            self.slots[slot] = running
+        if spare := set(ended[len(fresh) :]):
+            keep = [slot for slot in range(len(self.slots)) if slot not in spare]
+            self.trainer.resize(keep, len(keep))
+            self.slots = [self.slots[slot] for slot in keep]
+        if more := fresh[len(ended) :]:
+            first = len(self.slots)
+            self.trainer.resize(range(first), first + len(more))
+            for slot, running in enumerate(more, first):
+                self.fill(slot, running)
+            self.slots += more
+
+    def restore(self, trainer: Trainer, held: Sequence[Held]) -> None:
+        """All slots anew in another trainer, each from where it was held."""
+        self.trainer = trainer
+        trainer.resize((), len(self.slots))
+        for slot, (running, state) in enumerate(zip(self.slots, held, strict=True)):
+            trainer.resume(slot, running.hyperparameters, state)
+
+    def one_by_one(self, make_trainer: Callable[[], Trainer], held: list[Held], seconds: float) -> list[Outcome]:
+        """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again."""
+        outcomes = []
+        for slot, running in enumerate(self.slots):
+            alone = Array(make_trainer(), [running])
+            try:
+                alone.restore(alone.trainer, [held[slot]])
+                outcomes += advance(alone.trainer, 1, seconds)
+                held[slot] = alone.trainer.held(0)
+            except Exception as error:  # noqa: BLE001  it is stored with this trial
+                outcomes.append(Outcome.failed(error))
+        self.restore(make_trainer(), held)
+        return outcomes
+
+    def states(self) -> tuple[SlotState, ...]:
+        """All slots, to go on from later."""
+        return tuple(SlotState(r.number, tuple(r.curve), r.seconds, self.trainer.held(slot)) for slot, r in enumerate(self.slots))

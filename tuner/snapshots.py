@@ -1,0 +1,270 @@
+"""What a search needs to go on after a kill: its whole state in one file, in the seat of the process that wrote it.
+
+    STUDY/seat-0/lock                   held by a living process; free as soon as that is dead, however it died
+    STUDY/seat-0/000042.safetensors     the search between its 42nd and 43rd epoch; the newest two are kept
+
+A file stands under its name only when it is whole. Nothing in it can be executed: numbers and JSON. What happened after the newest state is
+not lost with it: training is deterministic, so a search that goes on from there comes to the same ends again, and those of them that the
+storage knows already are left as they are.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from model.files import whole
+from tuner.errors import SnapshotError
+from tuner.seam import Held
+
+FORMAT, VERSION, KEPT = "tuner snapshot", 1, 2
+KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
+"""States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
+FILE = re.compile(r"\d{6,}\.safetensors")
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """A trial in a slot: its number, its curve so far, the seconds it took, and its trainer's state."""
+
+    trial: int
+    curve: tuple[dict[str, Any], ...]
+    seconds: float
+    held: Held
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """A search between two epochs.
+
+    Args:
+        study: the mark of the study, which no other has.
+        epoch: how many epochs the search has advanced.
+        past: the numbers of the trials that had ended.
+        arrays: the slots of each array, in their order.
+    """
+
+    study: str
+    epoch: int
+    past: tuple[int, ...]
+    arrays: tuple[tuple[SlotState, ...], ...]
+
+    @property
+    def slots(self) -> dict[int, SlotState]:
+        """All slots, by trial."""
+        return {slot.trial: slot for array in self.arrays for slot in array}
+
+
+def write_state(path: Path, state: SearchState) -> None:
+    """Writes a state; OSError where it cannot be written, and then nothing stands under the name."""
+    tensors, arrays = {}, []
+    for place, array in enumerate(state.arrays):
+        arrays.append([{"trial": s.trial, "curve": s.curve, "seconds": s.seconds, "notes": s.held.notes} for s in array])
+        for number, slot in enumerate(array):
+            tensors.update({f"{place}.{number}.{name}": tensor.contiguous() for name, tensor in slot.held.tensors.items()})
+    header = {"format": FORMAT, "version": VERSION, "study": state.study, "epoch": state.epoch, "past": state.past, "arrays": arrays}
+    with whole(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={"tuner": json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def read_state(path: Path) -> SearchState:
+    """Reads a state.
+
+    Raises:
+        SnapshotError: it is cut short, damaged or of another version.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = json.loads((file.metadata() or {})["tuner"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        if header["format"] != FORMAT or header["version"] != VERSION:
+            raise SnapshotError(f"the snapshot {path} is of version {header['version']}, this program reads {VERSION}")
+        return _state(header, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
+        raise SnapshotError(f"the snapshot {path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState:
+    apart: dict[tuple[int, int], dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        place, number, own = name.split(".", 2)
+        apart.setdefault((int(place), int(number)), {})[own] = tensor
+    arrays = tuple(
+        tuple(
+            SlotState(int(slot["trial"]), tuple(slot["curve"]), float(slot["seconds"]), Held(apart.get((p, n), {}), dict(slot["notes"])))
+            for n, slot in enumerate(array)
+        )
+        for p, array in enumerate(header["arrays"])
+    )
+    return SearchState(str(header["study"]), int(header["epoch"]), tuple(map(int, header["past"])), arrays)
+
+
+class Seat:
+    """The place of one living process in a study's folder of snapshots: the first that no other living process of this machine has.
+
+    States are written beside the training, by a thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Takes a seat.
+
+        Raises:
+            SnapshotError: the folder cannot be written.
+        """
+        self.folder, self.number = folder, 0
+        try:
+            while (lock := self._take(self.number)) is None:
+                self.number += 1
+        except OSError as error:
+            raise SnapshotError(f"snapshots cannot be written to {folder}: {error}") from error
+        self._lock = lock
+        self._writer = ThreadPoolExecutor(1, "snapshots")
+        self._writing: Future[None] | None = None
+        self.seconds = 0.0
+        """What it took to write the last state."""
+
+    def _place(self, number: int) -> Path:
+        return self.folder / f"seat-{number}"
+
+    def _take(self, number: int) -> int | None:
+        """A seat's lock, None if somebody has it."""
+        self._place(number).mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._place(number) / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
+
+    def alone(self) -> bool:
+        """Whether no other living process of this machine has a seat here."""
+        return all(self._empty(int(place.name.removeprefix("seat-"))) for place in self.folder.glob("seat-*") if place.name != self._own)
+
+    @property
+    def _own(self) -> str:
+        return self._place(self.number).name
+
+    def _empty(self, number: int) -> bool:
+        lock = self._take(number)
+        if lock is not None:
+            os.close(lock)
+        return lock is not None
+
+    def newest(self, study: str, number: int | None = None, tell: Callable[[str], None] = lambda _: None) -> SearchState | None:
+        """The newest state of a seat (of this one) that can be read and is of this study; `tell` is told of one that cannot."""
+        for path in self._files(self.number if number is None else number):
+            try:
+                state = read_state(path)
+            except SnapshotError as error:
+                tell(f"{error}; an older one is looked for")
+                continue
+            if state.study == study:
+                return state
+        return None
+
+    def left_behind(self, study: str) -> dict[int, SlotState]:
+        """The slots in the newest states of all seats that nobody has, by trial: what dead processes were training."""
+        found: dict[int, SlotState] = {}
+        for place in sorted(self.folder.glob("seat-*")):
+            number = int(place.name.removeprefix("seat-"))
+            if number != self.number and self._empty(number) and (state := self.newest(study, number)) is not None:
+                found |= state.slots
+        return found
+
+    def _files(self, number: int) -> list[Path]:
+        """The states of a seat, the newest first."""
+        return sorted((p for p in self._place(number).glob("*.safetensors") if FILE.fullmatch(p.name)), reverse=True)
+
+    def write(self, state: SearchState) -> None:
+        """Begins to write a state; the one before it must have been waited for."""
+        self._writing = self._writer.submit(self._write, state)
+
+    @property
+    def writing(self) -> bool:
+        """Whether a state is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def wait(self) -> None:
+        """Until what was begun is written; OSError where it could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, state: SearchState) -> None:
+        began = time.monotonic()
+        write_state(self._place(self.number) / f"{state.epoch:06d}.safetensors", state)
+        self.seconds = time.monotonic() - began
+        for old in self._files(self.number)[KEPT:]:
+            old.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Removes this seat's states: the search is over."""
+        for path in self._files(self.number):
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Gives the seat up."""
+        self._writer.shutdown()
+        os.close(self._lock)
+
+
+class Keeper:
+    """Holds the newest state and has it written, not too often; one that cannot be written is told of, and the search goes on.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, seat: Seat, clock: Callable[[], float], tell: Callable[[str], None]) -> None:
+        self._seat, self._clock, self._tell = seat, clock, tell
+        self._state: SearchState | None = None
+        self._written = -math.inf
+
+    def hold(self, state: SearchState) -> None:
+        """The state to go on from; its writing begins at once if it is time."""
+        self._state = state
+        if self._clock() - self._written >= max(KEEP_SECONDS, self._seat.seconds / KEEP_SHARE) and not self._seat.writing:
+            self._write()
+
+    def _write(self) -> None:
+        self._settle()
+        if self._state is not None:
+            self._written = self._clock()
+            self._seat.write(self._state)
+            self._state = None
+
+    def _settle(self) -> None:
+        try:
+            self._seat.wait()
+        except OSError as error:
+            self._tell(f"a snapshot could not be written ({error}); the one before it serves")
+
+    def forget(self) -> None:
+        """Nothing is to be gone on from any more."""
+        self._settle()
+        self._state = None
+        self._seat.clear()
+
+    def close(self) -> None:
+        """Writes the newest state, if it is not, and gives the seat up."""
+        try:
+            self._write()
+            self._settle()
+        finally:
+            self._seat.close()

@@ -1,0 +1,37 @@
+"""Trainers by name: the symmetric model's own, and those of other packages, found through the entry-point group `tuner.trainers`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Protocol
+
+from model.checkpoint import DataSource
+from model.config import ModelShape
+from model.corpus import Corpus
+from tuner.errors import DefinitionError
+from tuner.seam import Trainer
+
+GROUP = "tuner.trainers"
+
+
+class MakeTrainer(Protocol):
+    """What an entry point must be: a class or a function that makes a trainer."""
+
+    def __call__(self, shape: ModelShape, corpus: Corpus, slots: int, device: str, data: DataSource) -> Trainer:
+        """A trainer of this shape with so many free slots, over this corpus; `data` says where the corpus came from."""
+
+
+def find_trainer(name: str) -> MakeTrainer:
+    """The trainer of this name.
+
+    Raises:
+        DefinitionError: there is none, or it cannot be imported.
+    """
+    found = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    if name not in found:
+        raise DefinitionError(f"trainer = {name!r} is not installed; there are: {', '.join(sorted(found))} (entry points {GROUP!r})")
+    try:
+        made: MakeTrainer = found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise DefinitionError(f"trainer = {name!r} ({found[name].value}) cannot be imported: {error}") from error
+    return made

@@ -1,0 +1,53 @@
+"""How many trials to train at once: measured, not guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from model.config import Hyperparameters, ModelShape
+from tuner.definition import StudyDefinition
+from tuner.seam import TrainerFactory
+
+STEPS, WORTH = 3, 1.05
+"""So many steps are timed; a larger width must bring this factor of trial-steps a second."""
+WIDEST = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Trial-steps a second by width, and the width that was chosen."""
+
+    width: int
+    rates: dict[int, float]
+
+    def said(self) -> str:
+        """As the search says it."""
+        rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
+        return f"width {self.width}, of trial-steps a second by width ({rates})"
+
+
+def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparameters]:
+    """The shape of the definition's space that takes the most room, and settings that go with it."""
+    corners = {name: max(space.corners(), key=lambda value: (isinstance(value, str), value)) for name, space in definition.search.items()}
+    return definition.settings(corners, 0)
+
+
+def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None) -> Measured:
+    """Doubles the width as long as that brings more trial-steps a second and the device has room; `tell` is told of each width."""
+    shape, hyperparameters = largest_shape(definition)
+    rates: dict[int, float] = {}
+    chosen, width = 1, 1
+    while width <= min(WIDEST, definition.budget.trials * 2):
+        tell(width)
+        try:
+            trainer = make_trainer(shape, width)
+            for slot in range(width):
+                trainer.load(slot, hyperparameters)
+            rates[width] = width / trainer.rehearse(STEPS)
+        except MemoryError:
+            break
+        if width > 1 and rates[width] < WORTH * rates[chosen]:
+            break
+        chosen, width = width, 2 * width
+    return Measured(chosen, rates)
