@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test soak bench clean
+.PHONY: search test soak locks bench clean
 
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
@@ -16,6 +16,9 @@ test: .venv/tested  ## what CI runs, fastest first
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
 	$(BIN)/python -m tests.kills --kills 50 --json
+
+locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite file
+	$(BIN)/python -m tests.locks --minutes 60 --json
 
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.config import MODEL_VERSION, ModelShape, flat_settings, settings_from
@@ -21,7 +20,7 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, nameab
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
-from model.files import whole
+from model.files import HEADER, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import load_sentences
@@ -78,8 +77,7 @@ def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSour
         "most_frequent": corpus.answers,
         "evaluation": evaluation.as_dict() if evaluation else None,
     }
-    with whole(path) as partial:
-        save_file(trainer.parameters(slot), partial, metadata={"tuner": json.dumps(header)})
+    save_numbers(path, trainer.parameters(slot), header)
 
 
 class Checkpoint:
@@ -168,7 +166,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         )
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})["tuner"])
+            header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(

@@ -1,11 +1,19 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole; numbers with a header of JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+HEADER = "tuner"
 
 
 @contextlib.contextmanager
@@ -24,3 +32,16 @@ def whole(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def save_numbers(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Writes tensors with a header, as a whole.
+
+    Raises:
+        OSError: they cannot be written, and then nothing stands under the name that did not before.
+    """
+    with whole(path) as partial:
+        try:
+            save_file(dict(tensors), partial, metadata={HEADER: json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error

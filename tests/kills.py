@@ -36,6 +36,14 @@ CONTENT: dict[str, Any] = {
     "baselines": [{"name": "slow", "lr": 1e-4, "hidden_dim": 16, "num_rules": 2}],
 }
 
+COUNTING = (
+    "from tuner import cli, progress, snapshots\n"
+    "snapshots.KEEP_SECONDS, snapshots.KEEP_SHARE = 0.0, float('inf')\n"
+    "progress.PlainProgress.epoch = lambda self, search: self._say(f'epoch of {len(search.running)}')\n"
+    "cli.entry()"
+)
+"""The command line, saying when an epoch is over, and with a state written after each."""
+
 
 def request(folder: Path, definition: StudyDefinition, url: str | None = None) -> SearchRequest:
     """A search in a folder of its own, or of another storage."""

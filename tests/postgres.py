@@ -30,11 +30,9 @@ def binaries() -> Path | None:
 class Server:
     """A server of its own data, which can be stopped hard and started again."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, connections: int = 100) -> None:
         self.folder, self._programs = Path(tempfile.mkdtemp(prefix="postgres-")), programs
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port, self._connections = self.free_port(), connections
         self._as = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
         if self._as:
             os.chown(self.folder, NOBODY, NOBODY)
@@ -52,6 +50,13 @@ class Server:
             return Path(shutil.copytree(programs.parent, self.folder / "program")) / "bin"
         return programs
 
+    @staticmethod
+    def free_port() -> int:
+        """A port of this machine that nobody listens on."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            return int(free.getsockname()[1])
+
     @property
     def data(self) -> str:
         """Where the data lie."""
@@ -67,7 +72,8 @@ class Server:
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        options = f"-p {self.port} -c unix_socket_directories='' -c listen_addresses=127.0.0.1 -c fsync=off"
+        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": self._connections}
+        options = " ".join([f"-p {self.port}", *(f"-c {name}='{value}'" for name, value in settings.items())])
         self._run("pg_ctl", "-D", self.data, "-l", str(self.folder / "log"), "-w", "-o", options, "start")
 
     def kill(self) -> None:

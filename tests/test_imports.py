@@ -17,8 +17,8 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition budget storage buffer study seam single trainers width failures
-snapshots slots ownership intake diagnosis faults confirm summary inspection search progress
+errors intervals verdict judges pruning definition budget storage buffer study warm seam single trainers width forecast failures
+snapshots slots ownership intake bench diagnosis faults confirm observer endings summary inspection search progress
 training crew job dashboard options cli_model cli_study cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}

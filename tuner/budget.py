@@ -33,21 +33,23 @@ class Allowance:
         """How much of that was a GPU's."""
         return self.seconds if self._gpu else 0.0
 
-    def spent(self, running_epochs: int) -> bool:
-        """Whether no more trials are to begin; `running_epochs` are those of the trials in slots."""
+    def spent(self) -> bool:
+        """Whether no more trials are to begin."""
         budget = self._budget
         if budget.minutes and self.seconds >= 60 * budget.minutes:
             return True
         if budget.gpu_minutes and self._earlier + self.gpu_seconds >= 60 * budget.gpu_minutes:
             return True
-        return bool(budget.total_epochs) and self._ended_epochs() + running_epochs >= budget.total_epochs
+        return bool(budget.total_epochs) and self._epochs() >= budget.total_epochs
 
-    def _ended_epochs(self) -> int:
-        return sum(int(t.user_attrs.get("epochs_run", 0)) for t in self._study.get_trials(deepcopy=False) if t.state.is_finished())
+    def _epochs(self) -> int:
+        """The epochs of all trials of the study, whoever trains them."""
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(max(int(t.user_attrs.get("epochs_run", 0)), max(t.intermediate_values, default=0)) for t in trials)
 
-    def over(self, running_epochs: int) -> bool:
+    def over(self) -> bool:
         """Whether running trials are to be left where they are, to be gone on with by the next start."""
-        return self.stopped() or (self._budget.at_budget == "store" and self.spent(running_epochs))
+        return self.stopped() or (self._budget.at_budget == "store" and self.spent())
 
     def stopped(self) -> bool:
         """Whether somebody has asked for it since this run began (`tuner stop`)."""

@@ -12,9 +12,10 @@ running trial is durable after the next `flush`. Knows nothing of SQL.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -105,11 +106,28 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             return lost
 
     def mark_own(self, key: str, value: Any) -> None:
-        """Sets an attribute of all trials that are our own, and writes what is waiting."""
+        """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us."""
         with self._lock:
-            for trial_id in self._own:
-                self.set_trial_user_attr(trial_id, key, value)
             self.flush()
+            for trial_id, study_id in list(self._own.items()):
+                trials = self._seen[study_id].trials
+                was = trials[trial_id].user_attrs.get(key)
+                if self.patience(take_over, self.backend, trial_id, key, was, value):
+                    changed = copy.copy(trials[trial_id])
+                    changed.user_attrs = {**changed.user_attrs, key: value}
+                    trials[trial_id] = changed
+                else:
+                    self._let_go(trial_id)
+
+    @contextlib.contextmanager
+    def together(self, trial_id: int) -> Iterator[None]:
+        """What is said of a trial meanwhile is written as a whole, or, where this is interrupted, not at all."""
+        with self._lock:
+            try:
+                yield
+            except BaseException:
+                self._queue = [row for row in self._queue if row.trial_id != trial_id]
+                raise
 
     def _claim(self, study_id: int, trial_id: int) -> None:
         self._own[trial_id] = study_id

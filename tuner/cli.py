@@ -63,8 +63,10 @@ def cli() -> None:
 @storage_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--confirm/--no-confirm", default=True, help="Train the best few again with fresh seeds at the end; on by default.")
+@click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
 @click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
+@click.option("--dry-run", is_flag=True, help="Say what the search would cost, and begin nothing.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
 def search(
@@ -78,6 +80,8 @@ def search(
     confirm: bool,
     keep: int | None,
     on_end: str | None,
+    warm_start: str | None,
+    dry_run: bool,
     fresh: bool,
     as_json: bool,
     **changes: Any,
@@ -90,6 +94,7 @@ def search(
 
     from tuner.definition import load_definition
     from tuner.job import SearchRequest, run_search
+    from tuner.job import dry_run as forecast
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 
@@ -108,9 +113,21 @@ def search(
     if changes["epochs"] is not None or definition.data == own.data:
         definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
     first, *others = devices.split(",") if devices else [device] * workers
-    request = SearchRequest(definition, storage, width_of(width), first, name, fresh, confirm=confirm, others=tuple(others), keep=keep)
-    report = run_search(request, Console(stderr=True))
-    if on_end is not None:
+    request = SearchRequest(
+        definition,
+        storage,
+        width_of(width),
+        first,
+        name,
+        fresh,
+        confirm=confirm,
+        others=tuple(others),
+        warm_start=warm_start,
+        keep=keep,
+    )
+    console = Console(stderr=True)
+    report = forecast(request, console) if dry_run else run_search(request, console)
+    if on_end is not None and not dry_run:
         _run_at_end(on_end, report.summary["study"])
     show(as_json, report.summary, report.lines)
 
@@ -225,7 +242,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (TunerError, ModelError) as error:
         click.echo(f"error: {error}", err=True)
-        return 2
+        return signals.status or 2
     except SystemExit:
         if not signals.status:
             raise

@@ -1,4 +1,4 @@
-"""Further workers of a search on this machine: processes of their own, ended with it."""
+"""Further workers of a search on this machine: processes of their own, ended when it ends or is interrupted."""
 
 from __future__ import annotations
 
@@ -12,25 +12,40 @@ class Crew:
     """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are too.
 
     Args:
+        width: how many trials each trains at once.
         storage: goes to them through the environment, for it may hold a password, and command lines are for all to see.
     """
 
-    def __init__(self, study: str, storage: str, devices: tuple[str, ...]) -> None:
-        self._study, self._devices = study, devices
+    def __init__(self, study: str, storage: str, devices: tuple[str, ...], width: int) -> None:
+        self._study, self._devices, self._width = study, devices, width
         threads = max(1, (os.cpu_count() or 1) // (1 + len(devices)))
         shared = {"OMP_NUM_THREADS": str(threads)} if devices else {}
         self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage}
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Crew:
-        for device in self._devices:
-            command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device]
-            self._workers.append(subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+        try:
+            for device in self._devices:
+                command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device, "--width", str(self._width)]
+                started = subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C reaches them through us alone: a second signal would end them without a snapshot
+                )
+                self._workers.append(started)
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            for worker in self._workers:
-                worker.terminate()
+            self._end()
         for worker in self._workers:
             worker.wait()
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            worker.terminate()

@@ -8,9 +8,9 @@ import numbers
 import signal
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tuner.seam import Record, Scored, Trainer
 
@@ -62,10 +62,23 @@ def fault(record: Record | None, scored: Scored | None) -> str | None:
     """What is wrong with a slot's results; a loss that is not finite is an explosion and none of the trainer's faults."""
     if record is None or scored is None:
         return "the trainer calls its slot free and returned nothing"
-    for name, value in {"loss": record.loss, "gradient norm": record.gradient_norm, "objective": scored.objective}.items():
+    named = {"loss": record.loss, "gradient norm": record.gradient_norm, "epoch": record.epoch, **record.losses}
+    for name, value in {**named, "objective": scored.objective, "round trip": scored.round_trip}.items():
         if not isinstance(value, numbers.Real):
             return f"the trainer returned {value!r:.80} as {name}, which is no number"
-    return None if math.isfinite(scored.objective) else f"the trainer returned {scored.objective} as objective"
+    for name, value in {"objective": scored.objective, "round trip": scored.round_trip}.items():
+        if not math.isfinite(value):
+            return f"the trainer returned {value} as {name}"
+    return None
+
+
+def plain(value: Any) -> Any:
+    """Figures as JSON can hold them: numbers of any kind as Python's own, mappings as dictionaries, anything else as text."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else str(value)
 
 
 @contextlib.contextmanager

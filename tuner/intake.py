@@ -11,10 +11,11 @@ from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
-from tuner.ownership import alive, in_seat, owner
+from tuner.ownership import alive, in_seat, itself, owner
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking
+from tuner.warm import remembered, sampler_for
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Intake:
     def __init__(self, study: optuna.Study, storage: BufferedStorage, definition: StudyDefinition, seat: Seat, device: str) -> None:
         self.study, self.storage, self.definition, self.seat, self.device = study, storage, definition, seat, device
         self.mark = str(study.user_attrs["mark"])
+        self._earlier = remembered(study)
         self._parked: list[Running] = []
         self._left: list[FrozenTrial] = []
         self._behind: dict[int, SlotState] = {}
@@ -55,13 +57,18 @@ class Intake:
         past = Past()
         for frozen in self.study.get_trials(deepcopy=False):
             mine = in_seat(frozen.user_attrs.get("owner"), self.seat.number)
-            again = mine and state is not None and frozen.number not in state.past
+            known = "verdict" in frozen.user_attrs or not frozen.state.is_finished()  # else somebody else has ended it
+            again = mine and known and state is not None and frozen.number not in state.past
             if frozen.state.is_finished() and not again:
                 curve = tuple(value for _, value in sorted(frozen.intermediate_values.items()))
                 past.add(frozen.number, curve, frozen.state == TrialState.FAIL)
             elif again or (mine and frozen.state == TrialState.RUNNING):
                 self._left.append(frozen)
-        return past, [] if state is None else [self._restored(slots) for slots in state.arrays]
+        if state is None:
+            return past, []
+        arrays = [self._restored(slots) for slots in state.arrays]
+        self.park(self._restored(state.waiting))
+        return past, arrays
 
     def _restored(self, slots: tuple[SlotState, ...]) -> list[Running]:
         left = {frozen.number: frozen for frozen in self._left}
@@ -73,21 +80,31 @@ class Intake:
         """These had to make room; they go on first."""
         self._parked += waiting
 
-    def next(self) -> Running | None:
-        """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget."""
+    @property
+    def waiting(self) -> tuple[SlotState, ...]:
+        """Those, where they were held."""
+        return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self._parked if r.held is not None)
+
+    def next(self, fresh: bool = True) -> Running | None:
+        """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
+
+        Args:
+            fresh: whether a new one may begin.
+        """
         if self._parked:
             return self._parked.pop(0)
         while self._left:
             frozen = self._left.pop(0)
             if (running := self._again(frozen, self._behind.get(frozen.number))) is not None:
                 return running
-        trials = self.study.get_trials(deepcopy=False)
-        if strays := [t for t in trials if t.state == TrialState.RUNNING and self._stray(t)]:
-            self._behind, self._left = self.seat.left_behind(self.mark), strays
-            return self.next()
-        with asking(self.storage.backend, self.study._study_id):  # one worker at a time, or together they would begin too many
-            begun = [t for t in self.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-            return self._new() if len(begun) < self.definition.budget.trials else None
+        with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
+            trials = self.study.get_trials(deepcopy=False)
+            begun = [t for t in trials if t.state != TrialState.WAITING]
+            strays = [t for t in begun if t.state == TrialState.RUNNING and self._stray(t)]
+            if not strays:
+                return self._new() if fresh and len(begun) < self.definition.budget.trials else None
+        self._behind, self._left = self.seat.left_behind(self.mark), strays
+        return self.next(fresh)
 
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
@@ -99,7 +116,7 @@ class Intake:
         if self.storage.owns(trial._trial_id):
             return False
         of = trial.user_attrs.get("owner")
-        return self.seat.alone() if of is None else not alive(of)
+        return itself(of) or not alive(of)  # without an owner it is nobody's: who begins one says so before he lets others ask
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
         """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""
@@ -119,17 +136,21 @@ class Intake:
         trial_id = self.study._pop_waiting_trial_id()
         if trial_id is None:
             trial_id = self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs=mine))
+        else:
+            self.storage.set_trial_user_attr(trial_id, "owner", mine["owner"])
+            self.storage.flush()
         trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
-        trial.set_user_attr("owner", mine["owner"])
         trial.set_user_attr("device", self.device)
         return self._running(trial)
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
         """A trial with its parameters: as they were, or drawn by a sampler of its own, for one that went on would go on differently."""
-        self.study.sampler = optuna.samplers.TPESampler(seed=derived_seed(self.definition.seed, "sampler", number) % 2**32)
-        trial = Trial(self.study, trial_id)
-        for name, distribution in self.definition.distributions().items():
-            trial._suggest(name, distribution)
+        seed = derived_seed(self.definition.seed, "sampler", number) % 2**32
+        self.study.sampler = sampler_for(seed, self._earlier, self.definition.distributions())
+        with self.storage.together(trial_id):
+            trial = Trial(self.study, trial_id)
+            for name, distribution in self.definition.distributions().items():
+                trial._suggest(name, distribution)
         return trial
 
     def _running(self, trial: Trial | FrozenTrial) -> Running:

@@ -22,13 +22,16 @@ from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.crew import Crew
 from tuner.definition import StudyDefinition
+from tuner.forecast import forecast, told
+from tuner.observer import Observer
 from tuner.progress import BarProgress, LiveProgress, PlainProgress
 from tuner.seam import Trainer
-from tuner.search import Observer, Search
+from tuner.search import Search
 from tuner.storage import DEFAULT_URL, CurveTable, Patience, open_storage, shown
 from tuner.study import check_data, definition_of, find_study, open_study
 from tuner.summary import finding, summarise, verdicts
 from tuner.trainers import find_trainer
+from tuner.warm import remember
 from tuner.width import measure
 
 
@@ -47,6 +50,8 @@ class SearchRequest:
     confirm: bool = True
     others: tuple[str, ...] = ()
     """The devices of further workers."""
+    warm_start: str | None = None
+    """An earlier study that the sampler learns from."""
     keep: int | None = None
     """How many checkpoints stay on disk."""
 
@@ -139,6 +144,8 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
     backend, patience = open_storage(request.storage), Patience(console.print)
     storage = BufferedStorage(backend, patience)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
+    if request.warm_start is not None:
+        remember(study, storage, request.warm_start, definition.distributions())
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
     console.print(
@@ -152,7 +159,7 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     prepared = _begin(request, console)
     width, definition, study = prepared.width(console), prepared.definition, prepared.study
-    with Crew(study.study_name, request.storage, request.others), _progress(console) as observer:
+    with Crew(study.study_name, request.storage, request.others, width), _progress(console) as observer:
         search = prepared.search(width, observer)
     if request.confirm and not search.complete:
         console.print("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
@@ -160,6 +167,21 @@ def run_search(request: SearchRequest, console: Console) -> Report:
         with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
             confirm(study, definition, prepared.make_trainer, width, confirming)
     return report(request.storage, study.study_name)
+
+
+def dry_run(request: SearchRequest, console: Console) -> Report:
+    """What the search would cost, measured; no study is begun."""
+    find_trainer(request.definition.trainer)
+    device, corpus = find_device(request.device), _load(request.definition, console)
+    definition = request.definition.fitted(len(corpus.sentences["train"]))
+    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+
+    def make_trainer(shape: ModelShape, slots: int) -> Trainer:
+        return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
+
+    width = request.width or measure(make_trainer, definition).width
+    found = forecast(make_trainer, definition, width)
+    return Report(found, told(found))
 
 
 def run_worker(name: str, storage_url: str, device: str, width: int | None, console: Console) -> None:

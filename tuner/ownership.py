@@ -23,8 +23,20 @@ def owner(seat: int) -> dict[str, Any]:
 
 
 def in_seat(owner: Mapping[str, Any] | None, seat: int) -> bool:
-    """Whether the owner was in this seat of this host, in this process or one before it."""
-    return owner is not None and owner["host"] == socket.gethostname() and owner["seat"] == seat
+    """Whether the owner was in this seat of this host: a process before this one that is dead, or this one itself."""
+    here = owner is not None and owner["host"] == socket.gethostname() and owner["seat"] == seat
+    return here and (itself(owner) or not alive(owner))
+
+
+def itself(owner: Mapping[str, Any] | None) -> bool:
+    """Whether the owner is this very process."""
+    pid = os.getpid()
+    return owner is not None and (owner["host"], owner["pid"], owner["started"]) == (socket.gethostname(), pid, _started_at(pid))
+
+
+def gone(seat: int) -> dict[str, Any]:
+    """This process in this seat as one that has left: whoever comes next may take its trials up."""
+    return {**owner(seat), "started": "", "seen": 0.0}
 
 
 def alive(owner: Mapping[str, Any] | None) -> bool:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from tuner.search import Observer, Search
+from tuner.observer import Observer, Watched
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -109,7 +109,7 @@ class LiveProgress(Observer):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.live.stop()
 
-    def epoch(self, search: Search) -> None:
+    def epoch(self, search: Watched) -> None:
         """Draws the slots."""
         running = search.running
         self.epochs += len(running)
@@ -130,7 +130,7 @@ class LiveProgress(Observer):
         self.verdicts = [*self.verdicts[-4:], what]
 
     @staticmethod
-    def _table(search: Search, running: list[Running]) -> Table:
+    def _table(search: Watched, running: list[Running]) -> Table:
         table = Table(title=search.study.study_name, expand=False, pad_edge=False)
         for name in ("trial", "lr", "shape", "epoch", "loss", "accuracy", "curve"):
             table.add_column(name, justify="left" if name in ("shape", "curve") else "right", no_wrap=True)
@@ -149,7 +149,7 @@ class LiveProgress(Observer):
             table.add_row(f"{one.trial.number}{mark}", *cells, sparkline(one.objective))
         return table
 
-    def _totals(self, search: Search) -> list[str]:
+    def _totals(self, search: Watched) -> list[str]:
         rate = self.epochs / max(1e-9, time.monotonic() - self.began)
         best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
         baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline has ended (*)"

@@ -66,6 +66,10 @@ class Trainer(Protocol):
     def seconds(self) -> Mapping[str, float]:
         """Seconds spent so far, by `training` and `evaluating`."""
 
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps of one epoch, as `rehearse` counts them."""
+
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot and leaves the others unchanged."""
 

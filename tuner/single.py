@@ -45,6 +45,11 @@ class SideBySide:
         self._models: list[OneModel | None] = [None] * slots
         self.seconds = {"training": 0.0, "evaluating": 0.0}
 
+    @property
+    def steps_an_epoch(self) -> int:
+        """An epoch stands for one step."""
+        return 1
+
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """A new model into a slot."""
         self._models[slot] = self._make(hyperparameters)

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from model.config import Hyperparameters
 from tuner.errors import SnapshotError
-from tuner.failures import Outcome, advance
+from tuner.failures import Outcome, advance, plain
 from tuner.seam import Held, Record, Scored, Trainer
 from tuner.snapshots import SlotState
 from tuner.verdict import Verdict
@@ -71,8 +71,8 @@ class Running:
     def advanced(self, record: Record, scored: Scored, seconds: float) -> dict[str, Any]:
         """One more epoch; returns its point of the curve."""
         figures = {name: scored.figures[name] for name in KEPT_FIGURES if name in scored.figures}
-        losses = {"loss": record.loss, "losses": dict(record.losses), "gradient_norm": record.gradient_norm}
-        point = {"epoch": record.epoch, "objective": scored.objective, **losses, **figures}
+        losses = {"loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
+        point: dict[str, Any] = plain({"epoch": record.epoch, "objective": scored.objective, **losses, **figures})
         self.curve.append(point)
         self.scored, self.seconds = scored, self.seconds + seconds
         return point
@@ -86,9 +86,14 @@ class Array:
     slots: list[Running] = field(default_factory=list)
 
     def fill(self, slot: int, running: Running) -> None:
-        """Puts a trial into a slot."""
+        """Puts a trial into a slot; one that the trainer will not load has its error."""
         if running.held is None:
-            self.trainer.load(slot, running.hyperparameters)
+            try:
+                self.trainer.load(slot, running.hyperparameters)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001  it is stored with this trial
+                running.error = Outcome.failed(error).error
         else:
             try:
                 self.trainer.resume(slot, running.hyperparameters, running.held)
@@ -129,8 +134,9 @@ class Array:
             alone = Array(make_trainer(), [running])
             try:
                 alone.restore(alone.trainer, [held[slot]])
-                outcomes += advance(alone.trainer, 1, seconds)
+                (outcome,) = advance(alone.trainer, 1, seconds)
                 held[slot] = alone.trainer.held(0)
+                outcomes.append(outcome)
             except Exception as error:  # noqa: BLE001  it is stored with this trial
                 outcomes.append(Outcome.failed(error))
         self.restore(make_trainer(), held)

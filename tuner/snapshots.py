@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from model.files import whole
+from model.files import HEADER, save_numbers
 from tuner.errors import SnapshotError
 from tuner.seam import Held
 
-FORMAT, VERSION, KEPT = "tuner snapshot", 1, 2
+FORMAT, VERSION, KEPT = "tuner snapshot", 2, 2
 KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
 """States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
 FILE = re.compile(r"\d{6,}\.safetensors")
@@ -54,32 +53,30 @@ class SearchState:
         epoch: how many epochs the search has advanced.
         past: the numbers of the trials that had ended.
         arrays: the slots of each array, in their order.
+        waiting: trials that had to make room, where they were held.
     """
 
     study: str
     epoch: int
     past: tuple[int, ...]
     arrays: tuple[tuple[SlotState, ...], ...]
+    waiting: tuple[SlotState, ...] = ()
 
     @property
     def slots(self) -> dict[int, SlotState]:
-        """All slots, by trial."""
-        return {slot.trial: slot for array in self.arrays for slot in array}
+        """All that is held, by trial."""
+        return {slot.trial: slot for array in (*self.arrays, self.waiting) for slot in array}
 
 
 def write_state(path: Path, state: SearchState) -> None:
     """Writes a state; OSError where it cannot be written, and then nothing stands under the name."""
     tensors, arrays = {}, []
-    for place, array in enumerate(state.arrays):
+    for place, array in enumerate((*state.arrays, state.waiting)):
         arrays.append([{"trial": s.trial, "curve": s.curve, "seconds": s.seconds, "notes": s.held.notes} for s in array])
         for number, slot in enumerate(array):
             tensors.update({f"{place}.{number}.{name}": tensor.contiguous() for name, tensor in slot.held.tensors.items()})
     header = {"format": FORMAT, "version": VERSION, "study": state.study, "epoch": state.epoch, "past": state.past, "arrays": arrays}
-    with whole(path) as partial:
-        try:
-            save_file(tensors, partial, metadata={"tuner": json.dumps(header)})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    save_numbers(path, tensors, header)
 
 
 def read_state(path: Path) -> SearchState:
@@ -90,7 +87,7 @@ def read_state(path: Path) -> SearchState:
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})["tuner"])
+            header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise SnapshotError(f"the snapshot {path} is of version {header['version']}, this program reads {VERSION}")
@@ -104,14 +101,14 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
     for name, tensor in tensors.items():
         place, number, own = name.split(".", 2)
         apart.setdefault((int(place), int(number)), {})[own] = tensor
-    arrays = tuple(
+    *arrays, waiting = (
         tuple(
             SlotState(int(slot["trial"]), tuple(slot["curve"]), float(slot["seconds"]), Held(apart.get((p, n), {}), dict(slot["notes"])))
             for n, slot in enumerate(array)
         )
         for p, array in enumerate(header["arrays"])
     )
-    return SearchState(str(header["study"]), int(header["epoch"]), tuple(map(int, header["past"])), arrays)
+    return SearchState(str(header["study"]), int(header["epoch"]), tuple(map(int, header["past"])), tuple(arrays), waiting)
 
 
 class Seat:
@@ -151,14 +148,6 @@ class Seat:
             os.close(lock)
             return None
         return lock
-
-    def alone(self) -> bool:
-        """Whether no other living process of this machine has a seat here."""
-        return all(self._empty(int(place.name.removeprefix("seat-"))) for place in self.folder.glob("seat-*") if place.name != self._own)
-
-    @property
-    def _own(self) -> str:
-        return self._place(self.number).name
 
     def _empty(self, number: int) -> bool:
         lock = self._take(number)
@@ -210,13 +199,18 @@ class Seat:
         began = time.monotonic()
         write_state(self._place(self.number) / f"{state.epoch:06d}.safetensors", state)
         self.seconds = time.monotonic() - began
-        for old in self._files(self.number)[KEPT:]:
+        files = self._files(self.number)
+        later = [path for path in files if int(path.stem) > state.epoch]  # of another study of the name, or unreadable
+        for old in (*later, *files[len(later) + KEPT :]):
             old.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Removes this seat's states: the search is over."""
-        for path in self._files(self.number):
-            path.unlink(missing_ok=True)
+        """Removes this seat's states, and those of seats that nobody has: the search is over."""
+        for place in self.folder.glob("seat-*"):
+            number = int(place.name.removeprefix("seat-"))
+            if number == self.number or self._empty(number):
+                for path in self._files(number):
+                    path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Gives the seat up."""

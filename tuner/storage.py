@@ -195,16 +195,25 @@ def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any
         else:
             there = (attributes.c.trial_id == trial_id) & (attributes.c.key == key) & (attributes.c.value_json == json.dumps(was))
             statement = attributes.update().where(there).values(value_json=json.dumps(value))
-        return int(connection.execute(statement).rowcount) == 1
+        if int(connection.execute(statement).rowcount) == 1:
+            return True
+        now = sqlalchemy.select(attributes.c.value_json).where((attributes.c.trial_id == trial_id) & (attributes.c.key == key))
+        return bool(connection.execute(now).scalar() == json.dumps(value))  # it was done before, and the answer was lost
 
 
 @contextlib.contextmanager
-def asking(storage: RDBStorage, study_id: int) -> Iterator[None]:
-    """One process at a time, wherever it runs: a lock of the server's, or on a file beside SQLite's."""
+def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[None]:
+    """One process at a time, wherever it runs: a lock of the server's, or on a file beside SQLite's.
+
+    Should the server die meanwhile, its lock is gone with it, and what is done under it goes on without.
+    """
     if storage.engine.dialect.name == "postgresql":
-        with storage.engine.connect() as connection, connection.begin():
-            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(LOCK, study_id)))
+        connection = patience(_locked, storage.engine, study_id)
+        try:
             yield
+        finally:
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                connection.close()  # ends the transaction, and with it the lock
         return
     lock = os.open(f"{storage.engine.url.database}.asking", os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -212,6 +221,16 @@ def asking(storage: RDBStorage, study_id: int) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _locked(engine: Engine, study_id: int) -> sqlalchemy.Connection:
+    connection = engine.connect()
+    try:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(LOCK, study_id)))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @dataclass(frozen=True)

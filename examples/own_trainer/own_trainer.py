@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from model.files import whole
+from model.files import save_numbers
 from tuner.seam import Held
 from tuner.single import SideBySide
 
@@ -69,8 +68,7 @@ class BagOfWords:
         self.epoch = held.notes["epoch"]
 
     def save(self, path: Path, evaluation):
-        with whole(path) as partial:
-            save_file(self.layer.state_dict(), partial)
+        save_numbers(path, self.layer.state_dict(), {"format": "bag of words"})
 
 
 def _tensors(split, words, device):

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.alignment import NOWHERE, Aligner, alignments
+from model.alignment import NOWHERE, Aligner, alignments, verbs_read
 from model.stories import Proposition, Sentence, tell_stories
 
 
@@ -41,6 +42,20 @@ def test_an_entity_that_stands_nowhere_is_put_after_the_last() -> None:
     """So the sentence still says how many it has; never beyond the sentence's end."""
     assert Aligner({}).align(sentence("a dog ran", "dog,type,dog", "ghost,type,ghost")) == [(1, NOWHERE, 1), (2, NOWHERE, 2)]
     assert Aligner({}).align(sentence("dogs", "dog,type,dog", "ghost,type,ghost")) == [(0, NOWHERE, 0), (0, NOWHERE, 0)]
+
+
+def test_a_token_is_called_the_verb_that_train_calls_it() -> None:
+    """Most often, where it is called several; a word never seen as one is itself or its base form, where that is a verb at all."""
+    saw = [sentence("a dog saw a cat", "dog,type,dog", "dog,see,cat", "cat,type,cat")] * 2
+    odd = sentence("a dog saw a log", "dog,type,dog", "dog,saw,log", "log,type,log")
+    others = [sentence("she sees wood and wants saws", "wood,type,wood")]
+    sentences = [*saw, odd, *others]
+    aligner = Aligner({"see": frozenset({"saw"})})
+    table = torch.full((len(sentences), 3, 3), NOWHERE)
+    for row, each in enumerate(sentences):
+        found = torch.tensor(aligner.align(each))
+        table[row, : len(found)] = found
+    assert verbs_read(sentences, table) == {"saw": "see", "sees": "see", "saws": "saw"}
 
 
 def test_tables_hold_the_first_places_and_the_first_tokens() -> None:

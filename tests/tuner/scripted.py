@@ -13,10 +13,12 @@ from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
+from tuner.observer import Observer
 from tuner.seam import Held
-from tuner.search import Observer, Search
+from tuner.search import Search
 from tuner.storage import CurveTable, open_storage
 from tuner.study import open_study
+from tuner.warm import remember
 
 
 @dataclasses.dataclass
@@ -49,6 +51,11 @@ class ScriptedTrainer:
         self.widths: list[int] = []
         self.loads: list[tuple[int, float]] = []
         self.resumed: list[int] = []
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Ten."""
+        return 10
 
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Notes the load."""
@@ -99,11 +106,14 @@ def scripted(
     width: int,
     make: Callable[[ModelShape, int], ScriptedTrainer] = ScriptedTrainer,
     observer: Observer | None = None,
+    warm_start: str | None = None,
     **options: Any,
 ) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
     """A search over scripted trainers, to its end; the study, all trainers that were made, the curves."""
     storage = open_storage(f"sqlite:///{folder}/tuner.db")
     study = open_study(BufferedStorage(storage), made, load_corpus("synthetic", 30, 1))
+    if warm_start is not None:
+        remember(study, study._storage, warm_start, made.distributions())
     trainers: list[ScriptedTrainer] = []
 
     def noted(shape: ModelShape, slots: int) -> ScriptedTrainer:

@@ -16,7 +16,8 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.search import Observer
+from tuner.forecast import forecast, told
+from tuner.observer import Observer
 from tuner.slots import Running
 from tuner.verdict import Verdict
 from tuner.width import measure
@@ -216,3 +217,12 @@ def test_the_width_is_measured_until_it_brings_no_more() -> None:
             return 1.0
 
     assert measure(Narrow, made).width == 2
+
+
+def test_a_forecast_says_what_a_search_would_cost_at_most() -> None:
+    """The scripted trainer: a second a step, ten steps an epoch, four slots, two shapes."""
+    found = forecast(ScriptedTrainer, plain(budget={"trials": 8, "epochs": 3}), 4)
+    assert (found["trials"], found["epochs_at_most"], found["seconds_at_most"]) == (8, 24, 24 * 10 // 4)
+    assert [shape["hidden_dim"] for shape in found["shapes"]] == [16, 32]
+    assert found["memory_bytes"] > 0
+    assert told(found)[0] == "8 trials, 24 epochs if none is stopped, 4 at once"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from tests.kills import outcome, search, started
+from tests.kills import COUNTING, outcome, search, started
 from tests.postgres import PASSWORD, Server, binaries
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
@@ -116,19 +118,25 @@ def test_a_search_goes_on_when_the_server_comes_back(tmp_path: Path, server: Ser
 
 
 def test_a_search_that_waits_for_its_server_leaves_when_asked(tmp_path: Path, server: Server) -> None:
-    """SIGTERM while the server is away: a snapshot, and out."""
-    url = server.create(next(names))
-    process = started(tmp_path, url)
+    """SIGTERM while the server is away: a snapshot, and out with the usual status; it goes on from there."""
+    environment = {**os.environ, "TUNER_STORAGE": server.create(next(names))}
+    options = ["--num-stories", "30", "--epochs", "12", "--trials", "4", "--width", "4", "--no-confirm"]
+    command = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
+    epochs = 0
     try:
         for line in process.stderr:
-            if line.startswith("trial 5 starts"):
+            epochs += line.startswith("epoch of 4")
+            if epochs == 3 and line.startswith("epoch of 4"):
                 server.kill()
             elif "is away" in line:
                 process.terminate()
                 break
-        assert process.wait() != 0
+        assert process.wait() == 143, process.stderr.read()
     finally:
         server.start()
-    assert list(tmp_path.glob("snapshots/*/*/seat-0/*.safetensors"))
-    assert subprocess.run(process.args, cwd=Path(__file__).resolve().parents[2], capture_output=True, check=False).returncode == 0
+    assert list(tmp_path.glob("runs/snapshots/*/*/seat-0/*.safetensors"))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("goes on after epoch") == 4

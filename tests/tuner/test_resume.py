@@ -12,15 +12,18 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 import tuner.snapshots
-from tests.kills import CONTENT, kill_often, outcome, request, search, started
+from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
+from tests.tuner.scripted import scripted
+from tests.tuner.test_failures import SPACE, Raises, plain
 from tuner.buffer import BufferedStorage
 from tuner.definition import validated
 from tuner.errors import SnapshotError
 from tuner.job import run_search
+from tuner.observer import Observer, Watched
 from tuner.seam import Held
 from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
 from tuner.storage import open_storage
@@ -60,13 +63,6 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
     search(tmp_path)
     assert outcome(tmp_path) == outcome(straight)
     assert not snapshots(tmp_path), "an ended search needs none"
-
-
-COUNTING = (
-    "from tuner import cli, progress\n"
-    "progress.PlainProgress.epoch = lambda self, search: self._say(f'epoch of {len(search.running)}')\n"
-    "cli.entry()"
-)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -129,7 +125,7 @@ def held(value: float) -> Held:
 
 
 FIRST, SECOND = SlotState(1, ({"epoch": 1, "loss": float("nan")},), 0.5, held(1)), SlotState(3, (), 0.0, held(2))
-STATE = SearchState("mark", 7, (0, 2), ((FIRST, SECOND),))
+STATE = SearchState("mark", 7, (0, 2), ((FIRST, SECOND),), (SlotState(4, (), 0.0, held(3)),))
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -138,6 +134,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     found = read_state(tmp_path / "s.safetensors")
     assert (found.study, found.epoch, found.past) == ("mark", 7, (0, 2))
     assert [slot.trial for slot in found.arrays[0]] == [1, 3]
+    assert [slot.trial for slot in found.waiting] == [4]
     assert repr(found.slots[1].curve) == repr(STATE.slots[1].curve)
     assert torch.equal(found.slots[3].held.tensors["values"], torch.full((3, 2), 2.0))
 
@@ -175,13 +172,11 @@ def test_seats_are_taken_once_and_free_after_a_death(tmp_path: Path) -> None:
     """Two in one process have two seats; what a seat left is found by the others when it is free."""
     one, other = Seat(tmp_path), Seat(tmp_path)
     assert (one.number, other.number) == (0, 1)
-    assert not one.alone()
     other.write(STATE)
     other.wait()
     assert one.left_behind("mark") == {}
     other.close()
-    assert one.alone()
-    assert sorted(one.left_behind("mark")) == [1, 3]
+    assert sorted(one.left_behind("mark")) == [1, 3, 4]
     assert one.left_behind("another study") == {}
     one.close()
 
@@ -195,10 +190,60 @@ def test_a_trial_is_taken_over_once(tmp_path: Path) -> None:
     dead.set_trial_user_attr(study.trials[0]._trial_id, "owner", {"pid": 1})
     dead.flush()
     seen = [optuna.load_study(study_name="s", storage=heir).get_trials()[number] for heir in heirs]
-    assert [heir.take_over(trial, "owner", {"pid": 2}) for heir, trial in zip(heirs, seen, strict=True)] == [True, False]
+    assert heirs[0].take_over(seen[0], "owner", {"pid": 2})
+    assert not heirs[1].take_over(seen[1], "owner", {"pid": 3})
+    assert heirs[0].take_over(seen[0], "owner", {"pid": 2}), "it is asked again where the answer was lost"
     assert heirs[0].owns(seen[0]._trial_id)
     assert not heirs[1].owns(seen[0]._trial_id)
     heirs[0].set_trial_state_values(seen[0]._trial_id, TrialState.PRUNED)
     ended = optuna.load_study(study_name="s", storage=heirs[1]).get_trials()[number]
     assert ended.user_attrs["owner"] == {"pid": 2}
-    assert not heirs[1].take_over(ended, "owner", {"pid": 3})
+    assert not heirs[1].take_over(ended, "owner", {"pid": 4})
+
+
+def test_states_of_another_study_of_the_name_do_not_crowd_out_new_ones(tmp_path: Path) -> None:
+    """Higher numbers than the new search has come to: they go, its own stay."""
+    seat = Seat(tmp_path)
+    write_state(tmp_path / "seat-0" / "000500.safetensors", STATE)
+    (tmp_path / "seat-0" / "000501.safetensors").write_bytes(b"of an older version")
+    for epoch in range(3):
+        seat.write(SearchState("new", epoch, (), ()))
+        seat.wait()
+    assert sorted(path.name for path in tmp_path.glob("seat-0/*.safetensors")) == ["000001.safetensors", "000002.safetensors"]
+    seat.close()
+
+
+class Crash(Observer):
+    """Ends the process's search after so many epochs, by an exception that nobody expects."""
+
+    def __init__(self, epochs: int) -> None:
+        self.left = epochs
+
+    def epoch(self, search: Watched) -> None:
+        """Counts down."""
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_what_failed_fails_again_at_the_same_epoch(tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off after every epoch in turn, with the newest snapshot or without it: the same trials, the same ends."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
+    made = plain(budget={"trials": 10, "epochs": 3}, search={"lr": SPACE["lr"], "hidden_dim": {"choices": [16]}})
+    (tmp_path / "straight").mkdir()
+    expected = [ending(t) for t in scripted(tmp_path / "straight", made, 3, Raises)[0].get_trials()]
+    for epochs in range(1, 9):
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            scripted(folder, made, 3, Raises, Crash(epochs))
+        for path in sorted(folder.glob("snapshots/seat-0/*.safetensors"), reverse=True)[:lost]:
+            path.unlink()
+        assert [ending(t) for t in scripted(folder, made, 3, Raises)[0].get_trials()] == expected, epochs
+
+
+def ending(trial: FrozenTrial) -> tuple[object, ...]:
+    """What must be the same."""
+    return trial.number, trial.params, trial.state, trial.values, trial.user_attrs["verdict"], trial.intermediate_values

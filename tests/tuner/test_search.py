@@ -154,3 +154,20 @@ def test_an_audited_trial_runs_on_and_remembers_the_stop(tmp_path: Path) -> None
     trials = study.get_trials()
     assert {t.state for t in trials} == {TrialState.COMPLETE}
     assert any("audited" in t.user_attrs for t in trials)
+
+
+def test_the_sampler_learns_from_an_earlier_study(tmp_path: Path) -> None:
+    """Higher rates score better with the scripted trainer: where an earlier study ended the next begins; another space is refused."""
+    space = {"lr": {"low": 1e-4, "high": 4e-3}}
+    plain = {"search": space, "baselines": [], "pruning": {}, "budget": {"trials": 6, "epochs": 1}}
+    scripted(tmp_path, definition(**{**plain, "name": "earlier", "budget": {"trials": 30, "epochs": 1}}), 4)
+    cold, _, _ = scripted(tmp_path, definition(**plain, name="cold", seed=5), 2)
+    warm, _, _ = scripted(tmp_path, definition(**plain, name="warm", seed=5), 2, warm_start="earlier")
+    means = [sum(t.params["lr"] for t in study.get_trials()) / 6 for study in (cold, warm)]
+    assert means[1] > 3e-3 > means[0]
+    assert len(warm.get_trials()) == 6
+    other = definition(**{**plain, "search": {"lr": {"low": 1e-4, "high": 5e-3}}}, name="other")
+    with pytest.raises(StudyError, match="another space"):
+        scripted(tmp_path, other, 2, warm_start="earlier")
+    with pytest.raises(StudyError, match="has begun already"):
+        scripted(tmp_path, definition(**plain, name="cold", seed=5), 2, warm_start="earlier")

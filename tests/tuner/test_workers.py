@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tests.kills import COUNTING
 from tuner.definition import load_definition
 from tuner.storage import CurveTable, open_storage
 from tuner.study import find_study
@@ -58,8 +60,10 @@ def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
 
 def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_path: Path) -> None:
     """At once, since the dead process was on this host; each exactly once."""
-    first = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "12")
-    until(first, "trial 1 starts")
+    counting = [sys.executable, "-c", COUNTING, *SEARCH, "--trials", "4", "--epochs", "12"]
+    first = subprocess.Popen(counting, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for _ in range(3):
+        until(first, "epoch of 2")
     other = begun(tmp_path, "worker", "quick", "--width", "2")
     until(other, "trial 3 starts")
     first.send_signal(signal.SIGKILL)
@@ -67,6 +71,7 @@ def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_pat
     assert other.stderr is not None
     rest = other.stderr.read()
     assert other.wait() == 0, rest
+    assert rest.count("goes on after epoch") == 2
     study = study_in(tmp_path)
     trials = [t for t in study.get_trials() if t.state != TrialState.WAITING]
     curves = CurveTable(open_storage(f"sqlite:///{tmp_path}/runs/tuner.db"), study._study_id).read()
@@ -119,3 +124,13 @@ def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (tmp_path / "ended").read_text() == "quick@synthetic-30"
     assert "ended with status 3" in done.stderr
+
+
+def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:
+    """One object with `--json`; no storage is made."""
+    done = run(tmp_path, *SEARCH, "--epochs", "3", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["seconds_at_most"] > 0
+    assert found["epochs_at_most"] == 3 * found["trials"]
+    assert not (tmp_path / "runs" / "tuner.db").exists()

@@ -1,0 +1,143 @@
+"""How many workers one study bears: trials a second and the latency of asking, with trainers that do nothing.
+
+python -m benchmarks.scaling --json [--workers 1 4 16 64 256] [--seconds 20] [--grpc]
+
+Each simulated worker is a thread with a storage of its own, spread over four processes; it asks, reports ten epochs (written once each)
+and tells. A real PostgreSQL is started for it. With --grpc the same through Optuna's proxy (needs grpcio), which writes every report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+
+from model.noise import derived_seed
+from tests.postgres import Server, binaries
+from tuner.buffer import BufferedStorage
+from tuner.storage import asking, open_storage
+
+SPACE = {name: optuna.distributions.FloatDistribution(1e-4, 1.0, log=True) for name in ("lr", "dropout", "decay", "weight")}
+PROCESSES, REPORTS = 4, 10
+PROXY = (
+    "import sys, optuna; from tuner.storage import open_storage;"
+    "optuna.storages.run_grpc_proxy_server(open_storage(sys.argv[1]), host='127.0.0.1', port=int(sys.argv[2]))"
+)
+
+
+def opened(target: str) -> BaseStorage:
+    """A storage of one worker: over the database, or over the proxy on a port."""
+    if target.isdecimal():
+        return optuna.storages.GrpcStorageProxy(host="127.0.0.1", port=int(target))
+    return BufferedStorage(open_storage(target))
+
+
+def work(target: str, seed: int, until: float, asked: list[float]) -> None:
+    """One worker until its time is over; notes the seconds of each `ask`."""
+    storage = opened(target)
+    study = optuna.load_study(study_name="scaling", storage=storage)
+    while time.time() < until:
+        began = time.perf_counter()
+        study.sampler = optuna.samplers.TPESampler(seed=derived_seed(seed, len(asked)) % 2**32)
+        trial = ask(study, storage)
+        asked.append(time.perf_counter() - began)
+        for step in range(REPORTS):
+            trial.report(0.1 * step, step)
+            if isinstance(storage, BufferedStorage):
+                storage.flush()
+        study.tell(trial, sum(trial.params.values()))
+
+
+def ask(study: optuna.Study, storage: BaseStorage) -> optuna.Trial:
+    """As the search asks: one at a time where the storage is a database."""
+    if isinstance(storage, BufferedStorage):
+        with asking(storage.backend, study._study_id):
+            return study.ask(SPACE)
+    return study.ask(SPACE)
+
+
+def process(target: str, seeds: list[int], until: float, results: Any) -> None:
+    """Some workers as threads of one process."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    asked: list[list[float]] = [[] for _ in seeds]
+    began = time.time()
+    threads = [threading.Thread(target=work, args=(target, seed, until, notes)) for seed, notes in zip(seeds, asked, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put((began, [seconds for notes in asked for seconds in notes]))
+
+
+def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
+    """So many workers at once."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    until = time.time() + seconds + 5  # processes take some seconds to begin
+    shares = [list(range(first, workers, PROCESSES)) for first in range(min(PROCESSES, workers))]
+    processes = [context.Process(target=process, args=(target, share, until, results)) for share in shares]
+    for one in processes:
+        one.start()
+    notes = [results.get() for _ in processes]
+    for one in processes:
+        one.join()
+    asked = [found for _, share in notes for found in share]
+    tails = statistics.quantiles(asked, n=20)
+    rate = len(asked) / (until - max(began for began, _ in notes))
+    latency = {"ask_ms": round(1e3 * tails[9], 1), "ask_p95_ms": round(1e3 * tails[18], 1)}
+    return {"workers": workers, "trials_a_second": round(rate, 1), **latency}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--grpc", action="store_true")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    programs = binaries()
+    if programs is None:
+        sys.exit("needs a PostgreSQL server: pip install pgserver")
+    server = Server(programs, connections=1000)
+    server.start()
+    found: dict[str, list[dict[str, float]]] = {"postgresql": [], **({"grpc": []} if options.grpc else {})}
+    try:
+        for kind, rows in found.items():
+            for workers in options.workers:
+                rows.append(measured(server, kind, workers, options.seconds))
+                print(rows[-1], file=sys.stderr)
+    finally:
+        server.remove()
+    print(json.dumps({"cores": os.cpu_count(), **found}) if options.json else found)
+
+
+def measured(server: Server, kind: str, workers: int, seconds: float) -> dict[str, float]:
+    """A fresh study, directly or behind a proxy."""
+    url = server.create(f"{kind}-{workers}")
+    optuna.create_study(study_name="scaling", storage=open_storage(url))
+    if kind == "postgresql":
+        return crowd(url, workers, seconds)
+    port = str(server.free_port())
+    proxy = subprocess.Popen([sys.executable, "-c", PROXY, url, port])
+    try:
+        optuna.storages.GrpcStorageProxy(host="127.0.0.1", port=int(port)).wait_server_ready(timeout=60)
+        return crowd(port, workers, seconds)
+    finally:
+        proxy.terminate()
+        proxy.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What is stored when a trial ends: its model, its figures, its verdict and its state, in this order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from tuner.buffer import BufferedStorage
+from tuner.confirm import candidates, feasible
+from tuner.definition import StudyDefinition
+from tuner.errors import SearchError
+from tuner.observer import Observer
+from tuner.seam import Trainer
+from tuner.slots import Running
+from tuner.verdict import Verdict
+
+FAILURES_IN_A_ROW = 5
+"""So many failed trials with no other ending between them stop the search."""
+
+
+class Endings:
+    """Ends a study's trials.
+
+    Args:
+        keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BufferedStorage,
+        definition: StudyDefinition,
+        checkpoints: Path,
+        keep: int | None,
+        observer: Observer,
+    ) -> None:
+        self._study, self._storage, self._definition = study, storage, definition
+        self._checkpoints, self._keep, self._observer = checkpoints, keep, observer
+        self._failures = 0
+
+    def store(self, trainer: Trainer, slot: int, running: Running, verdict: Verdict) -> None:
+        """Stores the ending of a trial that is in this slot.
+
+        Raises:
+            SearchError: its model cannot be written, or too many trials have failed one after the other.
+        """
+        if isinstance(running.trial, FrozenTrial):
+            raise ValueError(f"trial {running.number} had ended before")
+        value = running.objective[-1] if verdict.cause == "finished" else None
+        try:
+            self._say(running.trial, self._saved(trainer, slot, running) if value is not None else {}, running, verdict)
+            state = {"failed": TrialState.FAIL, "finished": None}.get(verdict.cause, TrialState.PRUNED)
+            self._study.tell(running.number, value, state=state)
+        except UpdateFinishedTrialError:
+            self._observer.noticed(f"trial {running.number} was ended by somebody else")
+            return
+        self._observer.ended(running, verdict, value)
+        if self._keep is not None and value is not None:
+            self._trim(self._keep)
+        self._failures = self._failures + 1 if verdict.cause == "failed" else 0
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; mend that and run it again")
+
+    def _saved(self, trainer: Trainer, slot: int, running: Running) -> dict[str, Any]:
+        """Saves a finished trial's model; where."""
+        if running.scored is None:
+            raise ValueError(f"trial {running.number} was never evaluated")
+        path = self._checkpoints / f"trial-{running.number}.safetensors"
+        try:
+            trainer.save(slot, path, running.scored)
+        except OSError as error:
+            raise SearchError(f"the model of trial {running.number} cannot be written ({error}); make room and run it again") from error
+        return {"checkpoint": str(path)}
+
+    def _say(self, trial: Trial, saved: dict[str, Any], running: Running, verdict: Verdict) -> None:
+        """All that can only be said of a trial before it has ended."""
+        if saved and running.scored is not None:
+            self._constrain(trial, "round_trip", self._definition.objective.round_trip_floor - running.scored.round_trip)
+        if verdict.cause == "out_of_memory":
+            self._constrain(trial, "memory", 1.0)  # the sampler keeps away from what cannot be trained
+        figures = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
+        for key, content in {**figures, **saved, "verdict": verdict.as_dict()}.items():
+            trial.set_user_attr(key, content)
+
+    def _constrain(self, trial: Trial, name: str, value: float) -> None:
+        """Sets a constraint, unless it was set before a kill."""
+        if name not in self._storage.get_trial(trial._trial_id).constraints:
+            trial.set_constraint(name, value)
+
+    def _trim(self, keep: int) -> None:
+        """Removes the models of all but the best finished trials."""
+        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        best = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: self._definition.confirm.top])}
+        for trial in trials:
+            if trial.number not in best:
+                Path(trial.user_attrs["checkpoint"]).unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""What a search would cost, from a few measured steps of each of its shapes; nothing is begun."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+from typing import Any
+
+import torch
+
+from model.config import SHAPE_NAMES, ModelShape
+from tuner.definition import StudyDefinition
+from tuner.seam import TrainerFactory
+from tuner.width import STEPS
+
+
+def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int) -> dict[str, Any]:
+    """Trials, epochs and seconds if nothing is stopped, and the memory that the largest shape takes.
+
+    The longest batches of an epoch are timed, so it will rather be less.
+    """
+    budget = definition.budget
+    shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
+    mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
+    epochs = budget.trials * budget.epochs
+    return {
+        "trials": budget.trials,
+        "width": width,
+        "epochs_at_most": epochs,
+        "seconds_at_most": round(epochs * mean),
+        "shapes": shapes,
+        "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
+    }
+
+
+def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
+    """One point of the space for each shape in it."""
+    names = [name for name in SHAPE_NAMES if name in definition.search]
+    rest = {name: space.corners()[-1] for name, space in definition.search.items()}
+    choices = itertools.product(*(definition.search[name].corners() for name in names))
+    return [{**rest, **dict(zip(names, chosen, strict=True))} for chosen in choices]
+
+
+def _measured(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any]) -> dict[str, Any]:
+    shape, hyperparameters = definition.settings(point, 0)
+    trainer = make_trainer(shape, width)
+    for slot in range(width):
+        trainer.load(slot, hyperparameters)
+    seconds = trainer.rehearse(STEPS) * trainer.steps_an_epoch / width
+    return {**_named(shape), "seconds_a_trial_epoch": round(seconds, 4), "memory_bytes": _memory()}
+
+
+def _named(shape: ModelShape) -> dict[str, Any]:
+    return {name: value for name, value in vars(shape).items() if name in SHAPE_NAMES}
+
+
+def _memory() -> int:
+    """The most memory that was held so far, in bytes: the device's, or on a CPU the process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def told(found: dict[str, Any]) -> list[str]:
+    """The forecast in words."""
+    hours, rest = divmod(found["seconds_at_most"], 3600)
+    lines = [
+        f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once",
+        f"at most {hours} h {rest // 60} min; memory {found['memory_bytes'] / 2**30:.1f} GiB",
+    ]
+    for shape in found["shapes"]:
+        settings = ", ".join(f"{name} {value}" for name, value in shape.items() if name in SHAPE_NAMES)
+        lines.append(f"  {settings}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial")
+    return lines
