@@ -21,7 +21,7 @@ from rich.console import Console
 from tuner.definition import validated
 from tuner.job import SearchRequest, run_search
 
-STOPPING: dict[str, Any] = {"explosion": {}, "plateau": {}, "halving": {"first": 0.12}}
+STOPPING: dict[str, Any] = {"explosion": {}, "plateau": {}, "halving": {}}
 
 
 def search(options: argparse.Namespace, seed: int, stops: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ probe trainer checkpoint inference
 TUNER = """
 errors intervals verdict judges pruning definition budget storage buffer study warm seam single trainers width forecast failures
 snapshots slots ownership intake bench diagnosis faults confirm observer endings summary inspection search progress
-training crew job dashboard options cli_model cli_study cli __main__
+training crew ray_engine job dashboard options cli_model cli_study cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

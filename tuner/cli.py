@@ -57,6 +57,8 @@ def cli() -> None:
 @click.option("--at-budget", type=click.Choice(["store", "finish"]), help="What becomes of running trials when one of these is used up.")
 @width_option
 @click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Processes on this machine.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the workers.")
+@click.option("--address", metavar="ADDRESS", help="With --engine ray: the cluster, or auto; without it one on this machine.")
 @click.option("--devices", metavar="D,D", help="One worker for each, in place of --device and --workers: cuda:0,cuda:1.")
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
@@ -76,6 +78,8 @@ def search(
     device: str,
     devices: str | None,
     workers: int,
+    engine: str,
+    address: str | None,
     name: str | None,
     confirm: bool,
     keep: int | None,
@@ -122,6 +126,7 @@ def search(
         fresh,
         confirm=confirm,
         others=tuple(others),
+        ray=(address or "local") if engine == "ray" else None,
         warm_start=warm_start,
         keep=keep,
     )

@@ -182,7 +182,7 @@ class Confirm(_Section):
 
 
 class StudyDefinition(_Section):
-    """A whole study. `trainer` names what trains its models (see `trainers`).
+    """A whole study. `trainer` names what trains its models (see `trainers`), `sampler` what proposes their settings.
 
     `baselines` run their full epochs, `enqueue` is tried first but judged like any other trial.
     """
@@ -190,6 +190,7 @@ class StudyDefinition(_Section):
     name: str
     summary: str = ""
     trainer: str = "symmetric"
+    sampler: Literal["tpe", "random"] = "tpe"
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     data: Data = Data()
     objective: Objective = Objective()

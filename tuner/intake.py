@@ -146,7 +146,7 @@ class Intake:
     def _suggested(self, trial_id: int, number: int) -> Trial:
         """A trial with its parameters: as they were, or drawn by a sampler of its own, for one that went on would go on differently."""
         seed = derived_seed(self.definition.seed, "sampler", number) % 2**32
-        self.study.sampler = sampler_for(seed, self._earlier, self.definition.distributions())
+        self.study.sampler = sampler_for(self.definition.sampler, seed, self._earlier, self.definition.distributions())
         with self.storage.together(trial_id):
             trial = Trial(self.study, trial_id)
             for name, distribution in self.definition.distributions().items():

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.trial import TrialState
 from rich.console import Console
 
 from model.checkpoint import DataSource
@@ -25,14 +26,17 @@ from tuner.definition import StudyDefinition
 from tuner.forecast import forecast, told
 from tuner.observer import Observer
 from tuner.progress import BarProgress, LiveProgress, PlainProgress
+from tuner.ray_engine import run_with_ray
 from tuner.seam import Trainer
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, CurveTable, Patience, open_storage, shown
-from tuner.study import check_data, definition_of, find_study, open_study
+from tuner.study import check_data, complete, definition_of, find_study, open_study
 from tuner.summary import finding, summarise, verdicts
 from tuner.trainers import find_trainer
 from tuner.warm import remember
 from tuner.width import measure
+
+BASE = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,13 @@ class SearchRequest:
     device: str
     name: str | None
     fresh: bool
-    checkpoints: Path = Path("runs/checkpoints")
-    snapshots: Path = Path("runs/snapshots")
+    checkpoints: Path = BASE / "checkpoints"
+    snapshots: Path = BASE / "snapshots"
     confirm: bool = True
     others: tuple[str, ...] = ()
     """The devices of further workers."""
+    ray: str | None = None
+    """The address of a Ray cluster that runs all workers; `local`: one on this machine. None: they are processes of this machine."""
     warm_start: str | None = None
     """An earlier study that the sampler learns from."""
     keep: int | None = None
@@ -109,10 +115,10 @@ class _Prepared:
             self.study.set_user_attr("width", known)
         return known[self.device.type]
 
-    def search(self, width: int, observer: Observer) -> Search:
+    def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
         request, name = self.request, self.study.study_name
-        search = Search(
+        Search(
             self.study,
             self.definition,
             self.make_trainer,
@@ -123,9 +129,7 @@ class _Prepared:
             snapshots=_folder(request.snapshots, request.storage, name),
             observer=observer,
             keep=request.keep,
-        )
-        search.run()
-        return search
+        ).run()
 
 
 def _load(definition: StudyDefinition, console: Console) -> Corpus:
@@ -159,9 +163,15 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     prepared = _begin(request, console)
     width, definition, study = prepared.width(console), prepared.definition, prepared.study
-    with Crew(study.study_name, request.storage, request.others, width), _progress(console) as observer:
-        search = prepared.search(width, observer)
-    if request.confirm and not search.complete:
+    if request.ray is None:
+        with Crew(study.study_name, request.storage, request.others, width), _progress(console) as observer:
+            prepared.search(width, observer)
+    else:
+        address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
+        base = request.checkpoints.parent.absolute()
+        tick = _Counts(study, console)
+        run_with_ray(_work_for_ray, study.study_name, request.storage, devices, width, address, base, tick)
+    if request.confirm and not complete(study, definition):
         console.print("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
     elif request.confirm:
         with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
@@ -184,8 +194,11 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     return Report(found, told(found))
 
 
-def run_worker(name: str, storage_url: str, device: str, width: int | None, console: Console) -> None:
+def run_worker(name: str, storage_url: str, device: str, width: int | None, console: Console, base: Path = BASE) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
+
+    Args:
+        base: the folder for checkpoints and snapshots.
 
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
@@ -194,13 +207,32 @@ def run_worker(name: str, storage_url: str, device: str, width: int | None, cons
     storage = BufferedStorage(backend, patience)
     study = find_study(storage, name)
     definition = definition_of(study)
-    request = SearchRequest(definition, storage_url, width, device, None, False)
+    request = SearchRequest(definition, storage_url, width, device, None, False, base / "checkpoints", base / "snapshots")
     corpus = _load(definition, console)
     check_data(study, corpus)
     curves = CurveTable(backend, study._study_id, patience)
     prepared = _Prepared(request, definition, study, storage, curves, corpus, find_device(device))
     with _progress(console) as observer:
         prepared.search(prepared.width(console), observer)
+
+
+class _Counts:
+    """Says how many trials run and have ended, when that changes."""
+
+    def __init__(self, study: optuna.Study, console: Console) -> None:
+        self._study, self._console, self._said = study, console, ""
+
+    def __call__(self) -> None:
+        states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
+        running, ended = states.count(TrialState.RUNNING), sum(state.is_finished() for state in states)
+        if (line := f"{running} trials running, {ended} ended") != self._said:
+            self._said = line
+            self._console.print(line)
+
+
+def _work_for_ray(study: str, storage: str, device: str, width: int, base: str) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    run_worker(study, storage, device, width, Console(stderr=True), Path(base))
 
 
 def report(storage_url: str, study_name: str) -> Report:

@@ -92,12 +92,6 @@ class Search:
         """The trials in slots, by number."""
         return sorted((r for array in self.arrays.values() for r in array.slots), key=lambda r: r.number)
 
-    @property
-    def complete(self) -> bool:
-        """Whether the budget of trials is used up and all of them have ended."""
-        ended = [t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished()]
-        return len(ended) >= self.definition.budget.trials
-
     def run(self) -> None:
         """Searches until the budget is used up; a killed search is continued by running it again.
 

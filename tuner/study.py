@@ -101,6 +101,12 @@ def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus
             )
 
 
+def complete(study: optuna.Study, definition: StudyDefinition) -> bool:
+    """Whether the budget of trials is used up and all of them have ended."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    return len(ended) >= definition.budget.trials
+
+
 def find_study(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of this full name, or the latest whose definition has this name.
 

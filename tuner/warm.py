@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -49,8 +49,10 @@ def remembered(study: optuna.Study) -> list[FrozenTrial]:
     return found
 
 
-def sampler_for(seed: int, earlier: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution]) -> BaseSampler:
-    """TPE with this seed, which learns from these trials as if they were the study's own."""
+def sampler_for(kind: str, seed: int, earlier: Sequence[FrozenTrial], distributions: dict[str, BaseDistribution]) -> BaseSampler:
+    """A sampler with this seed; TPE learns from these trials as if they were the study's own."""
+    if kind == "random":
+        return RandomSampler(seed=seed)
     return Remembering(seed, earlier, distributions) if earlier else TPESampler(seed=seed)
 
 

@@ -17,6 +17,7 @@ from tests.tuner.scripted import scripted
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError
 from tuner.job import SearchRequest, report, run_search
+from tuner.observer import Observer, Watched
 from tuner.storage import open_storage
 from tuner.study import find_study
 
@@ -171,3 +172,28 @@ def test_the_sampler_learns_from_an_earlier_study(tmp_path: Path) -> None:
         scripted(tmp_path, other, 2, warm_start="earlier")
     with pytest.raises(StudyError, match="has begun already"):
         scripted(tmp_path, definition(**plain, name="cold", seed=5), 2, warm_start="earlier")
+
+
+def test_grouping_does_not_bend_what_is_proposed(tmp_path: Path) -> None:
+    """Drawn at random, the proposals are the same one at a time and eight at once, over two shapes."""
+    drawn = []
+    for width in (1, 8):
+        folder = tmp_path / str(width)
+        folder.mkdir()
+        study, _, _ = scripted(folder, definition(sampler="random", baselines=[], budget={"trials": 20, "epochs": 2}), width)
+        drawn.append([t.params for t in study.get_trials()])
+    assert drawn[0] == drawn[1]
+    assert len({params["hidden_dim"] for params in drawn[0]}) == 2
+
+
+def test_no_more_is_asked_for_than_there_is_room(tmp_path: Path) -> None:
+    """A sampler never proposes for more than the width ahead of what it has been told."""
+    ahead: list[int] = []
+
+    class Counting(Observer):
+        def epoch(self, search: Watched) -> None:
+            states = [t.state for t in search.study.get_trials(deepcopy=False)]
+            ahead.append(sum(state == TrialState.RUNNING for state in states))
+
+    scripted(tmp_path, definition(baselines=[], budget={"trials": 20, "epochs": 2}), 4, observer=Counting())
+    assert max(ahead) <= 4

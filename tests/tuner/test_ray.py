@@ -1,0 +1,55 @@
+"""A search over a real Ray cluster of several nodes on this machine, one of which dies on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kills import COUNTING
+from tuner.storage import open_storage
+from tuner.study import find_study
+
+pytest.importorskip("ray", reason="needs Ray: pip install '.[ray]'")
+
+
+def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
+    """Two workers on two nodes; the node of one is removed, its trials end elsewhere, each exactly once."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        url = f"sqlite:///{tmp_path}/tuner.db"
+        options = ["--num-stories", "30", "--trials", "8", "--epochs", "8", "--width", "2", "--no-confirm", "--storage", url]
+        command = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+        search = subprocess.Popen(
+            [*command, "--workers", "2", "--engine", "ray", "--address", cluster.address], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        assert search.stderr is not None
+        said = []
+        for line in search.stderr:
+            said.append(line)
+            if line.startswith("4 trials running"):
+                break
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        said += search.stderr.readlines()
+        assert search.wait() == 0, "".join(said)
+    finally:
+        cluster.shutdown()
+    trials = [t for t in find_study(open_storage(url), "quick").get_trials() if t.state.name != "WAITING"]
+    assert len(trials) == 8
+    assert all(t.state.is_finished() for t in trials)
+    assert all(len(t.intermediate_values) == t.user_attrs["epochs_run"] for t in trials)
+    assert len({t.user_attrs["owner"]["pid"] for t in trials}) > 1
+
+
+def test_a_cluster_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    """Status 2, one line."""
+    command = [sys.executable, "-m", "tuner", "search", "quick", "--num-stories", "30", "--engine", "ray", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the Ray cluster '127.0.0.1:1' cannot be reached" in done.stderr

@@ -1,0 +1,74 @@
+"""Workers across machines, placed and restarted by Ray; the study's storage is where they meet. The only file that imports Ray.
+
+A worker is what `tuner worker` runs, in a process of Ray's: it gets plain arguments and finds everything else in the storage. One whose
+node dies is started again by Ray elsewhere, and its trials are taken up as those of any dead worker.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from tuner.errors import TunerError
+
+TICK_SECONDS, CONNECT_SECONDS = 2.0, 5.0
+
+
+def run_with_ray(
+    work: Callable[[str, str, str, int, str], None],
+    study: str,
+    storage: str,
+    devices: tuple[str, ...],
+    width: int,
+    address: str | None,
+    base: Path,
+    tick: Callable[[], None],
+) -> None:
+    """Runs one worker for each device until the study's budget is used up.
+
+    Args:
+        work: a worker, of study, storage, device, width and base; a function of a module that every node has.
+        address: of a Ray cluster (`auto`: the one that this machine belongs to); None begins one on this machine.
+        base: the folder for checkpoints and snapshots; every node must have it, and share it if models are to be found in one place.
+        tick: called every `TICK_SECONDS`.
+
+    Raises:
+        TunerError: Ray is not installed, or the cluster cannot be reached.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise TunerError("--engine ray needs Ray; install it with `pip install 'tuner[ray]'`") from error
+    _reach(address)
+    try:
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise TunerError(f"the Ray cluster {address!r} cannot be reached: {error}") from error
+    try:
+        remote = ray.remote(max_retries=-1)(work)
+        waiting = [
+            remote.options(num_cpus=1, num_gpus=int(device.startswith("cuda"))).remote(study, storage, device, width, str(base))
+            for device in devices
+        ]
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=TICK_SECONDS)
+            ray.get(done)
+            tick()
+    finally:
+        ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Finds out at once what Ray finds out after minutes.
+
+    Raises:
+        TunerError: nobody listens there.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise TunerError(f"the Ray cluster {address!r} cannot be reached: {error}") from error
