@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 import tuner.snapshots
 from tuner.definition import StudyDefinition, validated
 from tuner.job import SearchRequest, run_search
-from tuner.storage import CurveTable, open_storage
+from tuner.storage import open_storage
 from tuner.study import find_study
+from tuner.tables import CurveTable
 
 CONTENT: dict[str, Any] = {
     "name": "killed",

@@ -29,7 +29,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.storage import Patience, Row, take_over, write_rows
+from tuner.storage import Patience
+from tuner.tables import Row, read_trials, take_over, write_rows
 
 
 @dataclass
@@ -169,7 +170,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def _refresh(self, study_id: int) -> _Seen:
         """Reads what is new and what had not ended; of our own nothing."""
         seen = self._known(study_id)
-        self._add(study_id, self.patience(self.backend._get_trials, study_id, None, set(seen.unfinished), seen.newest))
+        self._add(study_id, self.patience(read_trials, self.backend, study_id, seen.unfinished, seen.newest))
         return seen
 
     def _change(self, trial_id: int, row: Row, **changes: Any) -> None:

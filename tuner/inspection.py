@@ -18,9 +18,10 @@ from model.trainer import FusedTrainer, Snapshot, find_device
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
-from tuner.storage import CurveTable, open_storage
+from tuner.storage import open_storage
 from tuner.study import definition_of, find_study
 from tuner.summary import summarise
+from tuner.tables import CurveTable
 
 
 def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:

@@ -29,9 +29,10 @@ from tuner.progress import BarProgress, LiveProgress, PlainProgress
 from tuner.ray_engine import run_with_ray
 from tuner.seam import Trainer
 from tuner.search import Search
-from tuner.storage import DEFAULT_URL, CurveTable, Patience, open_storage, shown
+from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
 from tuner.study import check_data, complete, definition_of, find_study, open_study
 from tuner.summary import finding, summarise, verdicts
+from tuner.tables import CurveTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
 from tuner.width import measure
@@ -238,7 +239,7 @@ def _work_for_ray(study: str, storage: str, device: str, width: int, base: str) 
 def report(storage_url: str, study_name: str) -> Report:
     """The state of a study, running or ended."""
     storage = open_storage(storage_url, create=False)
-    study = find_study(storage, study_name)
+    study = find_study(BufferedStorage(storage), study_name)
     summary = summarise(study, shown(storage_url))
     lines = finding(summary, CurveTable(storage, study._study_id).read())
     return Report(summary, [*lines, *verdicts(study)])

@@ -34,7 +34,7 @@ from tuner.ownership import Heart, gone, owner
 from tuner.seam import Held, Trainer, TrainerFactory
 from tuner.slots import Array, Running
 from tuner.snapshots import Keeper, SearchState, Seat
-from tuner.storage import CurveTable
+from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
 LEAVE_SECONDS = 4.0

@@ -1,4 +1,6 @@
-"""Opening a storage by URL, writing to it in batches, and the table of curves: the only file that imports SQLAlchemy.
+"""Opening a storage by URL, waiting for one that is away, and the lock under which trials begin.
+
+With `tables` the only file that imports SQLAlchemy.
 
 SQLite is opened in write-ahead mode, so that a dashboard that reads never waits for a search that writes, nor the other way round.
 """
@@ -7,23 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
-from optuna.storages._rdb import models
-from optuna.trial import TrialState
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Engine, make_url
 
 from tuner.errors import StorageError
@@ -36,16 +32,16 @@ BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE = 60, 5, 900.0, 2
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_metadata = MetaData()
-_curves = Table(
-    "tuner_curves",
-    _metadata,
+METADATA = MetaData()
+CURVES = Table(
+    "tunerCURVES",
+    METADATA,
     Column("study_id", Integer, primary_key=True),
     Column("trial", Integer, primary_key=True),
     Column("epoch", Integer, primary_key=True),
     Column("record", Text, nullable=False),
 )
-_schema = Table("tuner_schema", _metadata, Column("version", Integer, primary_key=True))
+_schema = Table("tuner_schema", METADATA, Column("version", Integer, primary_key=True))
 
 
 def open_storage(url: str, create: bool = True) -> RDBStorage:
@@ -125,7 +121,7 @@ def _tune_sqlite(connection: Any, _: Any) -> None:
 
 def _check_schema(engine: Engine) -> None:
     with engine.begin() as connection:
-        _metadata.create_all(connection)
+        METADATA.create_all(connection)
         version = connection.execute(sqlalchemy.select(_schema.c.version)).scalar()
         if version is None:
             connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
@@ -182,25 +178,6 @@ def _outage(error: BaseException) -> str | None:
     return None
 
 
-def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any) -> bool:
-    """Compare and swap: sets an attribute of a running trial if it still is what it was (None: there was none); whether it did."""
-    attributes: Any = models.TrialUserAttributeModel.__table__
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name]
-    running = sqlalchemy.exists().where(models.TrialModel.trial_id == trial_id, models.TrialModel.state == TrialState.RUNNING)
-    with storage.engine.begin() as connection:
-        if not connection.execute(sqlalchemy.select(running)).scalar():
-            return False
-        if was is None:
-            statement = insert(attributes).values(trial_id=trial_id, key=key, value_json=json.dumps(value)).on_conflict_do_nothing()
-        else:
-            there = (attributes.c.trial_id == trial_id) & (attributes.c.key == key) & (attributes.c.value_json == json.dumps(was))
-            statement = attributes.update().where(there).values(value_json=json.dumps(value))
-        if int(connection.execute(statement).rowcount) == 1:
-            return True
-        now = sqlalchemy.select(attributes.c.value_json).where((attributes.c.trial_id == trial_id) & (attributes.c.key == key))
-        return bool(connection.execute(now).scalar() == json.dumps(value))  # it was done before, and the answer was lost
-
-
 @contextlib.contextmanager
 def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[None]:
     """One process at a time, wherever it runs: a lock of the server's, or on a file beside SQLite's.
@@ -231,89 +208,3 @@ def _locked(engine: Engine, study_id: int) -> sqlalchemy.Connection:
         connection.close()
         raise
     return connection
-
-
-@dataclass(frozen=True)
-class Row:
-    """Something to be written of a running trial: `kind` is param, report, user_attr or system_attr, `key` its name or step."""
-
-    kind: str
-    trial_id: int
-    key: str | int
-    value: Any
-    distribution: BaseDistribution | None = None
-
-
-_TABLES: dict[str, tuple[Any, str]] = {
-    "param": (models.TrialParamModel, "param_name"),
-    "report": (models.TrialIntermediateValueModel, "step"),
-    "user_attr": (models.TrialUserAttributeModel, "key"),
-    "system_attr": (models.TrialSystemAttributeModel, "key"),
-}
-"""Optuna's own table for each kind, and the column that is unique within a trial."""
-
-
-def _columns(row: Row) -> dict[str, Any]:
-    """A row as Optuna stores it."""
-    if row.kind == "param" and row.distribution is not None:
-        return {"param_value": row.value, "distribution_json": distribution_to_json(row.distribution)}
-    if row.kind == "report":
-        value, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(row.value)
-        return {"intermediate_value": value, "intermediate_value_type": kind}
-    return {"value_json": json.dumps(row.value)}
-
-
-def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
-    """Writes rows into Optuna's tables in one transaction, the last of one key over those before it.
-
-    Returns:
-        The ids of trials that are not running any more; of these nothing is written.
-    """
-    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name]
-    ids = {row.trial_id for row in rows}
-    running = sqlalchemy.select(models.TrialModel.trial_id).where(
-        models.TrialModel.trial_id.in_(ids), models.TrialModel.state == TrialState.RUNNING
-    )
-    with storage.engine.begin() as connection:
-        alive = set(connection.execute(running).scalars())
-        for kind, (model, key) in _TABLES.items():
-            latest = {(row.trial_id, row.key): row for row in rows if row.kind == kind and row.trial_id in alive}
-            if latest:
-                content = [{"trial_id": row.trial_id, key: row.key, **_columns(row)} for row in latest.values()]
-                statement = insert(model.__table__)
-                given = {name: statement.excluded[name] for name in content[0] if name not in ("trial_id", key)}
-                connection.execute(statement.on_conflict_do_update(index_elements=["trial_id", key], set_=given), content)
-    return sorted(ids - alive)
-
-
-class CurveTable:
-    """Each trial's per-epoch records, in a table of our own beside Optuna's."""
-
-    def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
-        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
-
-    def add(self, records: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """Stores (trial number, record) pairs in one transaction; a record of an epoch that is there already replaces it."""
-        if not records:
-            return
-        keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
-        rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
-        self._patience(self._replace, [{f"old_{name}": value for name, value in key.items()} for key in keys], rows)
-
-    def _replace(self, old: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-        same = sqlalchemy.and_(*(_curves.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
-        with self._engine.begin() as connection:
-            connection.execute(_curves.delete().where(same), old)
-            connection.execute(_curves.insert(), rows)
-
-    def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:
-        """The curves by trial number, each in the order of its epochs."""
-        wanted = _curves.c.study_id == self._study_id
-        if trial is not None:
-            wanted = wanted & (_curves.c.trial == trial)
-        query = sqlalchemy.select(_curves.c.trial, _curves.c.record).where(wanted).order_by(_curves.c.trial, _curves.c.epoch)
-        curves: dict[int, list[dict[str, Any]]] = {}
-        with self._engine.connect() as connection:
-            for number, record in connection.execute(query):
-                curves.setdefault(number, []).append(json.loads(record))
-        return curves

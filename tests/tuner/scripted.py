@@ -16,8 +16,9 @@ from tuner.definition import StudyDefinition
 from tuner.observer import Observer
 from tuner.seam import Held
 from tuner.search import Search
-from tuner.storage import CurveTable, open_storage
+from tuner.storage import open_storage
 from tuner.study import open_study
+from tuner.tables import CurveTable
 from tuner.warm import remember
 
 

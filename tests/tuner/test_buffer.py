@@ -13,6 +13,7 @@ from sqlalchemy import event
 
 from tuner.buffer import BufferedStorage
 from tuner.storage import open_storage
+from tuner.tables import read_trials
 
 UNIFORM = optuna.distributions.FloatDistribution(0, 1)
 
@@ -124,3 +125,31 @@ def test_an_ask_does_not_read_our_own_trials_again(storage: BufferedStorage) -> 
         study.ask({"x": UNIFORM})
         counts.append(len(rows))
     assert counts[0] == counts[1]
+
+
+def test_trials_are_read_as_optuna_reads_them(storage: BufferedStorage) -> None:
+    """Every kind of trial and value, all of them or those that may have changed."""
+    study = optuna.create_study(storage=storage)
+    space = {
+        "x": UNIFORM,
+        "n": optuna.distributions.IntDistribution(1, 9),
+        "c": optuna.distributions.CategoricalDistribution(("a", None, 2.5)),
+    }
+    for number in range(6):
+        trial = study.ask(space if number else {})
+        for step, value in enumerate((0.5, float("nan"), float("inf"), float("-inf"))):
+            trial.report(value, step)
+        trial.set_user_attr("note", {"deep": [number, None]})
+        trial.set_constraint("c", 0.5)
+        if number in (1, 2):
+            study.tell(trial, float("inf") if number == 1 else 0.25)
+        elif number == 3:
+            study.tell(trial, state=TrialState.PRUNED)
+    study.enqueue_trial({"x": 0.5})
+    storage.flush()
+    backend, number = storage.backend, study._study_id
+    for among, beyond in ((set(), -1), ({1, 3, 6}, 4)):
+        ours, theirs = read_trials(backend, number, among, beyond), backend._get_trials(number, None, among, beyond)
+        assert [repr(trial) for trial in ours] == [repr(trial) for trial in theirs]  # a NaN equals nothing
+    with pytest.raises(KeyError):
+        read_trials(backend, 99, set(), -1)

@@ -18,7 +18,8 @@ from tests.kills import COUNTING, outcome, search, started
 from tests.postgres import PASSWORD, Server, binaries
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
-from tuner.storage import CurveTable, Patience, open_storage
+from tuner.storage import Patience, open_storage
+from tuner.tables import CurveTable
 
 names = (f"db{number}" for number in itertools.count())
 

@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from tuner.errors import StorageError
-from tuner.storage import CurveTable, open_storage, shown
+from tuner.storage import open_storage, shown
+from tuner.tables import CurveTable
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from optuna.trial import TrialState
 
 from tests.kills import COUNTING
 from tuner.definition import load_definition
-from tuner.storage import CurveTable, open_storage
+from tuner.storage import open_storage
 from tuner.study import find_study
+from tuner.tables import CurveTable
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
 SEARCH = ("search", "quick", "--num-stories", "30", "--no-confirm", "--width", "2")
