@@ -33,7 +33,7 @@ bench: .venv/installed  ## the trainer's speed on this machine
 	touch $@
 
 .venv/tested: .venv/installed pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[dev,postgres,ray,stories]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,postgres,ray,s3,stories]'
 	touch $@
 
 clean:

@@ -80,7 +80,7 @@ def beside_finished(folder: Path, finished: int) -> dict[str, float]:
     """What `ask`, opening the study and `tuner status` take when so many trials have ended."""
     url = f"sqlite:///{folder}/finished.db"
     made = definition(1, 10)
-    run_search(SearchRequest(made, url, 1, "cpu", None, False, folder / "models", folder / "snapshots", confirm=False), nowhere())
+    run_search(SearchRequest(made, url, 1, "cpu", None, False, folder, confirm=False), nowhere())
     study = optuna.load_study(study_name=f"{made.name}@synthetic-30", storage=open_storage(url))
     verdict = {"cause": "finished", "epoch": 10, "reason": "ran its 10 epochs", "evidence": {}}
     distributions = made.distributions()
@@ -130,9 +130,7 @@ def nowhere() -> Console:
 def searched(folder: Path) -> dict[str, float]:
     """Where the seconds of a real search go."""
     made = definition(48, 10).changed(data_stories=300)
-    request = SearchRequest(
-        made, f"sqlite:///{folder}/search.db", 16, "cpu", None, False, folder / "models", folder / "states", confirm=False
-    )
+    request = SearchRequest(made, f"sqlite:///{folder}/search.db", 16, "cpu", None, False, folder, confirm=False)
     seconds: dict[str, float] = run_search(request, nowhere()).summary["seconds"]
     return {**seconds, "overhead_share": round(1 - (seconds["training"] + seconds["evaluating"]) / seconds["total"], 4)}
 

@@ -2,33 +2,54 @@
 
 python -m benchmarks.scaling --json [--workers 1 4 16 64 256] [--seconds 20] [--grpc]
 
-Each simulated worker is a thread with a storage of its own, spread over four processes; it asks, reports ten epochs (written once each)
-and tells. A real PostgreSQL is started for it. With --grpc the same through Optuna's proxy (needs grpcio), which writes every report.
+Each simulated worker is a thread with a storage of its own, spread over four processes; it is given a trial as a search is (taking up what
+dead workers left, under the budget's lock), reports ten epochs (written once each) and tells. A real PostgreSQL is started for it. With
+--grpc the same with plain Optuna through its proxy (needs grpcio), which writes every report and has no lock.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
+import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 
-from model.noise import derived_seed
+from model.corpus import load_corpus
 from tests.postgres import Server, binaries
 from tuner.buffer import BufferedStorage
-from tuner.storage import asking, open_storage
+from tuner.definition import validated
+from tuner.intake import Intake
+from tuner.snapshots import Seat
+from tuner.storage import open_storage
+from tuner.study import open_study
 
-SPACE = {name: optuna.distributions.FloatDistribution(1e-4, 1.0, log=True) for name in ("lr", "dropout", "decay", "weight")}
-PROCESSES, REPORTS = 4, 10
+LOSSES = ("loss_weights.generate", "loss_weights.cycle_forward", "loss_weights.cycle_backward")
+DEFINITION = validated(
+    {
+        "name": "scaling",
+        "data": {"source": "synthetic", "stories": 30, "seed": 1},
+        "budget": {"trials": 1_000_000, "epochs": 10},
+        "search": {name: {"low": 1e-4, "high": 1e-2, "log": True} for name in ("lr", *LOSSES)},
+        "fixed": {"hidden_dim": 16},
+        "pruning": {},
+    },
+    "the benchmark",
+)
+STUDY, PROCESSES, REPORTS = "scaling@synthetic-30", 4, 10
 PROXY = (
     "import sys, optuna; from tuner.storage import open_storage;"
     "optuna.storages.run_grpc_proxy_server(open_storage(sys.argv[1]), host='127.0.0.1', port=int(sys.argv[2]))"
@@ -45,33 +66,37 @@ def opened(target: str) -> BaseStorage:
 def work(target: str, seed: int, until: float, asked: list[float]) -> None:
     """One worker until its time is over; notes the seconds of each `ask`."""
     storage = opened(target)
-    study = optuna.load_study(study_name="scaling", storage=storage)
-    while time.time() < until:
-        began = time.perf_counter()
-        study.sampler = optuna.samplers.TPESampler(seed=derived_seed(seed, len(asked)) % 2**32)
-        trial = ask(study, storage)
-        asked.append(time.perf_counter() - began)
-        for step in range(REPORTS):
-            trial.report(0.1 * step, step)
-            if isinstance(storage, BufferedStorage):
-                storage.flush()
-        study.tell(trial, sum(trial.params.values()))
+    study = optuna.load_study(study_name=STUDY, storage=storage)
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Seat(Path(folder))) as seat:
+        ask = asker(study, storage, seat, seed)
+        while time.time() < until:
+            began = time.perf_counter()
+            trial = ask()
+            asked.append(time.perf_counter() - began)
+            for step in range(1, REPORTS + 1):
+                trial.report(0.1 * step, step)
+                if isinstance(storage, BufferedStorage):
+                    storage.flush()
+            study.tell(trial.number, sum(trial.params.values()))
 
 
-def ask(study: optuna.Study, storage: BaseStorage) -> optuna.Trial:
-    """As the search asks: one at a time where the storage is a database."""
+def asker(study: optuna.Study, storage: BaseStorage, seat: Seat, seed: int) -> Callable[[], optuna.Trial]:
+    """As the search asks; where there is the proxy, as Optuna does."""
     if isinstance(storage, BufferedStorage):
-        with asking(storage.backend, study._study_id):
-            return study.ask(SPACE)
-    return study.ask(SPACE)
+        intake = Intake(study, storage, DEFINITION, seat, "cpu")
+        return lambda: intake.next().trial
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return lambda: study.ask(DEFINITION.distributions())
 
 
 def process(target: str, seeds: list[int], until: float, results: Any) -> None:
     """Some workers as threads of one process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    socket.gethostname = lambda: threading.current_thread().name  # each is a host of its own, with trials of its own
     asked: list[list[float]] = [[] for _ in seeds]
     began = time.time()
-    threads = [threading.Thread(target=work, args=(target, seed, until, notes)) for seed, notes in zip(seeds, asked, strict=True)]
+    named = [(f"worker-{seed}", (target, seed, until, notes)) for seed, notes in zip(seeds, asked, strict=True)]
+    threads = [threading.Thread(target=work, name=name, args=arguments) for name, arguments in named]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,7 +151,7 @@ def main() -> None:
 def measured(server: Server, kind: str, workers: int, seconds: float) -> dict[str, float]:
     """A fresh study, directly or behind a proxy."""
     url = server.create(f"{kind}-{workers}")
-    optuna.create_study(study_name="scaling", storage=open_storage(url))
+    open_study(open_storage(url), DEFINITION, load_corpus("synthetic", 30, 1))
     if kind == "postgresql":
         return crowd(url, workers, seconds)
     port = str(server.free_port())

@@ -48,7 +48,7 @@ def search(options: argparse.Namespace, seed: int, stops: bool) -> dict[str, Any
             validated(content, "the benchmark"),
             f"sqlite:///{folder}/t.db",
             *(8, "cpu", None, False),
-            *(Path(folder) / "models", Path(folder) / "snapshots"),
+            Path(folder),
         )
         summary = run_search(request, Console(file=nowhere)).summary
     best = summary["best"]

@@ -49,7 +49,7 @@ COUNTING = (
 def request(folder: Path, definition: StudyDefinition, url: str | None = None) -> SearchRequest:
     """A search in a folder of its own, or of another storage."""
     storage = url or f"sqlite:///{folder}/tuner.db"
-    return SearchRequest(definition, storage, 3, "cpu", None, False, folder / "checkpoints", folder / "snapshots", confirm=False)
+    return SearchRequest(definition, storage, 3, "cpu", None, False, folder, confirm=False)
 
 
 def search(folder: Path, url: str | None = None) -> None:

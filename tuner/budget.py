@@ -1,14 +1,54 @@
-"""When a search has had enough: minutes of this run, epochs and GPU-minutes of the whole study, or somebody asking it to stop."""
+"""When a search has had enough: minutes of this run, epochs and GPU-minutes of the whole study, or somebody asking it to stop.
+
+The seconds of a study are noted by seat, so that nobody writes over another's; what a run that was killed had spent is known from its
+newest snapshot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import optuna
 
 from tuner.definition import Budget
 
 STOP = "stop"
+SECONDS = "seconds "
+
+
+def seconds_of(study: optuna.Study) -> dict[str, float]:
+    """What a study has taken so far, by what it was spent on."""
+    found: Counter[str] = Counter()
+    for key, seconds in study.user_attrs.items():
+        if key.startswith(SECONDS):
+            found.update(seconds)
+    return dict(found)
+
+
+class Ledger:
+    """The seconds that one seat has spent on a study, over all its runs.
+
+    Args:
+        known: what the seat's newest snapshot says; more than is noted where the run before was killed.
+    """
+
+    def __init__(self, study: optuna.Study, seat: int, known: Mapping[str, float]) -> None:
+        self._study, self._key = study, f"{SECONDS}{socket.gethostname()}/seat-{seat}"
+        noted: Mapping[str, float] = study.user_attrs.get(self._key, {})
+        self._earlier = max(noted, known, key=lambda seconds: seconds.get("total", 0.0))
+        self.gpu_seconds = seconds_of(study).get("gpu", 0.0) + self._earlier.get("gpu", 0.0) - noted.get("gpu", 0.0)
+        """A GPU's, of all seats, before this run."""
+
+    def total(self, now: Mapping[str, float]) -> dict[str, float]:
+        """With what this run has spent by now."""
+        names = dict.fromkeys((*self._earlier, *now))
+        return {name: round(self._earlier.get(name, 0.0) + now.get(name, 0.0), 3) for name in names}
+
+    def note(self, now: Mapping[str, float]) -> None:
+        """Stores it with the study."""
+        self._study.set_user_attr(self._key, self.total(now))
 
 
 class Allowance:
@@ -20,7 +60,8 @@ class Allowance:
 
     def __init__(self, study: optuna.Study, budget: Budget, clock: Callable[[], float], gpu: bool) -> None:
         self._study, self._budget, self._clock, self._began, self._gpu = study, budget, clock, clock(), gpu
-        self._earlier = float(study.user_attrs.get("seconds", {}).get("gpu", 0.0))
+        self.earlier = 0.0
+        """GPU-seconds of the study before this run."""
         self._asked = study.user_attrs.get(STOP)
 
     @property
@@ -38,7 +79,7 @@ class Allowance:
         budget = self._budget
         if budget.minutes and self.seconds >= 60 * budget.minutes:
             return True
-        if budget.gpu_minutes and self._earlier + self.gpu_seconds >= 60 * budget.gpu_minutes:
+        if budget.gpu_minutes and self.earlier + self.gpu_seconds >= 60 * budget.gpu_minutes:
             return True
         return bool(budget.total_epochs) and self._epochs() >= budget.total_epochs
 

@@ -30,7 +30,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.storage import Patience
-from tuner.tables import Row, read_trials, take_over, write_rows
+from tuner.tables import Fence, Row, count_begun, read_trials, take_over, write_rows
 
 
 @dataclass
@@ -56,6 +56,8 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def __init__(self, backend: RDBStorage, patience: Patience | None = None) -> None:
         self.backend = backend
         self.patience = patience or Patience()
+        self.fence: str | None = None
+        """An attribute of our own trials that nobody else changes but to take them from us; then nothing of ours is written any more."""
         self._seen: dict[int, _Seen] = {}
         self._own: dict[int, int] = {}  # trial id -> study id
         self._queue: list[Row] = []
@@ -78,6 +80,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """Makes somebody's running trial our own if its attribute `key` is still what it was when it was read; then that is `value`."""
         with self._lock:
             if not self.patience(take_over, self.backend, trial._trial_id, key, trial.user_attrs.get(key), value):
+                self._let_go(trial._trial_id)
                 return False
             self.adopt(trial._trial_id)
             return True
@@ -92,19 +95,32 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             return self._seen[study_id].trials[trial_id]
 
     def flush(self) -> list[int]:
-        """Writes what is waiting, in one transaction; returns the trials that somebody else has ended meanwhile: of these nothing is."""
+        """Writes what is waiting, in one transaction; returns the trials that somebody else has ended or taken: of these nothing is."""
         with self._lock:
             waiting, self._queue = self._queue, []
             if not waiting:
                 return []
             try:
-                lost = self.patience(write_rows, self.backend, waiting)
+                lost = self.patience(write_rows, self.backend, waiting, self._fenced(waiting))
             except BaseException:
                 self._queue = waiting + self._queue  # nothing was written: it waits on
                 raise
             for trial_id in lost:
                 self._let_go(trial_id)
             return lost
+
+    def _fenced(self, rows: Sequence[Row]) -> Fence | None:
+        """What the fence's attribute must be for these rows to be written, where it is known to be in the database."""
+        if self.fence is None:
+            return None
+        changed = {row.trial_id for row in rows if row.kind == "user_attr" and row.key == self.fence}
+        ids = {row.trial_id for row in rows if row.trial_id in self._own} - changed
+        known = {trial_id: self._seen[self._own[trial_id]].trials[trial_id].user_attrs.get(self.fence) for trial_id in ids}
+        return Fence(self.fence, {trial_id: value for trial_id, value in known.items() if value is not None})
+
+    def begun(self, study_id: int) -> int:
+        """How many trials of a study run or have ended, as it is now."""
+        return self.patience(count_begun, self.backend, study_id)
 
     def mark_own(self, key: str, value: Any) -> None:
         """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us."""
@@ -240,7 +256,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         with self._lock:
             if trial_id in self._own:
                 if trial_id in self.flush():
-                    raise UpdateFinishedTrialError(f"trial {trial_id} was ended by somebody else")
+                    raise UpdateFinishedTrialError(f"trial {trial_id} was ended or taken over by somebody else")
                 done = self.patience(self._end, trial_id, state, values)
                 study_id = self._own.pop(trial_id) if state.is_finished() else self._own[trial_id]
                 self._add(study_id, [self._ended(study_id, trial_id, state, values)])

@@ -17,6 +17,7 @@ from tuner.cli_model import data, evaluate, generate, parse, train
 from tuner.cli_study import enqueue, stop, worker
 from tuner.errors import TunerError
 from tuner.options import (
+    artifacts_option,
     data_option,
     device_option,
     json_option,
@@ -63,6 +64,7 @@ def cli() -> None:
 @device_option
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The search's seed.")
 @storage_option
+@artifacts_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--confirm/--no-confirm", default=True, help="Train the best few again with fresh seeds at the end; on by default.")
 @click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
@@ -74,6 +76,7 @@ def cli() -> None:
 def search(
     study: str,
     storage: str,
+    artifacts: str,
     width: str,
     device: str,
     devices: str | None,
@@ -129,6 +132,7 @@ def search(
         ray=(address or "local") if engine == "ray" else None,
         warm_start=warm_start,
         keep=keep,
+        artifacts=artifacts,
     )
     console = Console(stderr=True)
     report = forecast(request, console) if dry_run else run_search(request, console)

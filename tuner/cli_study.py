@@ -9,15 +9,16 @@ from typing import Any
 import click
 from rich.console import Console
 
-from tuner.options import device_option, json_option, show, storage_option, study_argument, width_of, width_option
+from tuner.options import artifacts_option, device_option, json_option, show, storage_option, study_argument, width_of, width_option
 
 
 @click.command()
 @study_argument
 @storage_option
+@artifacts_option
 @width_option
 @device_option
-def worker(study: str, storage: str, width: str, device: str) -> None:
+def worker(study: str, storage: str, artifacts: str, width: str, device: str) -> None:
     """Helps with a search that was begun elsewhere, from this machine or another, until its budget is used up.
 
     Example: tuner worker quick --storage postgresql+psycopg://tuner@db/tuner
@@ -27,7 +28,7 @@ def worker(study: str, storage: str, width: str, device: str) -> None:
     from tuner.job import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run_worker(study, storage, device, width_of(width), Console(stderr=True))
+    run_worker(study, storage, device, width_of(width), Console(stderr=True), artifacts)
 
 
 @click.command()

@@ -16,11 +16,11 @@ class Crew:
         storage: goes to them through the environment, for it may hold a password, and command lines are for all to see.
     """
 
-    def __init__(self, study: str, storage: str, devices: tuple[str, ...], width: int) -> None:
+    def __init__(self, study: str, storage: str, artifacts: str, devices: tuple[str, ...], width: int) -> None:
         self._study, self._devices, self._width = study, devices, width
         threads = max(1, (os.cpu_count() or 1) // (1 + len(devices)))
         shared = {"OMP_NUM_THREADS": str(threads)} if devices else {}
-        self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage}
+        self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
         self._workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Crew:

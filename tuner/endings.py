@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from tuner.artifacts import Artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import candidates, feasible
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.observer import Observer
-from tuner.seam import Trainer
+from tuner.seam import Scored
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -35,15 +37,19 @@ class Endings:
         storage: BufferedStorage,
         definition: StudyDefinition,
         checkpoints: Path,
+        artifacts: Artifacts,
         keep: int | None,
         observer: Observer,
     ) -> None:
         self._study, self._storage, self._definition = study, storage, definition
-        self._checkpoints, self._keep, self._observer = checkpoints, keep, observer
+        self._checkpoints, self._artifacts, self._keep, self._observer = checkpoints, artifacts, keep, observer
         self._failures = 0
 
-    def store(self, trainer: Trainer, slot: int, running: Running, verdict: Verdict) -> None:
-        """Stores the ending of a trial that is in this slot.
+    def store(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
+        """Stores the ending of a trial.
+
+        Args:
+            save: writes its model.
 
         Raises:
             SearchError: its model cannot be written, or too many trials have failed one after the other.
@@ -52,7 +58,7 @@ class Endings:
             raise ValueError(f"trial {running.number} had ended before")
         value = running.objective[-1] if verdict.cause == "finished" else None
         try:
-            self._say(running.trial, self._saved(trainer, slot, running) if value is not None else {}, running, verdict)
+            self._say(running.trial, self._saved(running, save) if value is not None else {}, running, verdict)
             state = {"failed": TrialState.FAIL, "finished": None}.get(verdict.cause, TrialState.PRUNED)
             self._study.tell(running.number, value, state=state)
         except UpdateFinishedTrialError:
@@ -65,13 +71,14 @@ class Endings:
         if self._failures >= FAILURES_IN_A_ROW:
             raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; mend that and run it again")
 
-    def _saved(self, trainer: Trainer, slot: int, running: Running) -> dict[str, Any]:
+    def _saved(self, running: Running, save: Callable[[Path, Scored], None]) -> dict[str, Any]:
         """Saves a finished trial's model; where."""
         if running.scored is None:
             raise ValueError(f"trial {running.number} was never evaluated")
         path = self._checkpoints / f"trial-{running.number}.safetensors"
         try:
-            trainer.save(slot, path, running.scored)
+            save(path, running.scored)
+            self._artifacts.put(path.name, path)
         except OSError as error:
             raise SearchError(f"the model of trial {running.number} cannot be written ({error}); make room and run it again") from error
         return {"checkpoint": str(path)}
@@ -85,6 +92,9 @@ class Endings:
         figures = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
         for key, content in {**figures, **saved, "verdict": verdict.as_dict()}.items():
             trial.set_user_attr(key, content)
+        if saved:
+            path = Path(saved["checkpoint"])
+            self._storage.set_trial_system_attr(trial._trial_id, *self._artifacts.attribute(path.name, path))
 
     def _constrain(self, trial: Trial, name: str, value: float) -> None:
         """Sets a constraint, unless it was set before a kill."""
@@ -97,4 +107,6 @@ class Endings:
         best = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: self._definition.confirm.top])}
         for trial in trials:
             if trial.number not in best:
-                Path(trial.user_attrs["checkpoint"]).unlink(missing_ok=True)
+                path = Path(trial.user_attrs["checkpoint"])
+                path.unlink(missing_ok=True)
+                self._artifacts.remove(path.name)

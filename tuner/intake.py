@@ -11,7 +11,7 @@ from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
-from tuner.ownership import alive, in_seat, itself, owner
+from tuner.ownership import OWNER, alive, in_seat, itself, owner
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking
@@ -56,7 +56,7 @@ class Intake:
         """
         past = Past()
         for frozen in self.study.get_trials(deepcopy=False):
-            mine = in_seat(frozen.user_attrs.get("owner"), self.seat.number)
+            mine = in_seat(frozen.user_attrs.get(OWNER), self.seat.number)
             known = "verdict" in frozen.user_attrs or not frozen.state.is_finished()  # else somebody else has ended it
             again = mine and known and state is not None and frozen.number not in state.past
             if frozen.state.is_finished() and not again:
@@ -97,32 +97,30 @@ class Intake:
             frozen = self._left.pop(0)
             if (running := self._again(frozen, self._behind.get(frozen.number))) is not None:
                 return running
-        with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
-            trials = self.study.get_trials(deepcopy=False)
-            begun = [t for t in trials if t.state != TrialState.WAITING]
-            strays = [t for t in begun if t.state == TrialState.RUNNING and self._stray(t)]
-            if not strays:
-                return self._new() if fresh and len(begun) < self.definition.budget.trials else None
-        self._behind, self._left = self.seat.left_behind(self.mark), strays
-        return self.next(fresh)
+        trials = self.study.get_trials(deepcopy=False)
+        if strays := [t for t in trials if t.state == TrialState.RUNNING and self._stray(t)]:
+            owners = [trial.user_attrs[OWNER] for trial in strays if OWNER in trial.user_attrs]
+            self._behind, self._left = self.seat.left_behind(self.mark, {(of["host"], of["seat"]) for of in owners}), strays
+            return self.next(fresh)
+        return self._new(any(t.state == TrialState.WAITING for t in trials)) if fresh else None
 
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return any(not self.storage.owns(trial._trial_id) and alive(trial.user_attrs.get("owner")) for trial in running)
+        return any(not self.storage.owns(trial._trial_id) and alive(trial.user_attrs.get(OWNER)) for trial in running)
 
     def _stray(self, trial: FrozenTrial) -> bool:
         """Whether nobody trains this running trial: its process is dead, or was killed before it could say whose it is."""
         if self.storage.owns(trial._trial_id):
             return False
-        of = trial.user_attrs.get("owner")
-        return itself(of) or not alive(of)  # without an owner it is nobody's: who begins one says so before he lets others ask
+        of = trial.user_attrs.get(OWNER)
+        return itself(of) or not alive(of)  # without an owner it is nobody's: who begins one makes sure that he is
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
         """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""
         trial: Trial | FrozenTrial = frozen
         if not frozen.state.is_finished():
-            if not self.storage.take_over(frozen, "owner", owner(self.seat.number)):
+            if not self.storage.take_over(frozen, OWNER, owner(self.seat.number)):
                 return None
             trial = self._suggested(frozen._trial_id, frozen.number)
         running = self._running(trial)
@@ -131,17 +129,26 @@ class Intake:
             running.go_on(state)
         return running
 
-    def _new(self) -> Running:
-        mine = {"owner": owner(self.seat.number)}
-        trial_id = self.study._pop_waiting_trial_id()
+    def _new(self, waiting: bool) -> Running | None:
+        """A trial that had not begun, while the budget lasts; its parameters are drawn after others may ask again.
+
+        Args:
+            waiting: whether somebody has put trials in.
+        """
+        with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
+            trial_id = self._claimed(waiting) if self.storage.begun(self.study._study_id) < self.definition.budget.trials else None
         if trial_id is None:
-            trial_id = self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs=mine))
-        else:
-            self.storage.set_trial_user_attr(trial_id, "owner", mine["owner"])
-            self.storage.flush()
+            return None
         trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
         trial.set_user_attr("device", self.device)
         return self._running(trial)
+
+    def _claimed(self, waiting: bool) -> int:
+        mine = owner(self.seat.number)
+        while waiting and (trial_id := self.study._pop_waiting_trial_id()) is not None:
+            if self.storage.take_over(self.storage.get_trial(trial_id), OWNER, mine):  # without an owner it is anybody's
+                return trial_id
+        return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
         """A trial with its parameters: as they were, or drawn by a sampler of its own, for one that went on would go on differently."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import find_device
+from tuner.artifacts import open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.crew import Crew
@@ -50,8 +52,8 @@ class SearchRequest:
     device: str
     name: str | None
     fresh: bool
-    checkpoints: Path = BASE / "checkpoints"
-    snapshots: Path = BASE / "snapshots"
+    base: Path = BASE
+    """The folder for checkpoints and snapshots."""
     confirm: bool = True
     others: tuple[str, ...] = ()
     """The devices of further workers."""
@@ -61,6 +63,13 @@ class SearchRequest:
     """An earlier study that the sampler learns from."""
     keep: int | None = None
     """How many checkpoints stay on disk."""
+    artifacts: str | None = None
+    """Where other machines and the dashboard find models and snapshots: a folder, or `s3://BUCKET/PREFIX`; None: a folder in `base`."""
+
+    @property
+    def place(self) -> str:
+        """That place."""
+        return self.artifacts or str(self.base / "artifacts")
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,7 @@ class _Prepared:
         known: dict[str, int] = self.study.user_attrs.get("width", {})
         if self.device.type not in known:
             measured = measure(self.make_trainer, self.definition)
-            console.print(measured.said(), soft_wrap=True, highlight=False)
+            _plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             self.study.set_user_attr("width", known)
         return known[self.device.type]
@@ -126,11 +135,17 @@ class _Prepared:
             self.curves,
             width=width,
             device=str(self.device),
-            checkpoints=_folder(request.checkpoints, request.storage, name),
-            snapshots=_folder(request.snapshots, request.storage, name),
+            checkpoints=_folder(request.base / "checkpoints", request.storage, name),
+            snapshots=_folder(request.base / "snapshots", request.storage, name),
+            artifacts=open_artifacts(request.place),
             observer=observer,
             keep=request.keep,
         ).run()
+
+
+def _plainly(console: Console) -> Callable[[str], None]:
+    """Says something in one line, as it is."""
+    return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
 
 
 def _load(definition: StudyDefinition, console: Console) -> Corpus:
@@ -145,8 +160,8 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
     definition = request.definition.fitted(len(corpus.sentences["train"]))
     if definition.budget.epochs != request.definition.budget.epochs:
         before = request.definition.budget.epochs
-        console.print(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
-    backend, patience = open_storage(request.storage), Patience(console.print)
+        _plainly(console)(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
+    backend, patience = open_storage(request.storage), Patience(_plainly(console))
     storage = BufferedStorage(backend, patience)
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if request.warm_start is not None:
@@ -165,15 +180,15 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     prepared = _begin(request, console)
     width, definition, study = prepared.width(console), prepared.definition, prepared.study
     if request.ray is None:
-        with Crew(study.study_name, request.storage, request.others, width), _progress(console) as observer:
+        with Crew(study.study_name, request.storage, request.place, request.others, width), _progress(console) as observer:
             prepared.search(width, observer)
     else:
         address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
-        base = request.checkpoints.parent.absolute()
+        base = request.base.absolute()
         tick = _Counts(study, console)
-        run_with_ray(_work_for_ray, study.study_name, request.storage, devices, width, address, base, tick)
+        run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
     if request.confirm and not complete(study, definition):
-        console.print("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
+        _plainly(console)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
     elif request.confirm:
         with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
             confirm(study, definition, prepared.make_trainer, width, confirming)
@@ -195,7 +210,9 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     return Report(found, told(found))
 
 
-def run_worker(name: str, storage_url: str, device: str, width: int | None, console: Console, base: Path = BASE) -> None:
+def run_worker(
+    name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None = None, base: Path = BASE
+) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
 
     Args:
@@ -204,11 +221,11 @@ def run_worker(name: str, storage_url: str, device: str, width: int | None, cons
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
     """
-    backend, patience = open_storage(storage_url, create=False), Patience(console.print)
+    backend, patience = open_storage(storage_url, create=False), Patience(_plainly(console))
     storage = BufferedStorage(backend, patience)
     study = find_study(storage, name)
     definition = definition_of(study)
-    request = SearchRequest(definition, storage_url, width, device, None, False, base / "checkpoints", base / "snapshots")
+    request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
     corpus = _load(definition, console)
     check_data(study, corpus)
     curves = CurveTable(backend, study._study_id, patience)
@@ -231,9 +248,9 @@ class _Counts:
             self._console.print(line)
 
 
-def _work_for_ray(study: str, storage: str, device: str, width: int, base: str) -> None:
+def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run_worker(study, storage, device, width, Console(stderr=True), Path(base))
+    run_worker(study, storage, device, width, Console(stderr=True), artifacts, Path(base))
 
 
 def report(storage_url: str, study_name: str) -> Report:

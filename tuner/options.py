@@ -21,6 +21,14 @@ storage_option = click.option(
     show_default=True,
     help="Where studies are kept.",
 )
+artifacts_option = click.option(
+    "--artifacts",
+    metavar="PLACE",
+    envvar="TUNER_ARTIFACTS",
+    default="runs/artifacts",
+    show_default=True,
+    help="Where other machines and the dashboard find models and snapshots: a folder, or s3://BUCKET/PREFIX.",
+)
 width_option = click.option(
     "--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once; auto measures it."
 )

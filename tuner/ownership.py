@@ -13,6 +13,8 @@ from typing import Any
 
 from tuner.errors import StorageError
 
+OWNER = "owner"
+"""The attribute of a running trial that says whose it is."""
 BEAT_SECONDS, SILENT_SECONDS = 30.0, 300.0
 
 
@@ -61,16 +63,16 @@ class Heart:
     """Beats in a thread of its own, so that a long epoch is not taken for a death.
 
     Args:
-        beat: what is done every `seconds`; a beat that fails because the storage is away is left out.
+        beat: what is done every `BEAT_SECONDS`; a beat that fails because the storage is away is left out.
     """
 
-    def __init__(self, beat: Callable[[], None], seconds: float = BEAT_SECONDS) -> None:
-        self._beat, self._seconds, self._over = beat, seconds, threading.Event()
+    def __init__(self, beat: Callable[[], None]) -> None:
+        self._beat, self._over = beat, threading.Event()
         self._thread = threading.Thread(target=self._run, name="heart", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(self._seconds):
+        while not self._over.wait(BEAT_SECONDS):
             with contextlib.suppress(StorageError):
                 self._beat()
 

@@ -16,9 +16,10 @@ TICK_SECONDS, CONNECT_SECONDS = 2.0, 5.0
 
 
 def run_with_ray(
-    work: Callable[[str, str, str, int, str], None],
+    work: Callable[[str, str, str, str, int, str], None],
     study: str,
     storage: str,
+    artifacts: str,
     devices: tuple[str, ...],
     width: int,
     address: str | None,
@@ -28,7 +29,7 @@ def run_with_ray(
     """Runs one worker for each device until the study's budget is used up.
 
     Args:
-        work: a worker, of study, storage, device, width and base; a function of a module that every node has.
+        work: a worker, of study, storage, artifacts, device, width and base; a function of a module that every node has.
         address: of a Ray cluster (`auto`: the one that this machine belongs to); None begins one on this machine.
         base: the folder for checkpoints and snapshots; every node must have it, and share it if models are to be found in one place.
         tick: called every `TICK_SECONDS`.
@@ -48,7 +49,7 @@ def run_with_ray(
     try:
         remote = ray.remote(max_retries=-1)(work)
         waiting = [
-            remote.options(num_cpus=1, num_gpus=int(device.startswith("cuda"))).remote(study, storage, device, width, str(base))
+            remote.options(num_cpus=1, num_gpus=int(device.startswith("cuda"))).remote(study, storage, artifacts, device, width, str(base))
             for device in devices
         ]
         while waiting:

@@ -71,7 +71,11 @@ class Trainer(Protocol):
         """Steps of one epoch, as `rehearse` counts them."""
 
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
-        """Puts a new model into a slot and leaves the others unchanged."""
+        """Puts a new model into a slot and leaves the others unchanged.
+
+        Raises:
+            MemoryError: the device has no room for it.
+        """
 
     def held(self, slot: int) -> Held:
         """The slot's whole state, a copy."""
@@ -81,10 +85,15 @@ class Trainer(Protocol):
 
         Raises:
             ValueError: the state is of another form.
+            MemoryError: the device has no room for it.
         """
 
     def resize(self, keep: Sequence[int], slots: int) -> None:
-        """Makes `slots` slots, the first of which hold the old slots `keep` in that order, unchanged."""
+        """Makes `slots` slots, the first of which hold the old slots `keep` in that order, unchanged.
+
+        Raises:
+            MemoryError: the device has no room for so many; then all slots are as they were.
+        """
 
     def train_epoch(self) -> Sequence[Record | None]:
         """One epoch for all slots; None for a free one.

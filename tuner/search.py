@@ -9,19 +9,22 @@ the newest state: what had happened since happens again in the same way, and wha
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.artifacts._protocol import ArtifactStore
 from optuna.trial import Trial
 
 from model.config import ModelShape
+from tuner.artifacts import Artifacts
 from tuner.bench import Bench
-from tuner.budget import Allowance
+from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
@@ -30,8 +33,8 @@ from tuner.failures import Outcome, advance
 from tuner.intake import Intake, Past
 from tuner.judges import Peer
 from tuner.observer import Observer
-from tuner.ownership import Heart, gone, owner
-from tuner.seam import Held, Trainer, TrainerFactory
+from tuner.ownership import OWNER, Heart, gone, owner
+from tuner.seam import Held, Scored, Trainer, TrainerFactory
 from tuner.slots import Array, Running
 from tuner.snapshots import Keeper, SearchState, Seat
 from tuner.tables import CurveTable
@@ -51,6 +54,7 @@ class Search:
         make_trainer: makes a trainer of a shape.
         width: how many trials train at once, over all shapes.
         checkpoints: the folder for finished trials' models.
+        artifacts: where other machines and the dashboard find models and states.
         snapshots: the folder for states to go on from.
         keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
         watch: an epoch may take so many seconds at least, and `WATCH_TIMES` the slowest before it.
@@ -67,22 +71,25 @@ class Search:
         device: str,
         checkpoints: Path,
         snapshots: Path,
+        artifacts: ArtifactStore,
         observer: Observer | None = None,
         watch: float = WATCH_SECONDS,
         keep: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.definition, self.make_trainer, self.curves = study, definition, make_trainer, curves
-        self.width, self.device, self.snapshots = width, device, snapshots
+        self.width, self.asked, self.device, self.snapshots = width, width, device, snapshots
         if not isinstance(study._storage, BufferedStorage):
             raise TypeError(f"the study must be opened on a BufferedStorage, not on a {type(study._storage).__name__}")
         self.storage, self.observer, self._watch = study._storage, observer or Observer(), watch
+        self.storage.fence = OWNER
         self.arrays: dict[ModelShape, Array] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle = clock, threading.Event()
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
-        self._endings = Endings(study, self.storage, definition, checkpoints, keep, self.observer)
+        self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
+        self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
         self._slowest: dict[ModelShape, float] = {}
         self._epoch = 0
@@ -98,11 +105,11 @@ class Search:
         Raises:
             SnapshotError: the folder of snapshots cannot be written.
         """
-        self._seat = Seat(self.snapshots)
+        self._seat = Seat(self.snapshots, self._artifacts)
         self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device)
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
         patience = self.storage.patience.seconds
-        heart = Heart(lambda: self.storage.mark_own("owner", owner(self._seat.number)))
+        heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))
         try:
             self._take_up()
             self._place([])
@@ -132,6 +139,10 @@ class Search:
         state = self._seat.newest(self._intake.mark, tell=self.observer.noticed)
         self._past, arrays = self._intake.take_up(state)
         self._epoch = 0 if state is None else state.epoch
+        if state is not None and state.width[1] == self.asked:
+            self.width = state.width[0]  # there was no room for more
+        self._ledger = Ledger(self.study, self._seat.number, {} if state is None else state.seconds)
+        self._allowance.earlier = self._ledger.gpu_seconds
         for slots in arrays:
             for running in slots:
                 self.observer.started(running)
@@ -155,16 +166,38 @@ class Search:
             free -= 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
-        try:
-            for shape in dict.fromkeys((*self.arrays, *fresh)):
-                if shape not in self.arrays:
-                    self.arrays[shape] = Array(self.make_trainer(shape, 0))
-                self.arrays[shape].replace([slot for of, slot in ended if of == shape], fresh.get(shape, []))
-                if not self.arrays[shape].slots:
-                    self._count(self.arrays.pop(shape).trainer)
-        except MemoryError as error:
-            raise SearchError(f"the device has no room for {self.width} trials ({error}); run it again with a smaller --width") from error
+        outside: list[Running] = []
+        for shape in dict.fromkeys((*self.arrays, *fresh)):
+            outside += self._fill(shape, [slot for of, slot in ended if of == shape], fresh.get(shape, []))
+        if outside:
+            self._wait_for_room(outside)
         self._refuse()
+
+    def _fill(self, shape: ModelShape, ended: list[int], fresh: list[Running]) -> list[Running]:
+        """New trials of a shape into its array; those for which there is no room."""
+        try:
+            if shape not in self.arrays:
+                self.arrays[shape] = Array(self.make_trainer(shape, 0))
+            outside = self.arrays[shape].replace(ended, fresh)
+        except MemoryError as error:
+            if shape in self.arrays:
+                raise SearchError(f"the device has no room for what it had room for ({error}); run it again to go on") from error
+            outside = fresh
+        if shape in self.arrays and not self.arrays[shape].slots:
+            self._count(self.arrays.pop(shape).trainer)
+        return outside
+
+    def _wait_for_room(self, outside: list[Running]) -> None:
+        """Trials that do not fit wait for a free slot; one that does not fit alone never will."""
+        if not self.running and len(outside) == 1:
+            (running,) = outside
+            self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
+        else:
+            self.width = len(self.running) or len(outside) // 2
+            self.observer.noticed(f"no room for {len(outside)} more trials; from now on {self.width} at once, the others wait")
+            self._intake.park(outside)
+        if not self.running:
+            self._place([])
 
     def _refuse(self) -> None:
         """Ends trials that their trainer would not load, and fills their slots with others."""
@@ -175,7 +208,7 @@ class Search:
             if running.error is not None
         ]
         for shape, slot, running, error in refused:
-            self._end(shape, slot, running, Verdict("failed", len(running.curve), error))
+            self._end(running, Verdict("failed", len(running.curve), error), self._saver(shape, slot))
         if refused:
             self._place([(shape, slot) for shape, slot, _, _ in refused])
 
@@ -185,7 +218,9 @@ class Search:
         """Holds the search as it is now, to go on from."""
         started = self._clock()
         arrays = tuple(array.states() for array in self.arrays.values())
-        self._state = SearchState(self._intake.mark, self._epoch, tuple(sorted(self._past.over)), arrays, self._intake.waiting)
+        past, spent = tuple(sorted(self._past.over)), self._ledger.total(self._spent())
+        width = self.width, self.asked
+        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width)
         self._keeper.hold(self._state)
         self.seconds["keeping"] += self._clock() - started
 
@@ -194,8 +229,8 @@ class Search:
         try:
             self._keeper.close()
         finally:
-            self.storage.mark_own("owner", gone(self._seat.number))
-            self._note_seconds()
+            self.storage.mark_own(OWNER, gone(self._seat.number))
+            self._ledger.note(self._spent())
 
     # ---- an epoch
 
@@ -205,7 +240,7 @@ class Search:
 
     def _advance(self) -> None:
         """One epoch for every array, and its figures into the storage."""
-        points: list[tuple[int, dict[str, Any]]] = []
+        points: list[tuple[Running, dict[str, Any]]] = []
         for shape, array in list(self.arrays.items()):
             before = self._clock()
             outcomes = self._outcomes(shape, array)
@@ -216,14 +251,14 @@ class Search:
                 if outcome.error is None and outcome.record is not None and outcome.scored is not None:
                     point = running.advanced(outcome.record, outcome.scored, took / len(array.slots))
                     if self._ours(running):
-                        points.append((running.number, point))
+                        points.append((running, point))
         self._epoch += 1
         started = self._clock()
         for running in self.running:
             if self._ours(running) and running.curve:
                 self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])
-        self.curves.add(points)
-        self.storage.flush()
+        lost = set(self.storage.flush())
+        self.curves.add([(running.number, point) for running, point in points if running.trial._trial_id not in lost])
         self.seconds["storing"] += self._clock() - started
 
     def _ours(self, running: Running) -> bool:
@@ -286,21 +321,27 @@ class Search:
             if (shape, slot, running) not in lost and (verdict := self._bench.verdict(running, everyone)) is not None
         ]
         for shape, slot, running, verdict in sorted(verdicts, key=lambda found: found[2].number):
-            self._end(shape, slot, running, verdict)
+            self._end(running, verdict, self._saver(shape, slot))
         return [*((shape, slot) for shape, slot, _ in lost), *((shape, slot) for shape, slot, _, _ in verdicts)]
 
-    def _end(self, shape: ModelShape, slot: int, running: Running, verdict: Verdict) -> None:
+    def _saver(self, shape: ModelShape, slot: int) -> Callable[[Path, Scored], None]:
+        return functools.partial(self.arrays[shape].trainer.save, slot)
+
+    def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""
         started = self._clock()
         self._past.add(running.number, running.objective, verdict.cause == "failed")
         if self._ours(running):
-            self._endings.store(self.arrays[shape].trainer, slot, running, verdict)
+            self._endings.store(running, verdict, save)
         self.seconds["storing"] += self._clock() - started
 
-    def _note_seconds(self) -> None:
-        """Adds this run's seconds to the study's."""
+    def _spent(self) -> dict[str, float]:
+        """The seconds of this run, by what they were spent on."""
+        now = Counter({**self.seconds, "total": self._allowance.seconds, "gpu": self._allowance.gpu_seconds})
         for array in self.arrays.values():
-            self._count(array.trainer)
-        earlier = self.study.user_attrs.get("seconds", {})
-        now = {**self.seconds, "total": self._allowance.seconds, "gpu": self._allowance.gpu_seconds}
-        self.study.set_user_attr("seconds", {name: round(earlier.get(name, 0.0) + value, 3) for name, value in now.items()})
+            now.update(dict(array.trainer.seconds))
+        return dict(now)
+
+
+def _no_model(path: Path, _: Scored) -> None:
+    raise ValueError(f"there is no model to write to {path}: it never was in a slot")

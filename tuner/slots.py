@@ -87,6 +87,7 @@ class Array:
 
     def fill(self, slot: int, running: Running) -> None:
         """Puts a trial into a slot; one that the trainer will not load has its error."""
+        running.error = None
         if running.held is None:
             try:
                 self.trainer.load(slot, running.hyperparameters)
@@ -102,10 +103,26 @@ class Array:
                     f"trial {running.number} cannot go on from its snapshot ({error}); remove the study's folder in runs/snapshots, "
                     "and what was running begins again"
                 ) from error
-            running.held = None
 
-    def replace(self, ended: list[int], fresh: list[Running]) -> None:
-        """Puts new trials into the slots of ended ones; what is left over of either shrinks or widens the array."""
+    def replace(self, ended: list[int], fresh: list[Running]) -> list[Running]:
+        """Puts new trials into the slots of ended ones; what is left over of either shrinks or widens the array.
+
+        Returns:
+            The new trials if there was no room for them: then the ended ones are gone and the others as they were.
+        """
+        try:
+            self._replace(ended, fresh)
+        except MemoryError:
+            new = {running.number for running in fresh}
+            keep = [slot for slot, running in enumerate(self.slots) if slot not in ended and running.number not in new]
+            self.trainer.resize(keep, len(keep))
+            self.slots = [self.slots[slot] for slot in keep]
+            return fresh
+        for running in fresh:
+            running.held = None
+        return []
+
+    def _replace(self, ended: list[int], fresh: list[Running]) -> None:
         for slot, running in zip(ended, fresh, strict=False):
             self.fill(slot, running)
             self.slots[slot] = running

@@ -10,25 +10,28 @@ storage knows already are left as they are.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
 import re
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from model.files import HEADER, save_numbers
+from tuner.artifacts import Artifacts
 from tuner.errors import SnapshotError
 from tuner.seam import Held
 
-FORMAT, VERSION, KEPT = "tuner snapshot", 2, 2
+FORMAT, VERSION, KEPT = "tuner snapshot", 3, 2
 KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
 """States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
 FILE = re.compile(r"\d{6,}\.safetensors")
@@ -54,6 +57,8 @@ class SearchState:
         past: the numbers of the trials that had ended.
         arrays: the slots of each array, in their order.
         waiting: trials that had to make room, where they were held.
+        seconds: what the seat has spent on the study.
+        width: how many trials there was room for at once, and how many were asked for.
     """
 
     study: str
@@ -61,6 +66,8 @@ class SearchState:
     past: tuple[int, ...]
     arrays: tuple[tuple[SlotState, ...], ...]
     waiting: tuple[SlotState, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    width: tuple[int, int] = (0, 0)
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -75,8 +82,8 @@ def write_state(path: Path, state: SearchState) -> None:
         arrays.append([{"trial": s.trial, "curve": s.curve, "seconds": s.seconds, "notes": s.held.notes} for s in array])
         for number, slot in enumerate(array):
             tensors.update({f"{place}.{number}.{name}": tensor.contiguous() for name, tensor in slot.held.tensors.items()})
-    header = {"format": FORMAT, "version": VERSION, "study": state.study, "epoch": state.epoch, "past": state.past, "arrays": arrays}
-    save_numbers(path, tensors, header)
+    own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
+    save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
 
 
 def read_state(path: Path) -> SearchState:
@@ -108,22 +115,33 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
         )
         for p, array in enumerate(header["arrays"])
     )
-    return SearchState(str(header["study"]), int(header["epoch"]), tuple(map(int, header["past"])), tuple(arrays), waiting)
+    past, (width, asked) = tuple(map(int, header["past"])), header["width"]
+    seconds = {str(name): float(value) for name, value in header["seconds"].items()}
+    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, (int(width), int(asked)))
+
+
+def _names(host: str, number: int) -> list[str]:
+    """The artifacts of a seat: its states take turns in them, so that one that is cut short leaves the other."""
+    return [f"{host}/seat-{number}/{turn}" for turn in range(KEPT)]
 
 
 class Seat:
     """The place of one living process in a study's folder of snapshots: the first that no other living process of this machine has.
 
     States are written beside the training, by a thread.
+
+    Args:
+        artifacts: where other machines find the states too.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, artifacts: Artifacts | None = None) -> None:
         """Takes a seat.
 
         Raises:
             SnapshotError: the folder cannot be written.
         """
-        self.folder, self.number = folder, 0
+        self.folder, self.number, self.artifacts = folder, 0, artifacts
+        self._fetched: set[tuple[str, int]] = set()
         try:
             while (lock := self._take(self.number)) is None:
                 self.number += 1
@@ -132,6 +150,7 @@ class Seat:
         self._lock = lock
         self._writer = ThreadPoolExecutor(1, "snapshots")
         self._writing: Future[None] | None = None
+        self._writes = 0
         self.seconds = 0.0
         """What it took to write the last state."""
 
@@ -167,14 +186,33 @@ class Seat:
                 return state
         return None
 
-    def left_behind(self, study: str) -> dict[int, SlotState]:
-        """The slots in the newest states of all seats that nobody has, by trial: what dead processes were training."""
+    def left_behind(self, study: str, places: Collection[tuple[str, int]] = ()) -> dict[int, SlotState]:
+        """The slots in the newest states of all seats that nobody has, by trial: what dead processes were training.
+
+        Args:
+            places: hosts and seats of the dead; what lies on another host is looked for among the artifacts.
+        """
         found: dict[int, SlotState] = {}
+        for host, number in places:
+            if host != socket.gethostname() and (state := self._fetch(host, number)) is not None:
+                found |= state.slots
         for place in sorted(self.folder.glob("seat-*")):
             number = int(place.name.removeprefix("seat-"))
             if number != self.number and self._empty(number) and (state := self.newest(study, number)) is not None:
                 found |= state.slots
         return found
+
+    def _fetch(self, host: str, number: int) -> SearchState | None:
+        """The newest state of a seat elsewhere, from the artifacts."""
+        states: list[SearchState] = []
+        for name in _names(host, number):
+            path = self._place(self.number) / "fetched"
+            with contextlib.suppress(OSError, SnapshotError):  # it cannot be had, or was cut short: an older one, or the beginning, serves
+                if self.artifacts is not None and self.artifacts.get(name, path):
+                    self._fetched.add((host, number))
+                    states.append(read_state(path))
+            path.unlink(missing_ok=True)
+        return max(states, key=lambda state: state.epoch, default=None)
 
     def _files(self, number: int) -> list[Path]:
         """The states of a seat, the newest first."""
@@ -197,7 +235,11 @@ class Seat:
 
     def _write(self, state: SearchState) -> None:
         began = time.monotonic()
-        write_state(self._place(self.number) / f"{state.epoch:06d}.safetensors", state)
+        path = self._place(self.number) / f"{state.epoch:06d}.safetensors"
+        write_state(path, state)
+        if self.artifacts is not None:
+            self.artifacts.put(_names(socket.gethostname(), self.number)[self._writes % KEPT], path)
+            self._writes += 1
         self.seconds = time.monotonic() - began
         files = self._files(self.number)
         later = [path for path in files if int(path.stem) > state.epoch]  # of another study of the name, or unreadable
@@ -211,6 +253,11 @@ class Seat:
             if number == self.number or self._empty(number):
                 for path in self._files(number):
                     path.unlink(missing_ok=True)
+                self._fetched.add((socket.gethostname(), number))
+        for name in (name for place in self._fetched for name in _names(*place)):
+            with contextlib.suppress(OSError):  # what cannot be removed is only in the way
+                if self.artifacts is not None:
+                    self.artifacts.remove(name)
 
     def close(self) -> None:
         """Gives the seat up."""

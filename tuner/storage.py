@@ -27,7 +27,7 @@ from tuner.errors import StorageError
 DEFAULT_URL = "sqlite:///runs/tuner.db"
 SCHEMA_VERSION = 1
 LOCK = 0x74756E65
-BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE = 60, 5, 900.0, 2.0
+BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE, AGAIN_SECONDS = 60, 5, 900.0, 2.0, 60.0
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -148,11 +148,11 @@ class Patience:
         Raises:
             StorageError: the storage stayed away.
         """
-        began, pause, told = time.monotonic(), 0.25, False
+        began, pause, said = time.monotonic(), 0.25, 0.0
         while True:
             try:
                 result = call(*arguments, **named)
-                if told:
+                if said:
                     self._tell(f"the storage is back after {time.monotonic() - began:.0f} seconds")
                 return result
             except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -161,9 +161,9 @@ class Patience:
                     raise
                 if time.monotonic() - began + pause > self.seconds:
                     raise StorageError(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error
-            if not told and pause >= 1:
-                self._tell(f"the storage is away ({cause}); waiting for up to {self.seconds:.0f} seconds")
-                told = True
+            if pause >= 1 and (waited := time.monotonic() - began) >= said:
+                self._tell(f"the storage is away ({cause}); waiting, {waited:.0f} of {self.seconds:.0f} seconds by now")
+                said = max(AGAIN_SECONDS, 2 * said)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 

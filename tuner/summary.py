@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.budget import seconds_of
 from tuner.confirm import Confirmation, candidates, confirmed_entry, winner
 from tuner.definition import StudyDefinition
 from tuner.intervals import wilson
@@ -37,7 +38,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
-    seconds = study.user_attrs.get("seconds", {})
+    seconds = seconds_of(study)
     return {
         "study": study.study_name,
         "storage": storage_shown,
@@ -50,7 +51,9 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
         "ceiling": study.user_attrs["ceiling"],
-        "seconds": {name: seconds.get(name, 0.0) for name in ("total", "training", "evaluating", "asking", "storing", "keeping", "gpu")},
+        "seconds": {
+            name: round(seconds.get(name, 0.0), 3) for name in ("total", "training", "evaluating", "asking", "storing", "keeping", "gpu")
+        },
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,14 @@ class Row:
     distribution: BaseDistribution | None = None
 
 
+@dataclass(frozen=True)
+class Fence:
+    """An attribute that only we change: what it must still be, by trial, for our rows to be written."""
+
+    key: str
+    values: Mapping[int, Any]
+
+
 _TABLES: dict[str, tuple[Any, str]] = {
     "param": (models.TrialParamModel, "param_name"),
     "report": (models.TrialIntermediateValueModel, "step"),
@@ -48,11 +56,11 @@ def _columns(row: Row) -> dict[str, Any]:
     return {"value_json": json.dumps(row.value)}
 
 
-def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
+def write_rows(storage: RDBStorage, rows: Sequence[Row], fence: Fence | None = None) -> list[int]:
     """Writes rows into Optuna's tables in one transaction, the last of one key over those before it.
 
     Returns:
-        The ids of trials that are not running any more; of these nothing is written.
+        The ids of trials that are not running any more, or not ours any more, as the fence says; of these nothing is written.
     """
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[storage.engine.dialect.name]
     ids = {row.trial_id for row in rows}
@@ -60,7 +68,7 @@ def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
         models.TrialModel.trial_id.in_(ids), models.TrialModel.state == TrialState.RUNNING
     )
     with storage.engine.begin() as connection:
-        alive = set(connection.execute(running).scalars())
+        alive = set(connection.execute(running).scalars()) - _taken(connection, fence)
         for kind, (model, key) in _TABLES.items():
             latest = {(row.trial_id, row.key): row for row in rows if row.kind == kind and row.trial_id in alive}
             if latest:
@@ -69,6 +77,24 @@ def write_rows(storage: RDBStorage, rows: Sequence[Row]) -> list[int]:
                 given = {name: statement.excluded[name] for name in content[0] if name not in ("trial_id", key)}
                 connection.execute(statement.on_conflict_do_update(index_elements=["trial_id", key], set_=given), content)
     return sorted(ids - alive)
+
+
+def _taken(connection: sqlalchemy.Connection, fence: Fence | None) -> set[int]:
+    """The trials of a fence whose attribute is something else now."""
+    if fence is None or not fence.values:
+        return set()
+    table: Any = models.TrialUserAttributeModel.__table__
+    there = sqlalchemy.select(table.c.trial_id, table.c.value_json).where(table.c.key == fence.key, table.c.trial_id.in_(fence.values))
+    found = {row.trial_id: row.value_json for row in connection.execute(there)}
+    return {trial_id for trial_id, value in fence.values.items() if found.get(trial_id) != json.dumps(value)}
+
+
+def count_begun(storage: RDBStorage, study_id: int) -> int:
+    """How many trials of a study run or have ended."""
+    table = models.TrialModel.__table__
+    begun = (table.c.study_id == study_id) & (table.c.state != TrialState.WAITING)
+    with storage.engine.connect() as connection:
+        return int(connection.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(table).where(begun)).scalar_one())
 
 
 class CurveTable:

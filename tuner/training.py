@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,24 @@ class SavingTrainer(FusedTrainer):
         """
         with no_room():
             return super().rehearse(steps)
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """As the fused trainer's.
+
+        Raises:
+            MemoryError: the device has no room for it.
+        """
+        with no_room():
+            super().load(slot, hyperparameters)
+
+    def resize(self, keep: Sequence[int], slots: int) -> None:
+        """As the fused trainer's.
+
+        Raises:
+            MemoryError: the device has no room for so many slots; then all are as they were.
+        """
+        with no_room():
+            super().resize(keep, slots)
 
     def held(self, slot: int) -> Held:
         """The slot's whole state."""

@@ -11,6 +11,7 @@ import optuna
 
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
+from tuner.artifacts import Folder
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.observer import Observer
@@ -122,6 +123,6 @@ def scripted(
         return trainers[-1]
 
     curves = CurveTable(storage, study._study_id)
-    places = {"checkpoints": folder / "checkpoints", "snapshots": folder / "snapshots"}
+    places = {"checkpoints": folder / "checkpoints", "snapshots": folder / "snapshots", "artifacts": Folder(folder / "artifacts")}
     Search(study, made, noted, curves, width=width, device="cpu", observer=observer, **places, **options).run()
     return study, trainers, curves

@@ -168,6 +168,27 @@ def test_a_trial_that_had_to_wait_goes_on_from_where_it_was(tmp_path: Path) -> N
     assert {epoch for trainer in trainers for epoch in trainer.resumed} == {2}
 
 
+class Crowded(ScriptedTrainer):
+    """Cannot be made wider than two slots of the small shape, nor one of the large."""
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """If there is room."""
+        if slots > (2 if self.shape.hidden_dim == 16 else 0):
+            raise MemoryError(f"no room for {slots}")
+        super().resize(keep, slots)
+
+
+def test_room_that_runs_out_while_slots_are_filled_makes_trials_wait(tmp_path: Path) -> None:
+    """Those in slots train on, unchanged; a trial that cannot be loaded at all ends so."""
+    listener = Listener()
+    study, _, curves = scripted(tmp_path, plain(budget={"trials": 20, "epochs": 3}), 8, Crowded, listener)
+    for trial in study.get_trials():
+        fits = trial.params["hidden_dim"] == 16
+        assert trial.user_attrs["verdict"]["cause"] == ("finished" if fits else "out_of_memory"), trial.number
+        assert [point["epoch"] for point in curves.read(trial.number).get(trial.number, [])] == ([1, 2, 3] if fits else [])
+    assert any("the others wait" in line for line in listener.told)
+
+
 class Endings(Observer):
     """Counts the endings."""
 

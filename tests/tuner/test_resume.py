@@ -12,13 +12,15 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 import tuner.snapshots
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
-from tests.tuner.test_failures import SPACE, Raises, plain
+from tests.tuner.test_failures import SPACE, Listener, Raises, Small, plain
+from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
 from tuner.definition import validated
 from tuner.errors import SnapshotError
@@ -242,6 +244,74 @@ def test_what_failed_fails_again_at_the_same_epoch(tmp_path: Path, lost: int, mo
         for path in sorted(folder.glob("snapshots/seat-0/*.safetensors"), reverse=True)[:lost]:
             path.unlink()
         assert [ending(t) for t in scripted(folder, made, 3, Raises)[0].get_trials()] == expected, epochs
+
+
+def test_a_search_that_had_to_be_narrow_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off and gone on with: the width that there was room for is not tried out anew; what another width asks for is."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    made = plain(budget={"trials": 20, "epochs": 3}, search={"lr": SPACE["lr"], "hidden_dim": {"choices": [16]}}, enqueue=[])
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 8, Small, Crash(2))
+    listener = Listener()
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 8, Small, Both(listener, Crash(2)))
+    assert not [line for line in listener.told if "no room" in line]
+    scripted(tmp_path, made, 16, Small, listener)
+    assert [line for line in listener.told if "no room" in line]
+
+
+class Both(Observer):
+    """Two observers as one."""
+
+    def __init__(self, *both: Observer) -> None:
+        self.both = both
+
+    def epoch(self, search: Watched) -> None:
+        """To both."""
+        for one in self.both:
+            one.epoch(search)
+
+    def noticed(self, what: str) -> None:
+        """To both."""
+        for one in self.both:
+            one.noticed(what)
+
+
+def test_what_a_killed_run_spent_is_counted(tmp_path: Path) -> None:
+    """Up to its newest snapshot, and once, however often it is gone on with."""
+    kill_when(tmp_path, "trial 5 starts")
+    spent = read_state(snapshots(tmp_path)[-1]).seconds
+    assert spent["total"] > spent["training"] > 0
+    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), "killed")
+    assert seconds_of(study) == {}
+    search(tmp_path)
+    total = seconds_of(study)["total"]
+    assert total > spent["total"]
+    search(tmp_path)
+    assert total < seconds_of(study)["total"] < 2 * total
+
+
+def test_what_was_taken_from_us_is_not_written_to_any_more(tmp_path: Path) -> None:
+    """A process that slept for long: its reports and its end come too late, and the heir's stay."""
+    url = f"sqlite:///{tmp_path}/t.db"
+    slow, heir = (BufferedStorage(open_storage(url)) for _ in range(2))
+    slow.fence = heir.fence = "owner"
+    study = optuna.create_study(storage=slow, study_name="s")
+    trial = study.ask()
+    assert slow.take_over(study.get_trials()[0], "owner", {"pid": 1})
+    trial.report(0.5, 1)
+    assert slow.flush() == []
+    (seen,) = optuna.load_study(study_name="s", storage=heir).get_trials()
+    assert heir.take_over(seen, "owner", {"pid": 2})
+    heir.set_trial_intermediate_value(seen._trial_id, 2, 0.25)
+    assert heir.flush() == []
+    trial.report(9.0, 2)
+    with pytest.raises(UpdateFinishedTrialError, match="taken over by somebody else"):
+        study.tell(trial.number, 9.0)
+    assert not slow.owns(trial._trial_id)
+    heir.set_trial_state_values(seen._trial_id, TrialState.COMPLETE, [0.125])
+    (found,) = optuna.load_study(study_name="s", storage=BufferedStorage(open_storage(url))).get_trials()
+    assert (found.value, found.intermediate_values) == (0.125, {1: 0.5, 2: 0.25})
 
 
 def ending(trial: FrozenTrial) -> tuple[object, ...]:

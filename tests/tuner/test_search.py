@@ -40,7 +40,7 @@ def definition(**changes: Any) -> StudyDefinition:
 
 def request(tmp_path: Path, made: StudyDefinition, **changes: Any) -> SearchRequest:
     """A search in a folder of its own."""
-    base = SearchRequest(made, f"sqlite:///{tmp_path}/tuner.db", 3, "cpu", None, False, tmp_path / "checkpoints", tmp_path / "snapshots")
+    base = SearchRequest(made, f"sqlite:///{tmp_path}/tuner.db", 3, "cpu", None, False, tmp_path)
     return dataclasses.replace(base, **changes)
 
 

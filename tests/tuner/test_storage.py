@@ -5,9 +5,11 @@ from pathlib import Path
 
 import optuna
 import pytest
+from sqlalchemy import event
 
+from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
-from tuner.storage import open_storage, shown
+from tuner.storage import Patience, open_storage, shown
 from tuner.tables import CurveTable
 
 
@@ -74,3 +76,35 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 def test_a_url_is_shown_without_its_password() -> None:
     """Everywhere it is printed."""
     assert shown("postgresql+psycopg://user:secret@host/name") == "postgresql+psycopg://user:***@host/name"
+
+
+def test_a_storage_whose_disk_is_full_is_waited_for_and_nothing_is_lost(url: str) -> None:
+    """SQLite's own "database or disk is full", by a limit on its pages; there is room again as soon as the waiting is told of."""
+    backend = open_storage(url)
+    pages, said = [1], list[str]()
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute(f"PRAGMA max_page_count={pages[0]}")  # as many as there are, at least
+
+    def tell(line: str) -> None:
+        said.append(line)
+        pages[0] = 100_000
+        backend.engine.dispose()
+
+    buffered = BufferedStorage(backend, Patience(tell))
+    study = optuna.create_study(storage=buffered, direction="maximize")
+    curves = CurveTable(backend, study._study_id, Patience(tell))
+    trial = study.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+    buffered.flush()
+    backend.engine.dispose()
+    event.listen(backend.engine, "connect", limit)
+    trial.set_user_attr("long", "x" * 100_000)
+    trial.report(0.5, 1)
+    buffered.flush()
+    curves.add([(0, {"epoch": 1, "loss": 1.0})])
+    study.tell(trial.number, 0.25)
+    assert "disk is full" in said[0]
+    assert "back after" in said[1]
+    (found,) = optuna.load_study(study_name=study.study_name, storage=open_storage(url)).get_trials()
+    assert (found.value, found.intermediate_values, len(found.user_attrs["long"])) == (0.25, {1: 0.5}, 100_000)
+    assert curves.read() == {0: [{"epoch": 1, "loss": 1.0}]}
