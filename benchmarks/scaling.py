@@ -120,7 +120,7 @@ def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
     tails = statistics.quantiles(asked, n=20)
     rate = len(asked) / (until - max(began for began, _ in notes))
     latency = {"ask_ms": round(1e3 * tails[9], 1), "ask_p95_ms": round(1e3 * tails[18], 1)}
-    return {"workers": workers, "trials_a_second": round(rate, 1), **latency}
+    return {"workers": workers, "trials": len(asked), "trials_a_second": round(rate, 1), **latency}
 
 
 def main() -> None:
@@ -141,7 +141,9 @@ def main() -> None:
     try:
         for kind, rows in found.items():
             for workers in options.workers:
-                rows.append(measured(server, kind, workers, options.seconds))
+                before = server.cpu_seconds()
+                row = measured(server, kind, workers, options.seconds)
+                rows.append({**row, "server_cpu_ms_a_trial": round(1e3 * (server.cpu_seconds() - before) / row["trials"], 1)})
                 print(rows[-1], file=sys.stderr)
     finally:
         server.remove()

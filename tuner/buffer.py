@@ -30,7 +30,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.storage import Patience
-from tuner.tables import Fence, Row, count_begun, read_trials, take_over, write_rows
+from tuner.tables import Fence, Row, Unfinished, count_begun, read_ended, read_trials, read_unfinished, take_over, write_rows
 
 
 @dataclass
@@ -122,6 +122,10 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """How many trials of a study run or have ended, as it is now."""
         return self.patience(count_begun, self.backend, study_id)
 
+    def unfinished(self, study_id: int, key: str) -> list[Unfinished]:
+        """The trials of a study that run or wait, with an attribute of each, as the database has them now."""
+        return self.patience(read_unfinished, self.backend, study_id, key)
+
     def mark_own(self, key: str, value: Any) -> None:
         """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us."""
         with self._lock:
@@ -189,6 +193,13 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         self._add(study_id, self.patience(read_trials, self.backend, study_id, seen.unfinished, seen.newest))
         return seen
 
+    def _catch_up(self, study_id: int) -> _Seen:
+        """Reads what is new and what has ended since; what others are still running may be out of date then."""
+        seen = self._known(study_id)
+        ended = self.patience(read_ended, self.backend, seen.unfinished) if seen.unfinished else set[int]()
+        self._add(study_id, self.patience(read_trials, self.backend, study_id, ended, seen.newest))
+        return seen
+
     def _change(self, trial_id: int, row: Row, **changes: Any) -> None:
         """A new version of one of our own trials; the old one may be in somebody's hands."""
         trials = self._seen[self._own[trial_id]].trials
@@ -205,7 +216,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         with self._lock:
             trial = self.patience(self.backend._create_new_trial, study_id, template_trial)
             if trial.number != len(self._known(study_id).trials):
-                self._refresh(study_id)  # others have created some before: they are read before this one is the newest we know of
+                self._catch_up(study_id)  # others have created some before: they are read before this one is the newest we know of
             self._add(study_id, [trial])
             if trial.state == TrialState.RUNNING:
                 self._claim(study_id, trial._trial_id)
@@ -293,9 +304,11 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             return trial if trial is not None and trial.state.is_finished() else self.patience(self.backend.get_trial, trial_id)
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """By number; asks the database for what may have changed."""
+        """By number; asks the database for what may have changed, and of trials that run only where they are asked for."""
         with self._lock:
-            trials = sorted(self._refresh(study_id).trials.values(), key=lambda trial: trial.number)
+            ended_only = states is not None and TrialState.RUNNING not in states and TrialState.WAITING not in states
+            seen = self._catch_up(study_id) if ended_only else self._refresh(study_id)
+            trials = sorted(seen.trials.values(), key=lambda trial: trial.number)
             if states is not None:
                 trials = [trial for trial in trials if trial.state in states]
             return copy.deepcopy(trials) if deepcopy else trials

@@ -15,6 +15,7 @@ from tuner.ownership import OWNER, alive, in_seat, itself, owner
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking
+from tuner.tables import Unfinished
 from tuner.warm import remembered, sampler_for
 
 
@@ -97,24 +98,23 @@ class Intake:
             frozen = self._left.pop(0)
             if (running := self._again(frozen, self._behind.get(frozen.number))) is not None:
                 return running
-        trials = self.study.get_trials(deepcopy=False)
-        if strays := [t for t in trials if t.state == TrialState.RUNNING and self._stray(t)]:
-            owners = [trial.user_attrs[OWNER] for trial in strays if OWNER in trial.user_attrs]
-            self._behind, self._left = self.seat.left_behind(self.mark, {(of["host"], of["seat"]) for of in owners}), strays
+        trials = self.storage.unfinished(self.study._study_id, OWNER)
+        if strays := [t for t in trials if self._stray(t)]:
+            places = {(stray.value["host"], int(stray.value["seat"])) for stray in strays if stray.value is not None}
+            self._behind, self._left = self.seat.left_behind(self.mark, places), [self.storage.get_trial(t.trial_id) for t in strays]
             return self.next(fresh)
         return self._new(any(t.state == TrialState.WAITING for t in trials)) if fresh else None
 
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return any(not self.storage.owns(trial._trial_id) and alive(trial.user_attrs.get(OWNER)) for trial in running)
+        trials = self.storage.unfinished(self.study._study_id, OWNER)
+        return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) and alive(t.value) for t in trials)
 
-    def _stray(self, trial: FrozenTrial) -> bool:
+    def _stray(self, trial: Unfinished) -> bool:
         """Whether nobody trains this running trial: its process is dead, or was killed before it could say whose it is."""
-        if self.storage.owns(trial._trial_id):
+        if trial.state != TrialState.RUNNING or self.storage.owns(trial.trial_id):
             return False
-        of = trial.user_attrs.get(OWNER)
-        return itself(of) or not alive(of)  # without an owner it is nobody's: who begins one makes sure that he is
+        return itself(trial.value) or not alive(trial.value)  # without an owner it is nobody's: who begins one makes sure that he is
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
         """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""

@@ -153,6 +153,38 @@ _MANY = 500
 """So many ids stand in one query at most."""
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A trial that runs or waits, and one of its attributes."""
+
+    trial_id: int
+    state: TrialState
+    value: Any
+
+
+def read_unfinished(storage: RDBStorage, study_id: int, key: str) -> list[Unfinished]:
+    """The trials of a study that have not ended, each with this attribute of the user's, None where it has none."""
+    trials, own = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
+    attribute = trials.outerjoin(own, (own.c.trial_id == trials.c.trial_id) & (own.c.key == key))
+    chosen = (trials.c.study_id == study_id) & trials.c.state.in_((TrialState.RUNNING, TrialState.WAITING))
+    query = sqlalchemy.select(trials.c.trial_id, trials.c.state, own.c.value_json).select_from(attribute).where(chosen)
+    with storage.engine.connect() as connection:
+        rows = connection.execute(query.order_by(trials.c.trial_id)).all()
+    return [Unfinished(row.trial_id, row.state, None if row.value_json is None else json.loads(row.value_json)) for row in rows]
+
+
+def read_ended(storage: RDBStorage, among: Collection[int]) -> set[int]:
+    """Those of these trials that have ended."""
+    table, ids = models.TrialModel.__table__, sorted(among)
+    found: set[int] = set()
+    with storage.engine.connect() as connection:
+        for start in range(0, len(ids), _MANY):
+            chosen = table.c.trial_id.in_(ids[start : start + _MANY])
+            running = table.c.state.in_((TrialState.RUNNING, TrialState.WAITING))
+            found |= set(connection.execute(sqlalchemy.select(table.c.trial_id).where(chosen & ~running)).scalars())
+    return found
+
+
 def read_trials(storage: RDBStorage, study_id: int, among: Collection[int], beyond: int) -> list[FrozenTrial]:
     """The trials of a study that are among these ids or have a higher one, by id; ten times as fast as Optuna's own way.
 
