@@ -94,7 +94,10 @@ class Server:
 
     @staticmethod
     def _ticks(pid: int, fields: tuple[int, ...]) -> int:
-        found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        try:
+            found = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended since, and counts with the server's own
+            return 0
         return sum(int(found[field]) for field in fields)
 
     def stop(self) -> None:
