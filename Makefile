@@ -7,7 +7,7 @@ BIN := .venv/bin
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
 
-test: .venv/tested  ## what CI runs, fastest first
+test: .venv/tested .venv/browser  ## what CI runs, fastest first
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
@@ -34,6 +34,11 @@ bench: .venv/installed  ## the trainer's speed on this machine
 
 .venv/tested: .venv/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev,postgres,ray,s3,stories]'
+	touch $@
+
+.venv/browser: .venv/made
+	command -v chromium >/dev/null || { command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+	  echo "no chromium: the tests that need a browser are skipped"
 	touch $@
 
 clean:

@@ -37,6 +37,8 @@ def read_on(address: str, over: threading.Event, answers: Counter[str]) -> None:
                     answers["locked" if b"is locked" in body else str(answer.status)] += 1
             except urllib.error.HTTPError as error:
                 answers[str(error.code)] += 1
+            except OSError:  # no answer within a minute: the machine has other work
+                answers["late"] += 1
 
 
 def soak(folder: Path, minutes: float) -> dict[str, Any]:

@@ -9,7 +9,9 @@ ALONE = {
     "datasets": "model/hub.py",
     "ray": "tuner/ray_engine.py",
     "sqlalchemy": ("tuner/storage.py", "tuner/tables.py"),
-    "optuna_dashboard": "tuner/dashboard.py",
+    "optuna_dashboard": ("tuner/dashboard.py", "tuner/publish.py"),
+    "matplotlib": "tuner/pictures.py",
+    "boto3": "tuner/artifacts.py",
 }
 MODEL = """
 errors files config stories extraction hub sources vocabulary layout alignment corpus description
@@ -18,8 +20,9 @@ probe trainer checkpoint inference
 """
 TUNER = """
 errors intervals verdict judges pruning definition budget storage tables buffer study warm seam single trainers width forecast failures
-snapshots slots ownership intake bench diagnosis faults confirm observer endings summary inspection search progress
-training crew ray_engine job dashboard options cli_model cli_study cli __main__
+artifacts snapshots slots ownership intake bench diagnosis faults confirm observer endings summary inspection search progress
+views charts pictures report publish watch gate dashboard doctor
+training crew ray_engine job options cli_model cli_study cli_view cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

@@ -23,6 +23,12 @@ from model.files import whole
 from tuner.errors import StorageError
 
 BUCKET = "s3://"
+MODEL, PICTURE = "application/octet-stream", "image/png"
+
+
+def curve_name(trial: int) -> str:
+    """The name of the picture of a trial's learning curve."""
+    return f"trial-{trial}.png"
 
 
 class Folder(FileSystemArtifactStore):
@@ -128,7 +134,7 @@ class Artifacts:
         with contextlib.suppress(ArtifactNotFound):
             self._store.remove(self.id(name))
 
-    def attribute(self, name: str, path: Path, mimetype: str = "application/octet-stream") -> tuple[str, str]:
+    def attribute(self, name: str, mimetype: str) -> tuple[str, str]:
         """The system attribute by which Optuna and the dashboard know it."""
-        of: dict[str, Any] = {"artifact_id": self.id(name), "filename": path.name, "mimetype": mimetype, "encoding": None}
+        of: dict[str, Any] = {"artifact_id": self.id(name), "filename": name, "mimetype": mimetype, "encoding": None}
         return ARTIFACTS_ATTR_PREFIX + self.id(name), json.dumps(of)

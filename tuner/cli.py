@@ -15,6 +15,7 @@ from rich.console import Console
 from model.errors import ModelError
 from tuner.cli_model import data, evaluate, generate, parse, train
 from tuner.cli_study import enqueue, stop, worker
+from tuner.cli_view import dashboard, doctor, report, status
 from tuner.errors import TunerError
 from tuner.options import (
     artifacts_option,
@@ -70,6 +71,8 @@ def cli() -> None:
 @click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
 @click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
+@click.option("-q", "words", flag_value=-1, type=int, help="Say only what goes wrong.")
+@click.option("-v", "words", flag_value=1, type=int, help="Say a line for each epoch too.")
 @click.option("--dry-run", is_flag=True, help="Say what the search would cost, and begin nothing.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
@@ -88,6 +91,7 @@ def search(
     keep: int | None,
     on_end: str | None,
     warm_start: str | None,
+    words: int | None,
     dry_run: bool,
     fresh: bool,
     as_json: bool,
@@ -133,6 +137,7 @@ def search(
         warm_start=warm_start,
         keep=keep,
         artifacts=artifacts,
+        words=words or 0,
     )
     console = Console(stderr=True)
     report = forecast(request, console) if dry_run else run_search(request, console)
@@ -150,21 +155,6 @@ def _run_at_end(command: str, study: str) -> None:
         return
     if status:
         click.echo(f"--on-end {command!r} ended with status {status}", err=True)
-
-
-@cli.command()
-@study_argument
-@storage_option
-@json_option
-def status(study: str, storage: str, as_json: bool) -> None:
-    """Says how far a study is, what it has found and why trials were stopped.
-
-    Example: tuner status quick
-    """
-    from tuner.job import report
-
-    found = report(storage, study)
-    show(as_json, found.summary, found.lines)
 
 
 @cli.command()
@@ -203,26 +193,7 @@ def diagnose(subject: str, storage: str, device: str, as_json: bool) -> None:
     show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["nothing was found to be wrong"])
 
 
-@cli.command()
-@click.argument("study", required=False)
-@storage_option
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes any free port.")
-def dashboard(study: str | None, storage: str, port: int) -> None:
-    """Serves optuna-dashboard over the storage, on this machine only.
-
-    Example: tuner dashboard quick --port 8080
-    """
-    from tuner.dashboard import serve
-    from tuner.storage import open_storage
-    from tuner.study import find_study
-
-    opened = open_storage(storage, create=False)
-    if study is not None:
-        find_study(opened, study)
-    serve(opened, port, lambda line: click.echo(line, err=True))
-
-
-for command in (worker, stop, enqueue, train, evaluate, parse, generate, data):
+for command in (status, dashboard, report, doctor, worker, stop, enqueue, train, evaluate, parse, generate, data):
     cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -52,6 +52,8 @@ class Cut:
     of: tuple[int, int]
     chance: float
     """How likely a split as uneven is by chance alone, corrected for all that were tried."""
+    ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
+    """The values of both groups, from the lowest to the highest, where they are numbers."""
 
 
 def fisher(left: tuple[int, int], of: tuple[int, int]) -> float:
@@ -102,7 +104,9 @@ def _finding(cut: Cut, level: float) -> Finding:
         f"{stayed[1 - better]} of {cut.of[1 - better]} trials with {names[1 - better]} stayed on the plateau (up to {level:.3f}); "
         f"{cut.left[better]} of {cut.of[better]} with {names[better]} left it"
     )
-    evidence = {"setting": cut.setting, "left": list(cut.left), "of": list(cut.of), "p": cut.chance}
+    evidence: dict[str, Any] = {"setting": cut.setting, "left": list(cut.left), "of": list(cut.of), "p": cut.chance}
+    if cut.ranges is not None:
+        evidence["stays"] = list(cut.ranges[1 - better])
     return Finding("plateau_left", finding, f"search {names[better]}", evidence)
 
 
@@ -111,7 +115,7 @@ def _best_cuts(trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut
     tried = {name: _cuts(name, trials, left) for name in sorted({name for t in trials for name in t.params})}
     number = sum(map(len, tried.values()))
     best = [min(cuts, key=lambda cut: cut.chance) for cuts in tried.values() if cuts]
-    return [Cut(c.setting, c.low, c.high, c.left, c.of, min(1.0, c.chance * number)) for c in best]
+    return [replace(c, chance=min(1.0, c.chance * number)) for c in best]
 
 
 def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
@@ -128,7 +132,8 @@ def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> li
             groups, names = [value == high for value, _ in points], (f"another {name} than {high}", f"{name} = {high}")
         of = (groups.count(False), groups.count(True))
         away = tuple(sum(out for group, (_, out) in zip(groups, points, strict=True) if group is side) for side in (False, True))
-        cuts.append(Cut(name, *names, (away[0], away[1]), of, fisher((away[0], away[1]), of)))
+        ranges = ((values[0], low), (high, values[-1])) if ordered else None
+        cuts.append(Cut(name, *names, (away[0], away[1]), of, fisher((away[0], away[1]), of), ranges))
     return cuts
 
 

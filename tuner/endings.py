@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from tuner.artifacts import Artifacts
+from tuner.artifacts import MODEL, PICTURE, Artifacts, curve_name
 from tuner.buffer import BufferedStorage
 from tuner.confirm import candidates, feasible
 from tuner.definition import StudyDefinition
@@ -90,11 +90,13 @@ class Endings:
         if verdict.cause == "out_of_memory":
             self._constrain(trial, "memory", 1.0)  # the sampler keeps away from what cannot be trained
         figures = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
-        for key, content in {**figures, **saved, "verdict": verdict.as_dict()}.items():
+        words = {"ended": f"{verdict.cause.replace('_', ' ')} after {len(running.curve)} epochs: {verdict.reason}"}
+        for key, content in {**words, **figures, **saved, "verdict": verdict.as_dict()}.items():
             trial.set_user_attr(key, content)
-        if saved:
-            path = Path(saved["checkpoint"])
-            self._storage.set_trial_system_attr(trial._trial_id, *self._artifacts.attribute(path.name, path))
+        models = [(Path(path).name, MODEL) for path in saved.values()]
+        pictures = [(curve_name(trial.number), PICTURE)] if running.curve else []  # it is drawn later, beside the training
+        for name, kind in (*models, *pictures):
+            self._storage.set_trial_system_attr(trial._trial_id, *self._artifacts.attribute(name, kind))
 
     def _constrain(self, trial: Trial, name: str, value: float) -> None:
         """Sets a constraint, unless it was set before a kill."""

@@ -20,14 +20,15 @@ from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import find_device
-from tuner.artifacts import open_artifacts
+from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.crew import Crew
 from tuner.definition import StudyDefinition
 from tuner.forecast import forecast, told
-from tuner.observer import Observer
-from tuner.progress import BarProgress, LiveProgress, PlainProgress
+from tuner.observer import Observer, Several
+from tuner.progress import BarProgress, LiveProgress, PlainProgress, QuietProgress, WordyProgress
+from tuner.publish import Publisher
 from tuner.ray_engine import run_with_ray
 from tuner.seam import Trainer
 from tuner.search import Search
@@ -66,6 +67,9 @@ class SearchRequest:
     artifacts: str | None = None
     """Where other machines and the dashboard find models and snapshots: a folder, or `s3://BUCKET/PREFIX`; None: a folder in `base`."""
 
+    words: int = 0
+    """How much is said: -1 only what goes wrong, 1 a line for each epoch too."""
+
     @property
     def place(self) -> str:
         """That place."""
@@ -81,8 +85,10 @@ class Report:
 
 
 @contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Observer]:
-    if console.is_terminal:
+def _progress(console: Console, words: int = 0) -> Iterator[Observer]:
+    if words:
+        yield (WordyProgress if words > 0 else QuietProgress)(console)
+    elif console.is_terminal:
         with LiveProgress(console) as live:
             yield live
     else:
@@ -124,6 +130,13 @@ class _Prepared:
             known = {**known, self.device.type: measured.width}
             self.study.set_user_attr("width", known)
         return known[self.device.type]
+
+    def publisher(self, tell: Callable[[str], None]) -> Publisher:
+        """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
+        backend, patience = open_storage(self.request.storage), Patience(tell)
+        study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
+        artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
+        return Publisher(study, CurveTable(backend, study._study_id, patience), artifacts, shown(self.request.storage), tell)
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
@@ -177,20 +190,31 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
 
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
-    prepared = _begin(request, console)
-    width, definition, study = prepared.width(console), prepared.definition, prepared.study
+    aside = Console(file=console.file, quiet=True) if request.words < 0 else console
+    prepared = _begin(request, aside)
+    width, definition, study = prepared.width(aside), prepared.definition, prepared.study
     if request.ray is None:
-        with Crew(study.study_name, request.storage, request.place, request.others, width), _progress(console) as observer:
-            prepared.search(width, observer)
+        with (
+            Crew(study.study_name, request.storage, request.place, request.others, width),
+            _progress(console, request.words) as observer,
+            contextlib.closing(prepared.publisher(observer.noticed)) as publisher,
+        ):
+            prepared.search(width, Several(observer, publisher))
     else:
         address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
         base = request.base.absolute()
-        tick = _Counts(study, console)
-        run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
+        counts = _Counts(study, console)
+        with contextlib.closing(prepared.publisher(_plainly(console))) as publisher:
+
+            def tick() -> None:
+                counts()
+                publisher.offer()
+
+            run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
     if request.confirm and not complete(study, definition):
-        _plainly(console)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
+        _plainly(aside)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
     elif request.confirm:
-        with BarProgress(console, "confirming the best with fresh seeds: epochs") as confirming:
+        with BarProgress(aside, "confirming the best with fresh seeds: epochs") as confirming:
             confirm(study, definition, prepared.make_trainer, width, confirming)
     return report(request.storage, study.study_name)
 

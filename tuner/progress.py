@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -14,9 +19,10 @@ from rich.text import Text
 
 from tuner.observer import Observer, Watched
 from tuner.slots import Running
-from tuner.verdict import Verdict
+from tuner.verdict import PRUNED_CAUSES, Verdict
 
 BARS = "▁▂▃▄▅▆▇█"
+ROLES, WIDE = ("entity", "relation", "value"), 110
 
 
 def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
@@ -90,17 +96,88 @@ class PlainProgress(Observer):
         self._say(what)
 
 
-class LiveProgress(Observer):
-    """A table that is drawn anew after every epoch, the last verdicts below it."""
+class WordyProgress(PlainProgress):
+    """One line for each epoch of each trial too."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def epoch(self, search: Watched) -> None:
+        """Loss and component accuracy of each running trial."""
+        for one in search.running:
+            if one.curve:
+                last = one.curve[-1]
+                figures = f"loss {last['loss']:.4f}, component accuracy {last['objective']:.3f}"
+                self._say(f"trial {one.number} epoch {len(one.curve)} of {one.hyperparameters.epochs}: {figures}")
+
+
+class QuietProgress(PlainProgress):
+    """Only what the user should know of."""
+
+    def started(self, running: Running) -> None:
+        """Nothing."""
+
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A trial in a slot, as the table shows it.
+
+    Args:
+        starred: whether it is a baseline.
+        last: the newest point of its curve; empty before the first.
+        curve: the objective by epoch.
+    """
+
+    number: int
+    starred: bool
+    settings: Mapping[str, Any]
+    epoch: int
+    epochs: int
+    last: Mapping[str, Any]
+    curve: tuple[float, ...]
+
+
+def screen(title: str, lines: Sequence[Line], totals: Sequence[str], verdicts: Sequence[str], width: int) -> Group:
+    """The table of slots, the totals and the last verdicts; what is too long for the width is cut, nothing is wrapped."""
+    below = [Text(line, no_wrap=True, overflow="ellipsis") for line in (*totals, *verdicts)]
+    return Group(_table(title, lines, wide=width >= WIDE), *below)
+
+
+def _table(title: str, lines: Sequence[Line], wide: bool) -> Table:
+    table = Table(title=title, expand=False, pad_edge=False, box=SIMPLE_HEAD)
+    columns = ("trial", "lr", "shape", "epoch", "loss", "accuracy", *(ROLES if wide else ()), "curve")
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("shape", "curve") else "right", no_wrap=True)
+    for one in lines:
+        lr, objective = one.settings.get("lr"), one.last.get("objective")
+        cells = [
+            f"{one.number}{'*' if one.starred else ''}",
+            "-" if lr is None else f"{lr:.2e}",
+            "/".join(str(one.settings.get(name, "-")) for name in ("hidden_dim", "num_rules", "batch_size")),
+            f"{one.epoch}/{one.epochs}",
+            f"{one.last['loss']:.4g}" if "loss" in one.last else "-",
+            "-" if objective is None else f"{objective:.3f}",
+        ]
+        roles = [f"{one.last[role]:.3f}" if role in one.last else "-" for role in ROLES] if wide else []
+        table.add_row(*cells, *roles, sparkline(one.curve, 28 if wide else 12))
+    return table
+
+
+class LiveProgress(Observer):
+    """A table that is drawn anew after every epoch, the last verdicts below it.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self._clock = console, clock
         self.live = Live(console=console, refresh_per_second=4, transient=True)
         self.verdicts: list[str] = []
         self.best: tuple[float, str] | None = None
         self.best_baseline: tuple[float, str] | None = None
-        self.counts: dict[str, int] = {}
-        self.epochs, self.began = 0, time.monotonic()
+        self.counts: Counter[str] = Counter()
+        self.epochs, self.ran, self.saved, self.began = 0, 0, 0, clock()
 
     def __enter__(self) -> LiveProgress:
         self.live.start()
@@ -113,12 +190,21 @@ class LiveProgress(Observer):
         """Draws the slots."""
         running = search.running
         self.epochs += len(running)
-        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in (*self._totals(search), *self.verdicts)]
-        self.live.update(Group(self._table(search, running), *lines), refresh=True)
+        lines = [self._line(search, one) for one in running]
+        shown = screen(search.study.study_name, lines, self._totals(search), self.verdicts, self.console.width)
+        self.live.update(shown, refresh=True)
+
+    @staticmethod
+    def _line(search: Watched, one: Running) -> Line:
+        settings = {**search.definition.fixed, **one.trial.params, "lr": one.hyperparameters.lr}
+        last = one.curve[-1] if one.curve else {}
+        return Line(one.number, bool(one.baseline), settings, len(one.curve), one.hyperparameters.epochs, last, one.objective)
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
-        self.counts[verdict.cause] = self.counts.get(verdict.cause, 0) + 1
+        self.counts[verdict.cause] += 1
+        self.ran += len(running.curve)
+        self.saved += running.hyperparameters.epochs - len(running.curve) if verdict.cause in PRUNED_CAUSES else 0
         self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
         if value is not None and running.baseline and (self.best_baseline is None or value > self.best_baseline[0]):
             self.best_baseline = value, running.baseline
@@ -129,29 +215,22 @@ class LiveProgress(Observer):
         """Among the verdicts."""
         self.verdicts = [*self.verdicts[-4:], what]
 
-    @staticmethod
-    def _table(search: Watched, running: list[Running]) -> Table:
-        table = Table(title=search.study.study_name, expand=False, pad_edge=False)
-        for name in ("trial", "lr", "shape", "epoch", "loss", "accuracy", "curve"):
-            table.add_column(name, justify="left" if name in ("shape", "curve") else "right", no_wrap=True)
-        for one in running:
-            params, last = one.trial.params, one.curve[-1] if one.curve else {}
-            shape = f"{params.get('hidden_dim', '-')}/{params.get('num_rules', '-')}/{params.get('batch_size', '-')}"
-            mark = "*" if one.baseline else ""
-            epoch = f"{len(one.curve)}/{one.hyperparameters.epochs}"
-            cells = (
-                f"{one.hyperparameters.lr:.2e}",
-                shape,
-                epoch,
-                f"{last.get('loss', float('nan')):.4g}",
-                f"{last.get('objective', 0.0):.3f}",
-            )
-            table.add_row(f"{one.trial.number}{mark}", *cells, sparkline(one.objective))
-        return table
-
     def _totals(self, search: Watched) -> list[str]:
-        rate = self.epochs / max(1e-9, time.monotonic() - self.began)
+        seconds = max(1e-9, self._clock() - self.began)
         best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
         baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline has ended (*)"
         causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
-        return [f"{best}, {baseline}; {rate:.1f} trial-epochs a second", f"{causes} of {search.definition.budget.trials} trials"]
+        rates = f"{60 * self.counts.total() / seconds:.1f} trials a minute, {self.epochs / seconds:.1f} epochs a second, {self.saved} saved"
+        return [
+            f"{best}, {baseline}; about {self._left(search, self.epochs / seconds)} left",
+            f"{causes} of {search.definition.budget.trials} trials; {rates}",
+        ]
+
+    def _left(self, search: Watched, rate: float) -> str:
+        """The time left if the trials to come run as many epochs as those that have ended."""
+        ended, epochs, running = self.counts.total(), search.definition.budget.epochs, search.running
+        usual = self.ran / ended if ended else epochs
+        to_come = max(0, search.definition.budget.trials - search.begun)
+        epochs_left = to_come * usual + sum(max(0.0, usual - len(one.curve)) for one in running)
+        minutes = epochs_left / max(rate, 1e-9) / 60
+        return f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"

@@ -99,6 +99,11 @@ class Search:
         """The trials in slots, by number."""
         return sorted((r for array in self.arrays.values() for r in array.slots), key=lambda r: r.number)
 
+    @property
+    def begun(self) -> int:
+        """How many trials of the study run or have ended, as far as this process knows."""
+        return len(self._past.over) + len(self.running)
+
     def run(self) -> None:
         """Searches until the budget is used up; a killed search is continued by running it again.
 

@@ -272,3 +272,27 @@ def test_the_hub_is_asked_for_a_number_of_stories(home: Path) -> None:
     wrong = call(home, "data", "describe", "tinystories")
     assert wrong.returncode == 2
     assert "--num-stories" in wrong.stderr
+
+
+def test_as_much_is_said_as_was_asked_for(tmp_path: Path) -> None:
+    """`-q` says nothing while all goes well, `-v` a line for each epoch; both find the same."""
+    options = ["search", "quick", "--num-stories", "30", "--trials", "2", "--epochs", "2", "--width", "2", "--no-confirm"]
+    said = {}
+    for flag in ("-q", "-v"):
+        (tmp_path / flag).mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "tuner", *options, flag], cwd=tmp_path / flag, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "study quick@synthetic-30" in done.stdout
+        said[flag] = done.stderr
+    assert said["-q"] == ""
+    assert len(re.findall(r"trial [01] epoch [12] of 2: loss [\d.]+, component accuracy [\d.]+", said["-v"])) == 4
+
+
+def test_the_shell_completes_commands_and_options() -> None:
+    """As the README says to set it up: click's own."""
+    environment = {**os.environ, "_TUNER_COMPLETE": "bash_complete", "COMP_WORDS": "tuner se", "COMP_CWORD": "1"}
+    program = str(Path(sys.executable).with_name("tuner"))
+    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False)
+    assert "search" in done.stdout

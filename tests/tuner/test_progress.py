@@ -1,5 +1,6 @@
 """What a person sees while a search runs."""
 
+import io
 import os
 import pty
 import re
@@ -8,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from tuner.progress import BARS, sparkline
+from tuner.progress import BARS, Line, screen, sparkline
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 20))
@@ -23,22 +26,18 @@ def test_a_sparkline_has_its_width_and_keeps_lowest_and_highest_apart(curve: lis
     assert sparkline((0.0, float("nan"), 1.0, float("inf")), 4) == f"{BARS[0]}!{BARS[-1]}!"
 
 
-def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path) -> None:
-    """A real pseudo-terminal of 80 columns: slots, best, verdicts; no line is wider."""
-    (tmp_path / "tiny.toml").write_text(
-        "[data]\nstories = 30\n[budget]\ntrials = 3\nepochs = 2\n[search]\nlr = { low = 1e-3, high = 1e-2, log = true }\n"
-        "[fixed]\nhidden_dim = 16\nnum_rules = 2\n"
-    )
+TINY = (
+    "[data]\nstories = 30\n[budget]\ntrials = 3\nepochs = 2\n[search]\nlr = { low = 1e-3, high = 1e-2, log = true }\n"
+    "[fixed]\nhidden_dim = 16\nnum_rules = 2\n"
+)
+
+
+def on_a_terminal(folder: Path, columns: int, *arguments: str, **environment: str) -> tuple[bytes, bytes]:
+    """A command on a real pseudo-terminal of so many columns, to its end; what the terminal got, and stdout."""
     master, slave = pty.openpty()
-    environment = {**os.environ, "COLUMNS": "80", "LINES": "24", "TERM": "xterm"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "search", "tiny.toml"],
-        cwd=tmp_path,
-        stdin=slave,
-        stderr=slave,
-        stdout=subprocess.PIPE,
-        env=environment,
-    )
+    given = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "TERM": "xterm", **environment}
+    command = [sys.executable, "-m", "tuner", *arguments]
+    process = subprocess.Popen(command, cwd=folder, stdin=slave, stderr=slave, stdout=subprocess.PIPE, env=given)
     os.close(slave)
     seen = b""
     while process.poll() is None or select.select([master], [], [], 0)[0]:
@@ -48,8 +47,60 @@ def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path) -> None:
             except OSError:  # the terminal is closed when the program has ended
                 break
     assert process.stdout is not None
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    assert process.wait() == 0, text
-    assert all(word in text for word in ("tiny@synthetic-30", "accuracy", "curve", "finished", "trial-epochs a second"))
-    assert max(len(line) for line in re.split(r"[\r\n]+", text)) <= 80
-    assert b"best: trial" in process.stdout.read()
+    assert process.wait() == 0, seen.decode()
+    return seen, process.stdout.read()
+
+
+def lines_of(seen: bytes) -> list[str]:
+    """What stands on the terminal, without its control sequences."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode()))
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int) -> None:
+    """Slots, best, rates, the time left, verdicts; no line is wider than the terminal, and a wide one shows the components."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    seen, out = on_a_terminal(tmp_path, columns, "search", "tiny.toml", "--no-confirm")
+    text = "\n".join(lines_of(seen))
+    for word in (
+        "tiny@synthetic-30",
+        "accuracy",
+        "curve",
+        "finished",
+        "trials a minute",
+        "epochs a second",
+        "saved",
+        "left",
+        "best baseline|no base",
+    ):
+        assert re.search(word, text), word
+    assert ("relation" in text) == (columns == 140)
+    assert max(map(len, lines_of(seen))) <= columns
+    assert b"best: trial" in out
+    watched, out = on_a_terminal(tmp_path, columns, "status", "tiny", "--watch")
+    assert "3 finished of 3 trials" in "\n".join(lines_of(watched))
+    assert max(map(len, lines_of(watched))) <= columns
+    assert b"best: trial" in out
+
+
+def test_without_colour_there_is_none(tmp_path: Path) -> None:
+    """NO_COLOR is heeded: nothing sets a colour."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    seen, _ = on_a_terminal(tmp_path, 80, "search", "tiny.toml", "--no-confirm", NO_COLOR="1")
+    assert not re.search(rb"\x1b\[[0-9;]*(3[0-7]|9[0-7])m", seen)
+
+
+def line(number: int, curve: tuple[float, ...]) -> Line:
+    """A slot."""
+    return Line(number, number == 0, {"lr": 1e-3, "hidden_dim": 1024, "num_rules": 16, "batch_size": 256}, 12, 100, {"loss": 1.5}, curve)
+
+
+def test_a_table_of_long_things_fits_eighty_columns() -> None:
+    """What is too long is cut, not wrapped."""
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    lines = [line(number, tuple(step / 50 for step in range(50))) for number in (0, 12, 1234)]
+    console.print(screen("study", lines, ["t" * 200], ["v" * 200], 80))
+    text = lines_of(console.file.getvalue().encode())
+    assert max(map(len, text)) <= 80
+    assert any("1024/16/256" in one and BARS[-1] in one for one in text)
+    assert sum("v" * 60 in one for one in text) == 1

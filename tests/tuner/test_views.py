@@ -1,0 +1,252 @@
+"""What people see of a study: the report in its three forms, the dashboard in a real browser while a search runs, its note and charts."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna_dashboard._note import get_note
+from playwright.sync_api import expect
+
+from tests.browser import browser
+from tests.kills import COUNTING
+from tests.tuner.test_workers import run, study_in, until
+from tuner.artifacts import Artifacts, Folder
+from tuner.buffer import BufferedStorage
+from tuner.charts import Figure, charts
+from tuner.pictures import png, svg
+from tuner.report import render
+from tuner.storage import open_storage
+from tuner.study import find_study
+from tuner.tables import CurveTable
+from tuner.views import StudyView, settings_toml, view
+
+SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "3", "--width", "6", "--no-confirm")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small study, searched once."""
+    folder = tmp_path_factory.mktemp("views")
+    done = run(folder, *SEARCH)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(home: Path) -> StudyView:
+    """That study."""
+    storage = open_storage(f"sqlite:///{home}/runs/tuner.db", create=False)
+    study = find_study(BufferedStorage(storage), "quick")
+    return view(study, CurveTable(storage, study._study_id), "here")
+
+
+def test_the_report_is_one_page_that_asks_for_nothing(home: Path) -> None:
+    """In a browser: the finding, the table, the curves, the settings, the cost; no request but for the file itself."""
+    done = run(home, "report", "quick", "-o", "out/report.html")
+    assert done.returncode == 0, done.stderr
+    with browser() as seen:
+        seen.page.goto(f"file://{home}/out/report.html")
+        text = seen.page.inner_text("body")
+        for words in (
+            "comes to a component accuracy",
+            "always the most frequent answer",
+            "ceiling",
+            "Where the plateau is left",
+            "PED-ANOVA",
+        ):
+            assert words in text, words
+        for words in (
+            "tuner train --data synthetic",
+            "Verdicts",
+            "outpaced",
+            "epochs saved by stopping",
+            "fingerprint",
+            "seconds, training",
+        ):
+            assert words in text, words
+        assert seen.page.locator("svg").count() >= 5
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+        assert seen.hosts == {"file"}
+        assert seen.errors == []
+        seen.picture("report")
+
+
+def test_the_settings_of_the_report_are_a_command_that_runs(home: Path, seen: StudyView) -> None:
+    """As it stands there, for one epoch."""
+    block = render(seen, "md").split("```")[1]
+    assert max(map(len, block.splitlines())) <= 110
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-c", re.sub(r"--epochs \d+", "--epochs 1", block)]
+    done = subprocess.run(command, cwd=home, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best = seen.summary["best"]["hyperparameters"]
+    found = tomllib.loads(settings_toml(best, 3))
+    assert found["settings"].keys() == best.keys()
+    assert all(value == best[name] or value == pytest.approx(best[name], rel=1e-5) for name, value in found["settings"].items())
+
+
+def test_the_table_has_a_line_for_each_trial(seen: StudyView) -> None:
+    """And no cell that a spreadsheet would take for a formula."""
+    rows = list(csv.DictReader(io.StringIO(render(seen, "csv"))))
+    assert [int(row["trial"]) for row in rows] == [t.number for t in seen.trials]
+    assert {row["cause"] for row in rows} >= {"finished"}
+    assert not [cell for row in rows for cell in row.values() if re.match(r"[=@+]", cell)]
+
+
+def test_another_kind_of_report_is_refused_with_what_there_is(home: Path) -> None:
+    """Status 2, and nothing is written."""
+    done = run(home, "report", "quick", "-o", "report.pdf")
+    assert done.returncode == 2
+    assert ".html, .md, .csv" in done.stderr
+    assert not (home / "report.pdf").exists()
+
+
+def test_names_from_the_study_cannot_break_out_of_the_page(seen: StudyView) -> None:
+    """A baseline called as a script stays text."""
+
+    names: set[str] = set()
+
+    class Tags(html.parser.HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            names.add(tag)
+
+    summary = {**seen.summary, "baselines": [{"name": "<script>alert(1)</script>", "trial": 0, "value": 0.1, "cause": "finished"}]}
+    Tags().feed(render(StudyView(**{**vars(seen), "summary": summary}), "html"))
+    assert {"table", "svg"} <= names
+    assert "script" not in names
+
+
+def test_every_chart_has_axes_with_units_and_is_drawn_in_both_ways(seen: StudyView) -> None:
+    """Plotly's JSON and matplotlib's SVG have the same names; a picture is a PNG."""
+    found = charts(seen)
+    assert {"curves", "components", "learning_rate", "epochs"} <= {chart.key for chart in found}
+    assert sum(chart.key.startswith("losses-") for chart in found) == 5, "the best and four baselines"
+    for chart in found:
+        figure = json.loads(Figure(chart).to_json())
+        assert figure["layout"]["yaxis"]["title"]["text"] == chart.y
+        assert "(" in chart.y or "epochs" in chart.y or "share" in chart.y, f"{chart.key} has no unit"
+        assert len(figure["data"]) == len(chart.series)
+        drawn = svg(chart)
+        assert all(series.name in drawn for series in chart.series)
+        assert chart.y in drawn
+    assert png(found[0])[:4] == b"\x89PNG"
+
+
+def test_the_search_leaves_a_note_charts_and_pictures(home: Path) -> None:
+    """In the storage, for any optuna-dashboard: the finding in words, and an artifact for each trial that has a curve."""
+    study = study_in(home)
+    note = get_note(study)
+    assert "comes to a component accuracy" in note
+    assert "Where the plateau is left" in note
+    assert any(key.startswith("dashboard:plot_data:curves:") for key in study._storage.get_study_system_attrs(study._study_id))
+    pictures = Artifacts(Folder(home / "runs" / "artifacts"), study.user_attrs["mark"])
+    for trial in study.get_trials():
+        name = f"trial-{trial.number}.png"
+        assert pictures.get(name, home / "got.png")
+        assert any(key.endswith(pictures.id(name)) for key in trial.system_attrs)
+        assert trial.user_attrs["ended"].startswith(trial.user_attrs["verdict"]["cause"].replace("_", " "))
+
+
+@pytest.fixture
+def searching(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which a search is running and has ended some trials, which it publishes at once."""
+    code = f"from tuner import publish; publish.LEAST_SECONDS, publish.SHARE = 0.0, float('inf')\n{COUNTING}"
+    command = [sys.executable, "-c", code, *SEARCH, "--trials", "100000"]
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        until(process, "outpaced")
+        until(process, "starts")
+        reader = subprocess.Popen(["cat"], stdin=process.stderr, stdout=said)  # it must not wait for somebody to read
+        yield tmp_path
+        process.kill()
+        process.wait()
+        reader.wait()
+
+
+def served(folder: Path, *options: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
+    """A dashboard on any port; the process and its address."""
+    command = [sys.executable, "-m", "tuner", "dashboard", "--port", "0", *options]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    assert process.stderr is not None
+    address = next(found[0] for line in process.stderr if (found := re.search(r"http://[\d.:]+", line)))
+    return process, address.replace("0.0.0.0", "127.0.0.1")
+
+
+def test_the_dashboard_shows_a_running_search_in_a_browser(searching: Path) -> None:
+    """List, study, history, intermediate values, importance, our charts and our note; it asks nobody but this machine."""
+    process, address = served(searching, "--read-only")
+    try:
+        with browser() as seen:
+            page = seen.page
+            page.set_default_timeout(60_000)
+            page.goto(f"{address}/dashboard")
+            page.get_by_text("quick@synthetic-30").first.wait_for()
+            seen.picture("list")
+            page.goto(f"{address}/dashboard/studies/1")
+            for words in ("History", "Hyperparameter Importance", "Intermediate values", "Learning curves by how the trial ended"):
+                page.locator(f"text={words} >> visible=true").first.wait_for()
+            for words in ("Accuracy by component", "Learning rate and result", "Where the epochs went", "What the loss is made of"):
+                page.locator(f"text={words} >> visible=true").first.wait_for()
+            expect(page.get_by_text("component accuracy (share)").first).to_be_visible()
+            seen.picture("study")
+            page.goto(f"{address}/dashboard/studies/1/note")
+            page.get_by_text("always giving the most frequent answer comes to").first.wait_for()
+            seen.picture("note")
+            refused = page.evaluate("fetch('/api/studies/1', {method: 'DELETE'}).then(answer => answer.status)")
+            assert refused == 403
+            assert seen.hosts == {"127.0.0.1"}
+            assert seen.errors == []
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_on_any_other_address_everybody_logs_in(home: Path) -> None:
+    """In the browser: a wrong token, then the right one; the loopback client too."""
+    token = "a token of some length"
+    process, address = served(home, "--host", "0.0.0.0", TUNER_DASHBOARD_TOKEN=token)
+    try:
+        with browser() as seen:
+            page = seen.page
+            page.goto(f"{address}/dashboard")
+            page.fill("#token", "not the token at all")
+            page.click("button")
+            page.get_by_text("That is not the token.").wait_for()
+            seen.picture("login")
+            while page.locator("#token").count():  # it takes a second until a guess is looked at again
+                page.fill("#token", token)
+                page.click("button")
+                page.wait_for_load_state()
+            page.get_by_text("quick@synthetic-30").first.wait_for()
+            assert seen.hosts == {"127.0.0.1"}
+            assert token not in str(page.context.cookies())
+    finally:
+        process.terminate()
+        assert process.stderr is not None
+        assert token not in process.stderr.read()
+        process.wait()
+
+
+def test_the_doctor_says_what_is_here_and_what_is_missing(home: Path, tmp_path: Path) -> None:
+    """One line a thing; a storage that is not there yet is no fault, one that cannot be read is."""
+    done = run(home, "doctor")
+    assert done.returncode == 0, done.stdout
+    for words in ("Python", "torch", "cpu", "storage", "1 study", "spaCy", "psycopg", "disk"):
+        assert words in done.stdout, words
+    found = json.loads(run(tmp_path, "doctor", "--json").stdout)["checks"]
+    assert {check["state"] for check in found} <= {"good", "missing"}
+    (tmp_path / "no.db").write_text("no database")
+    bad = run(tmp_path, "doctor", "--storage", f"sqlite:///{tmp_path}/no.db")
+    assert bad.returncode == 1
+    assert "!!  storage" in bad.stdout

@@ -1,0 +1,122 @@
+"""What `tuner doctor` finds: whether this machine has what a search needs, and what to install where something is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import StorageError
+from tuner.storage import SCHEMA_VERSION, open_storage, shown
+
+LEAST_DISK = 2 * 2**30
+SPACY_MODEL = "en_core_web_sm"
+EXTRAS = {
+    "psycopg": ("PostgreSQL", "pip install 'tuner[postgres]'"),
+    "boto3": ("artifacts in S3", "pip install 'tuner[s3]'"),
+    "ray": ("--engine ray", "pip install 'tuner[ray]'"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Args:
+        state: good, missing (something optional) or bad.
+        advice: what to do; "" where it is good.
+    """
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return asdict(self)
+
+    @property
+    def line(self) -> str:
+        """As the terminal shows it."""
+        mark = {"good": "ok", "missing": "--", "bad": "!!"}[self.state]
+        return f"{mark}  {self.name:10} {self.found}" + (f"; {self.advice}" if self.advice else "")
+
+
+def examine(storage_url: str, base: Path = Path("runs")) -> list[Check]:
+    """All checks, in the order in which a newcomer meets them."""
+    return [_python(), _torch(), *_devices(), _storage(storage_url), _stories(), *_extras(), _disk(base)]
+
+
+def _python() -> Check:
+    return Check("Python", "good", f"{platform.python_version()}, tuner {importlib.metadata.version('tuner')}")
+
+
+def _torch() -> Check:
+    import torch
+
+    return Check("torch", "good", f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores")
+
+
+def _devices() -> list[Check]:
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = [Check("cpu", "good", f"{_bytes(memory)} of memory")]
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        found.append(Check(f"cuda:{number}", "good", f"{torch.cuda.get_device_name(number)}, {_bytes(free)} of {_bytes(total)} free"))
+    if len(found) == 1:
+        cause = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
+        found.append(Check("cuda", "missing", cause, "a GPU trains many trials at once; the CPU does as well, slower"))
+    return found
+
+
+def _storage(url: str) -> Check:
+    try:
+        storage = open_storage(url, create=False)
+    except StorageError as error:
+        new = "there is no storage" in str(error)
+        return Check("storage", "missing" if new else "bad", str(error), "" if new else "mend the URL, or begin with the usual one")
+    studies = len(storage.get_all_studies())
+    return Check("storage", "good", f"{shown(url)}: {studies} {'study' if studies == 1 else 'studies'}, curves of schema {SCHEMA_VERSION}")
+
+
+def _stories() -> Check:
+    advice = "only for stories as text (.txt, the hub): pip install 'tuner[stories]'"
+    if importlib.util.find_spec("spacy") is None:
+        return Check("spaCy", "missing", "not installed", advice)
+    version = importlib.metadata.version("spacy")
+    if importlib.util.find_spec(SPACY_MODEL) is None:
+        return Check("spaCy", "missing", f"{version} without its model {SPACY_MODEL}", advice)
+    return Check("spaCy", "good", f"{version} with {SPACY_MODEL}")
+
+
+def _extras() -> list[Check]:
+    found = []
+    for package, (use, install) in EXTRAS.items():
+        if importlib.util.find_spec(package) is None:
+            found.append(Check(package, "missing", "not installed", f"only for {use}: {install}"))
+        else:
+            found.append(Check(package, "good", f"{importlib.metadata.version(package)} ({use})"))
+    return found
+
+
+def _disk(base: Path) -> Check:
+    place = base.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        return Check("disk", "bad", f"{place} cannot be written", "change its owner, or run this in another folder")
+    advice = "" if free >= LEAST_DISK else f"make room: {_bytes(LEAST_DISK)} for models and snapshots"
+    return Check("disk", "good" if not advice else "bad", f"{_bytes(free)} free in {place}", advice)
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,196 @@
+"""A study as one file, for somebody who has nothing installed: HTML that asks for nothing else, Markdown, or a table of its trials."""
+
+from __future__ import annotations
+
+import csv
+import html
+import importlib.metadata
+import io
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tuner.charts import charts
+from tuner.errors import TunerError
+from tuner.views import StudyView, sentences, settings_command, settings_toml
+
+ROLES = ("entity", "relation", "value", "exact")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; } th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e6ea; text-align: left; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+pre { background: #f5f6f8; padding: .7rem; overflow-x: auto; white-space: pre-wrap; word-break: break-word; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+svg { width: 100%; height: auto; } figure { margin: 0; } .wide { overflow-x: auto; } .bar { background: #2e6fb7; height: .7rem; }
+"""
+
+
+def render(seen: StudyView, kind: str) -> str:
+    """The report as `html`, `md` or `csv`.
+
+    Raises:
+        TunerError: another kind.
+    """
+    kinds: dict[str, Callable[[StudyView], str]] = {"html": page, "md": markdown, "csv": table}
+    if kind not in kinds:
+        raise TunerError(f"a report is written as {', '.join(f'.{name}' for name in kinds)}, not as {kind or 'a file without ending'!r}")
+    return kinds[kind](seen)
+
+
+def compared(seen: StudyView) -> list[list[str]]:
+    """The rows best, baselines, most frequent, ceiling: objective, and each component's accuracy."""
+    summary, trials = seen.summary, {t.number: t for t in seen.trials}
+    rows = [_row("ceiling without copying", summary["ceiling"]["component_accuracy"], summary["ceiling"])]
+    if (best := summary["best"]) is not None:
+        last = trials[best["trial"]].curve[-1:] or ({},)
+        rows.append(_row(f"best: trial {best['trial']}", best["value"], last[0]))
+        if best["confirmed"]:
+            values = best["confirmed"]["values"]
+            spread = f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "one"
+            rows.append([f"its settings with {len(values)} fresh seeds ({spread})", f"{best['confirmed']['mean']:.3f}", *[""] * len(ROLES)])
+    for baseline in summary["baselines"]:
+        found = trials.get(baseline["trial"])
+        ended = "" if baseline["value"] is not None else f" ({baseline['cause'] or 'running'})"
+        rows.append(_row(f"{baseline['name']}{ended}", baseline["value"], (found.curve[-1:] or ({},))[0] if found else {}))
+    rows.append(_row("always the most frequent answer", summary["most_frequent"]["component_accuracy"], summary["most_frequent"]))
+    return rows
+
+
+def _row(name: str, value: float | None, figures: Any) -> list[str]:
+    return [name, _share(value), *(_share(figures.get(role)) for role in ROLES)]
+
+
+def _share(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+COLUMNS = ("", "component accuracy", *ROLES)
+
+
+def verdicts(seen: StudyView) -> list[list[str]]:
+    """Every ended trial: number, cause, epochs, component accuracy, reason."""
+    ended = [t for t in seen.trials if t.reason]
+    return [[str(t.number), t.cause.replace("_", " "), str(len(t.curve)), _share(t.reached), t.reason] for t in ended]
+
+
+def cost(seen: StudyView) -> list[list[str]]:
+    """Epochs by cause, what stopping saved, seconds by what they were spent on."""
+    epochs: dict[str, int] = {}
+    for trial in seen.trials:
+        epochs[trial.cause] = epochs.get(trial.cause, 0) + len(trial.curve)
+    rows = [[f"epochs of trials {cause.replace('_', ' ')}", f"{count:,}"] for cause, count in sorted(epochs.items())]
+    rows.append(["epochs saved by stopping", f"{seen.saved:,}"])
+    return rows + [[f"seconds, {name}", f"{value:,.1f}"] for name, value in seen.summary["seconds"].items()]
+
+
+def origin(seen: StudyView) -> list[list[str]]:
+    """Versions, seed, data."""
+    data = seen.attributes["data"]
+    versions = {name: importlib.metadata.version(name) for name in ("tuner", "torch", "optuna")}
+    return [
+        ["study", seen.name],
+        ["seed", str(seen.definition.seed)],
+        ["data", f"{data['name']}, fingerprint {data['fingerprint']}"],
+        ["begun with", f"tuner {seen.attributes['tuner_version']}"],
+        ["written with", ", ".join(f"{name} {version}" for name, version in versions.items()) + f", Python {platform.python_version()}"],
+    ]
+
+
+def _settings(seen: StudyView) -> tuple[str, str] | None:
+    best = seen.summary["best"]
+    if best is None:
+        return None
+    settings, epochs = best["hyperparameters"], seen.definition.budget.epochs
+    return settings_command(settings, epochs, seen.attributes["data"]), settings_toml(settings, epochs)
+
+
+# ---- Markdown
+
+
+def markdown(seen: StudyView) -> str:
+    """The finding, the table, what was stopped, the plateau, the settings."""
+    parts = [f"# {seen.name}", " ".join(sentences(seen)), _piped(COLUMNS, compared(seen))]
+    if (found := _settings(seen)) is not None:
+        parts += ["## The best settings", f"```\n{found[0]}\n```"]
+    parts += ["## Where the plateau is left", *(f"- {one.finding}: {one.advice}" for one in seen.findings)]
+    stopped = [row for row in verdicts(seen) if row[1] != "finished"]
+    parts += ["## What was stopped, and why", *(f"- trial {row[0]} {row[1]}: {row[4]}" for row in stopped[-20:])]
+    if len(stopped) > 20:
+        parts.append(f"and {len(stopped) - 20} before these")
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+
+
+def _piped(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+# ---- CSV
+
+
+def table(seen: StudyView) -> str:
+    """One line a trial: how it ended, its figures, its settings."""
+    names = sorted({name for t in seen.trials for name in t.settings})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "baseline", "cause", "epochs", "value", "last_component_accuracy", *names, "reason"])
+    for t in seen.trials:
+        figures = ["" if figure is None else f"{figure:.6g}" for figure in (t.value, t.reached)]
+        settings = [_safe(str(t.settings.get(name, ""))) for name in names]
+        writer.writerow([t.number, _safe(t.baseline or ""), t.cause, len(t.curve), *figures, *settings, _safe(t.reason)])
+    return text.getvalue()
+
+
+def _safe(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in "=+-@\t\r" and text[:1] else text
+
+
+# ---- HTML
+
+
+def page(seen: StudyView) -> str:
+    """One file without scripts, that asks for nothing else."""
+    from tuner.pictures import svg
+
+    parts = [f"<h1>{html.escape(seen.name)}</h1>", *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences(seen))]
+    parts += [_cells(COLUMNS, compared(seen))]
+    if (found := _settings(seen)) is not None:
+        parts += ["<h2>The best settings</h2>", *(f"<pre>{html.escape(text)}</pre>" for text in found)]
+    parts += ["<h2>Where the plateau is left</h2>", "<ul>"]
+    parts += [f"<li>{html.escape(one.finding)}: {html.escape(one.advice)}</li>" for one in seen.findings]
+    parts += ["</ul>", "<h2>Curves</h2>", '<div class="charts">', *(f"<figure>{svg(chart)}</figure>" for chart in charts(seen)), "</div>"]
+    parts += ["<h2>Importance of each hyperparameter (PED-ANOVA)</h2>", _importance(seen)]
+    parts += ["<h2>Verdicts</h2>", _cells(("trial", "cause", "epochs", "component accuracy", "reason"), verdicts(seen), words=(1, 4))]
+    parts += [
+        "<h2>What it cost</h2>",
+        _cells(("", ""), cost(seen)),
+        "<h2>Where it comes from</h2>",
+        _cells(("", ""), origin(seen), words=(1,)),
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(seen.name)}</title>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _importance(seen: StudyView) -> str:
+    if not seen.importance:
+        return "<p>Too few trials have finished to say.</p>"
+    most = max(seen.importance.values()) or 1.0
+    rows = [
+        f'<tr><td>{html.escape(name)}</td><td class="number">{share:.2f}</td>'
+        f'<td style="width:60%"><div class="bar" style="width:{100 * share / most:.0f}%"></div></td></tr>'
+        for name, share in seen.importance.items()
+    ]
+    return "<table>" + "".join(rows) + "</table>"
+
+
+def _cells(columns: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = ()) -> str:
+    """A table whose first column and `words` are text, and the others numbers."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = ["" if place == 0 or place in words else ' class="number"' for place in range(len(cells))]
+        return "<tr>" + "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)) + "</tr>"
+
+    head = line(columns, "th") if any(columns) else ""
+    return f'<div class="wide"><table>{head}{"".join(line(row, "td") for row in rows)}</table></div>'

@@ -1,0 +1,178 @@
+"""A study as those see it who look on: dashboard and report. What is stored, gathered once, with the words that stand beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.definition import StudyDefinition
+from tuner.diagnosis import Finding, diagnose_study
+from tuner.study import definition_of
+from tuner.summary import cause_of, hyperparameters_of, summarise
+from tuner.tables import CurveTable
+
+RUNNING = "running"
+CAUSES = ("finished", "outpaced", "plateaued", "exploded", "out_of_memory", "failed", "interrupted", RUNNING)
+"""The order in which they are drawn and listed."""
+LINE = 100
+FEW = 8
+"""With fewer finished trials no importance is said."""
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """A trial that has begun.
+
+    Args:
+        curve: one point an epoch, as stored.
+        reason: of its verdict; "" while it runs.
+    """
+
+    number: int
+    cause: str
+    baseline: str | None
+    settings: Mapping[str, Any]
+    value: float | None
+    curve: tuple[Mapping[str, Any], ...]
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """How it is called in charts and tables."""
+        return self.baseline or f"trial {self.number}"
+
+    @property
+    def reached(self) -> float | None:
+        """The last objective that is a number."""
+        return next((p["objective"] for p in reversed(self.curve) if math.isfinite(p["objective"])), None)
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study.
+
+    Args:
+        summary: as `tuner status --json` prints it.
+        findings: where the plateau is left.
+        importance: of each hyperparameter for the result, shares of one (PED-ANOVA); empty where too few trials have finished.
+    """
+
+    name: str
+    definition: StudyDefinition
+    summary: Mapping[str, Any]
+    trials: tuple[TrialView, ...]
+    findings: tuple[Finding, ...]
+    importance: Mapping[str, float]
+    attributes: Mapping[str, Any]
+
+    @property
+    def best(self) -> int | None:
+        """The best trial's number."""
+        found = self.summary["best"]
+        return None if found is None else int(found["trial"])
+
+    @property
+    def saved(self) -> int:
+        """The epochs that stopping saved."""
+        return int(self.summary["epochs_saved"])
+
+    @property
+    def plateau(self) -> tuple[float, float] | None:
+        """The learning rates between which trials stay on the plateau, if that is what tells them apart."""
+        for found in self.findings:
+            if found.evidence.get("setting") == "lr" and found.evidence.get("stays"):
+                low, high = found.evidence["stays"]
+                return float(low), float(high)
+        return None
+
+
+def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyView:
+    """All of a study that is looked at."""
+    definition, trials = definition_of(study), study.get_trials(deepcopy=False)
+    recorded = curves.read()
+    begun = tuple(_trial(definition, t, tuple(recorded.get(t.number, ()))) for t in trials if t.state != TrialState.WAITING)
+    findings = diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"])
+    summary = summarise(study, storage_shown)
+    return StudyView(study.study_name, definition, summary, begun, tuple(findings), _importance(study), dict(study.user_attrs))
+
+
+def _trial(definition: StudyDefinition, trial: FrozenTrial, curve: tuple[dict[str, Any], ...]) -> TrialView:
+    cause = cause_of(trial) if trial.state.is_finished() else RUNNING
+    reason = str(trial.user_attrs.get("verdict", {}).get("reason", ""))
+    value = trial.value if trial.state == TrialState.COMPLETE else None
+    return TrialView(trial.number, cause, trial.user_attrs.get("baseline"), hyperparameters_of(definition, trial), value, curve, reason)
+
+
+def _importance(study: optuna.Study) -> dict[str, float]:
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < FEW or len({t.value for t in complete}) < 2:
+        return {}
+    found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return {name: float(share) for name, share in found.items()}
+
+
+def sentences(seen: StudyView) -> list[str]:
+    """The finding in three sentences: the best beside the baselines, what is trivial and what can be had; what was stopped and what
+    that saved; where the plateau is left."""
+    return [_best(seen), _stopped(seen), _left(seen)]
+
+
+def _best(seen: StudyView) -> str:
+    summary, best = seen.summary, seen.summary["best"]
+    frequent, ceiling = summary["most_frequent"]["component_accuracy"], summary["ceiling"]["component_accuracy"]
+    bounds = f"always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
+    if best is None:
+        return f"No trial has finished with a sound round trip yet; {bounds}."
+    baselines = [b["value"] for b in summary["baselines"] if b["value"] is not None]
+    beside = f"the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else "no baseline has finished"
+    again = f" ({best['confirmed']['mean']:.3f} with {len(best['confirmed']['values'])} fresh seeds)" if best["confirmed"] else ""
+    return f"Trial {best['trial']} comes to a component accuracy of {best['value']:.3f}{again}, {beside}; {bounds}."
+
+
+def _stopped(seen: StudyView) -> str:
+    counts = ", ".join(f"{number} {cause.replace('_', ' ')}" for cause, number in seen.summary["trials"].items()) or "none"
+    run, saved = seen.summary["epochs_run"], seen.summary["epochs_saved"]
+    share = f", {100 * saved / (run + saved):.0f} % of what they would have taken" if saved else ""
+    return f"Of {len(seen.trials)} trials begun, {counts} have ended; stopping saved {saved} epochs{share}."
+
+
+def _left(seen: StudyView) -> str:
+    first = seen.findings[0]
+    return f"{first.finding[:1].upper()}{first.finding[1:]}: {first.advice}."
+
+
+def settings_toml(settings: Mapping[str, Any], epochs: int) -> str:
+    """Settings as a preset's file has them."""
+    lines = [f"epochs = {epochs}", "", "[settings]"]
+    return "\n".join([*lines, *(f'"{name}" = {json.dumps(_short(value))}' for name, value in settings.items())])
+
+
+def settings_command(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any]) -> str:
+    """Settings as a command line that trains them on the study's data."""
+    stories = [] if data["stories"] is None else [f"--num-stories {data['stories']}"]
+    source = [f"--data {shlex.quote(data['source'])}", *stories, f"--split-seed {data['seed']}"]
+    flags = [f"{_flag(name)} {_short(value)}" for name, value in settings.items()]
+    lines = [f"tuner train {' '.join(source)}"]
+    for part in (f"--epochs {epochs}", *flags):
+        if len(lines[-1]) + len(part) < LINE:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return " \\\n".join(lines)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("loss_weights.", "weight_").replace("_", "-")
+
+
+def _short(value: Any) -> Any:
+    """A number as short as it can be said."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
