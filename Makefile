@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test soak locks bench clean
+.PHONY: search test soak locks bench pictures clean
 
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
@@ -22,6 +22,10 @@ locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite fil
 
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json
+
+pictures: .venv/installed .venv/browser  ## the README's picture, from the report of the newest quick study here
+	$(BIN)/tuner report quick -o runs/report.html
+	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,1560 --screenshot=docs/report.png "file://$(CURDIR)/runs/report.html"
 
 .venv/made:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tuner needs Python 3.11 or later; name one with make PYTHON=...')"

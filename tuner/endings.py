@@ -78,9 +78,12 @@ class Endings:
         path = self._checkpoints / f"trial-{running.number}.safetensors"
         try:
             save(path, running.scored)
-            self._artifacts.put(path.name, path)
         except OSError as error:
             raise SearchError(f"the model of trial {running.number} cannot be written ({error}); make room and run it again") from error
+        try:
+            self._artifacts.put(path.name, path)
+        except OSError as error:
+            self._observer.noticed(f"the model of trial {running.number} could not be put among the artifacts ({error}); it is in {path}")
         return {"checkpoint": str(path)}
 
     def _say(self, trial: Trial, saved: dict[str, Any], running: Running, verdict: Verdict) -> None:

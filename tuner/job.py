@@ -38,7 +38,7 @@ from tuner.summary import finding, summarise, verdicts
 from tuner.tables import CurveTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
-from tuner.width import measure
+from tuner.width import WIDEST, measure
 
 BASE = Path("runs")
 
@@ -125,7 +125,8 @@ class _Prepared:
             return self.request.width
         known: dict[str, int] = self.study.user_attrs.get("width", {})
         if self.device.type not in known:
-            measured = measure(self.make_trainer, self.definition)
+            with BarProgress(console, "measuring how many trials to train at once") as bar:
+                measured = measure(self.make_trainer, self.definition, lambda width: bar(width.bit_length() - 1, WIDEST.bit_length()))
             _plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             self.study.set_user_attr("width", known)
@@ -133,10 +134,11 @@ class _Prepared:
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
-        backend, patience = open_storage(self.request.storage), Patience(tell)
+        backend, patience = open_storage(self.request.storage), Patience()  # the search itself says when the storage is away
         study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
         artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
-        return Publisher(study, CurveTable(backend, study._study_id, patience), artifacts, shown(self.request.storage), tell)
+        curves = CurveTable(backend, study._study_id, patience)
+        return Publisher(study, curves, artifacts, patience, shown(self.request.storage), tell)
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
@@ -197,14 +199,14 @@ def run_search(request: SearchRequest, console: Console) -> Report:
         with (
             Crew(study.study_name, request.storage, request.place, request.others, width),
             _progress(console, request.words) as observer,
-            contextlib.closing(prepared.publisher(observer.noticed)) as publisher,
+            prepared.publisher(observer.noticed) as publisher,
         ):
             prepared.search(width, Several(observer, publisher))
     else:
         address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
         base = request.base.absolute()
         counts = _Counts(study, console)
-        with contextlib.closing(prepared.publisher(_plainly(console))) as publisher:
+        with prepared.publisher(_plainly(console)) as publisher:
 
             def tick() -> None:
                 counts()

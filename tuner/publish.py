@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 
 import optuna
 from optuna_dashboard import save_note, save_plotly_graph_object
@@ -23,6 +25,7 @@ from tuner.charts import Figure, charts, one_curve
 from tuner.observer import Observer, Watched
 from tuner.pictures import png
 from tuner.report import markdown
+from tuner.storage import Patience
 from tuner.tables import CurveTable
 from tuner.views import RUNNING, StudyView, view
 
@@ -34,6 +37,7 @@ class Publisher(Observer):
 
     Args:
         study: on a storage of its own, so that reading it does not keep the search waiting.
+        patience: of that storage.
         tell: is told what went wrong.
         clock: seconds.
     """
@@ -43,13 +47,16 @@ class Publisher(Observer):
         study: optuna.Study,
         curves: CurveTable,
         artifacts: Artifacts,
+        patience: Patience,
         storage_shown: str,
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study, self._curves, self._artifacts = study, curves, artifacts
         self._shown, self._tell, self._clock = storage_shown, tell, clock
+        self._patience, self._leaving = patience, threading.Event()
         self._drawn: set[int] = set()
+        self._told: set[type[BaseException]] = set()
         self._written: dict[str, str] = {}
         self._writer = ThreadPoolExecutor(1, "publisher")
         self._writing: Future[None] | None = None
@@ -70,7 +77,9 @@ class Publisher(Observer):
 
     def _settle(self) -> None:
         writing, self._writing = self._writing, None
-        if writing is not None and (error := writing.exception()) is not None:
+        error = None if writing is None else writing.exception()
+        if error is not None and type(error) not in self._told:  # once is enough: it comes again every time
+            self._told.add(type(error))
             self._tell(f"the dashboard's note and charts could not be written ({type(error).__name__}: {error})")
 
     def publish(self) -> None:
@@ -95,6 +104,8 @@ class Publisher(Observer):
     def _draw(self, seen: StudyView) -> None:
         """The learning curves of trials that have ended, as pictures for their pages; their names were stored with their ends."""
         for trial in seen.trials:
+            if self._leaving.is_set():
+                return
             if trial.cause != RUNNING and trial.curve and trial.number not in self._drawn:
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / curve_name(trial.number)
@@ -102,9 +113,16 @@ class Publisher(Observer):
                     self._artifacts.put(path.name, path)
                 self._drawn.add(trial.number)
 
-    def close(self) -> None:
-        """Publishes how it ended."""
-        self._settle()
-        self._writing = self._writer.submit(self.publish)
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Publishes how it ended; who is interrupted must be gone in seconds, and leaves it as it is."""
+        if kind is None:
+            self._settle()
+            self._writing = self._writer.submit(self.publish)
+        else:
+            self._leaving.set()
+            self._patience.seconds = 0.0
         self._settle()
         self._writer.shutdown()

@@ -237,14 +237,14 @@ class Seat:
         began = time.monotonic()
         path = self._place(self.number) / f"{state.epoch:06d}.safetensors"
         write_state(path, state)
-        if self.artifacts is not None:
-            self.artifacts.put(_names(socket.gethostname(), self.number)[self._writes % KEPT], path)
-            self._writes += 1
-        self.seconds = time.monotonic() - began
         files = self._files(self.number)
         later = [path for path in files if int(path.stem) > state.epoch]  # of another study of the name, or unreadable
         for old in (*later, *files[len(later) + KEPT :]):
             old.unlink(missing_ok=True)
+        if self.artifacts is not None:
+            self.artifacts.put(_names(socket.gethostname(), self.number)[self._writes % KEPT], path)
+            self._writes += 1
+        self.seconds = time.monotonic() - began
 
     def clear(self) -> None:
         """Removes this seat's states, and those of seats that nobody has: the search is over."""
@@ -294,7 +294,7 @@ class Keeper:
         try:
             self._seat.wait()
         except OSError as error:
-            self._tell(f"a snapshot could not be written ({error}); the one before it serves")
+            self._tell(f"a snapshot could not be written, or not be put among the artifacts ({error}); the one before it serves")
 
     def forget(self) -> None:
         """Nothing is to be gone on from any more."""

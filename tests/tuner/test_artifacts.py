@@ -17,7 +17,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 
 from tests.kills import COUNTING
-from tests.tuner.test_workers import SEARCH, study_in, until
+from tests.tuner.test_workers import SEARCH, TUNER, study_in, until
 from tuner.artifacts import Artifacts, Folder, open_artifacts
 from tuner.errors import StorageError
 from tuner.storage import open_storage
@@ -117,3 +117,21 @@ def test_a_host_that_dies_is_missed_and_its_trials_go_on_elsewhere(tmp_path: Pat
     keys = {found["Key"] for found in boto3.client("s3").list_objects_v2(Bucket="studies")["Contents"]}
     models = Artifacts(Folder(tmp_path), study.user_attrs["mark"])
     assert keys == {f"ours/{models.id(f'trial-{t.number}.safetensors')}" for t in trials if t.state == TrialState.COMPLETE}
+
+
+def test_a_store_that_is_away_costs_nothing_but_the_copies(tmp_path: Path) -> None:
+    """A server that nobody answers at: it is said, models and snapshots are on this disk, and the search comes to its end."""
+    runs = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    environment = {**os.environ, **runs, "AWS_MAX_ATTEMPTS": "1", "TUNER_ARTIFACTS": "s3://nowhere"}
+    options = ["--trials", "2", "--epochs", "2"]
+    done = subprocess.run([TUNER, *SEARCH, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the model of trial 0 could not be put among the artifacts (S3: " in done.stderr
+    assert "a snapshot could not be written, or not be put among the artifacts (S3: " in done.stderr
+    assert [t.state for t in study_in(tmp_path).get_trials()[:2]] == [TrialState.COMPLETE] * 2
+    assert len(list(tmp_path.glob("runs/checkpoints/*/trial-*.safetensors"))) == 2

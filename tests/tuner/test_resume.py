@@ -166,7 +166,7 @@ def test_a_full_disk_leaves_the_older_state_and_is_told_of(tmp_path: Path) -> No
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert said
-    assert "could not be written" in said[0]
+    assert "a snapshot could not be written" in said[0]
     assert [path.name for path in (tmp_path / "seat-0").iterdir() if path.name != "lock"] == ["000007.safetensors"]
 
 
