@@ -100,7 +100,7 @@ def report(study: str, storage: str, output: Path | None) -> None:
             partial.write_text(text)
     except OSError as error:
         raise TunerError(f"{path} cannot be written ({error.strerror}); name another file with -o") from error
-    click.echo(f"{path}: {len(text):,} bytes", err=True)
+    click.echo(str(path))
 
 
 @click.command()

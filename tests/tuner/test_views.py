@@ -54,7 +54,7 @@ def seen(home: Path) -> StudyView:
 def test_the_report_is_one_page_that_asks_for_nothing(home: Path) -> None:
     """In a browser: the finding, the table, the curves, the settings, the cost; no request but for the file itself."""
     done = run(home, "report", "quick", "-o", "out/report.html")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout) == (0, "out/report.html\n"), done.stderr
     with browser() as seen:
         seen.page.goto(f"file://{home}/out/report.html")
         text = seen.page.inner_text("body")
