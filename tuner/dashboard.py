@@ -72,7 +72,6 @@ def serve(
     read_only: bool = False,
     study: int | None = None,
     show: bool = False,
-    kept: Path = KEPT_TOKEN,
 ) -> None:
     """Serves the dashboard until interrupted; on any address but loopback everybody must log in.
 
@@ -86,7 +85,7 @@ def serve(
     """
     token = given_token(os.environ)
     if token is None and not is_loopback(host):
-        token = made_token(kept, tell)
+        token = made_token(KEPT_TOKEN, tell)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host.strip("[]"), port), family=family)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 import torch
@@ -28,7 +28,6 @@ from tuner.definition import StudyDefinition
 from tuner.forecast import forecast, told
 from tuner.observer import Observer, Several
 from tuner.progress import BarProgress, LiveProgress, PlainProgress, QuietProgress, WordyProgress
-from tuner.publish import Publisher
 from tuner.ray_engine import run_with_ray
 from tuner.seam import Trainer
 from tuner.search import Search
@@ -39,6 +38,9 @@ from tuner.tables import CurveTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
 from tuner.width import WIDEST, measure
+
+if TYPE_CHECKING:
+    from tuner.publish import Publisher
 
 BASE = Path("runs")
 
@@ -134,6 +136,8 @@ class _Prepared:
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
+        from tuner.publish import Publisher  # it loads matplotlib, which `tuner status` does not need
+
         backend, patience = open_storage(self.request.storage), Patience()  # the search itself says when the storage is away
         study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
         artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])

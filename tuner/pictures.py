@@ -14,14 +14,13 @@ from tuner.charts import Chart, Series
 matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text: it can be read, searched and is small
 matplotlib.rcParams["svg.hashsalt"] = "tuner"  # the same chart is the same file
 SIZE = 7.2, 3.8
-LEGEND_MOST = 12
 
 
 def svg(chart: Chart) -> str:
     """An `<svg>` element."""
     text = io.StringIO()
     _drawn(chart).savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+    return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def png(chart: Chart, dots: int = 110) -> bytes:

@@ -19,10 +19,11 @@ from rich.text import Text
 
 from tuner.observer import Observer, Watched
 from tuner.slots import Running
+from tuner.summary import ROLES
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
 BARS = "▁▂▃▄▅▆▇█"
-ROLES, WIDE = ("entity", "relation", "value"), 110
+WIDE = 110
 
 
 def sparkline(curve: tuple[float, ...], width: int = 12) -> str:

@@ -41,15 +41,18 @@ def lines(seen: StudyView) -> list[Line]:
     """The trials that run."""
     epochs = seen.definition.budget.epochs
     return [
-        Line(t.number, t.baseline is not None, t.settings, len(t.curve), epochs, t.curve[-1] if t.curve else {}, curve_of(t.curve))
+        Line(
+            t.number,
+            t.baseline is not None,
+            t.settings,
+            len(t.curve),
+            epochs,
+            t.curve[-1] if t.curve else {},
+            tuple(point["objective"] for point in t.curve),
+        )
         for t in seen.trials
         if t.cause == RUNNING
     ]
-
-
-def curve_of(points: tuple[object, ...]) -> tuple[float, ...]:
-    """The objective by epoch."""
-    return tuple(point["objective"] for point in points if isinstance(point, dict))
 
 
 def totals(seen: StudyView) -> list[str]:

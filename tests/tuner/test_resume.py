@@ -25,7 +25,7 @@ from tuner.buffer import BufferedStorage
 from tuner.definition import validated
 from tuner.errors import SnapshotError
 from tuner.job import run_search
-from tuner.observer import Observer, Watched
+from tuner.observer import Observer, Several, Watched
 from tuner.seam import Held
 from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
 from tuner.storage import open_storage
@@ -254,27 +254,10 @@ def test_a_search_that_had_to_be_narrow_stays_so(tmp_path: Path, monkeypatch: py
         scripted(tmp_path, made, 8, Small, Crash(2))
     listener = Listener()
     with pytest.raises(KeyboardInterrupt):
-        scripted(tmp_path, made, 8, Small, Both(listener, Crash(2)))
+        scripted(tmp_path, made, 8, Small, Several(listener, Crash(2)))
     assert not [line for line in listener.told if "no room" in line]
     scripted(tmp_path, made, 16, Small, listener)
     assert [line for line in listener.told if "no room" in line]
-
-
-class Both(Observer):
-    """Two observers as one."""
-
-    def __init__(self, *both: Observer) -> None:
-        self.both = both
-
-    def epoch(self, search: Watched) -> None:
-        """To both."""
-        for one in self.both:
-            one.epoch(search)
-
-    def noticed(self, what: str) -> None:
-        """To both."""
-        for one in self.both:
-            one.noticed(what)
 
 
 def test_what_a_killed_run_spent_is_counted(tmp_path: Path) -> None:
