@@ -114,6 +114,13 @@ def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:
     return filled & (nth < available)
 
 
+def compared(said_KBP3: Tensor, gold_KBQ3: Tensor) -> tuple[Tensor, Tensor]:
+    """The gold propositions and which parts of them are right, by position: `gold_KBW3, right_KBW3`, W the larger of P and Q."""
+    width = max(said_KBP3.shape[2], gold_KBQ3.shape[2])
+    said, gold = (torch.nn.functional.pad(each, (0, 0, 0, width - each.shape[2])) for each in (said_KBP3, gold_KBQ3))
+    return gold, (said == gold) & (gold[..., :1] != PAD)
+
+
 class Counter:
     """Sums over sentences, `counts[name]_K`; adds one chunk after the other."""
 
@@ -128,13 +135,8 @@ class Counter:
     def parsing(self, said: Answer, gold_KBQ3: Tensor) -> None:
         """Compares what was said with the gold propositions (which may reach beyond the model's places)."""
         said_KBP3, filled = said.propositions_KBP3, said.filled_KBP
-        places, reach = said_KBP3.shape[2], gold_KBQ3.shape[2]
-        width = max(places, reach)
-        padded = torch.nn.functional.pad(said_KBP3, (0, 0, 0, width - places))
-        gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - reach))
-        there = gold[..., 0] != PAD
-        right = (padded == gold) & there[..., None]
-        number = right.sum(-1)
+        gold, right = compared(said_KBP3, gold_KBQ3)
+        there, number = gold[..., 0] != PAD, right.sum(-1)
         for scope, keep in (("", slice(None)), ("first_", slice(0, 1))):
             self._add(f"{scope}gold", there[:, :, keep])
             for role, name in enumerate(ROLES):
@@ -142,7 +144,7 @@ class Counter:
             self._add(f"{scope}exact", number[:, :, keep] == 3)
         self._add("at_least_one", number >= 1)
         self._add("two_of_three", number >= 2)
-        self._add("spurious", filled & ~there[:, :, :places])
+        self._add("spurious", filled & ~there[:, :, : filled.shape[2]])
         self._kinds(said_KBP3, filled, gold, there)
 
     def _kinds(self, said: Tensor, filled: Tensor, gold: Tensor, there: Tensor) -> None:
@@ -205,6 +207,12 @@ def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
     return {relation: vocabulary.id(relation) for relation in KINDS if relation != "verb"}
 
 
+def parts(split: Split, slots: int) -> tuple[Tensor, ...]:
+    """The sentences of a split in groups of similar length that so many slots can look at together."""
+    at_once = max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))
+    return torch.split(split.token_counts_N.argsort(stable=True), at_once)
+
+
 @torch.no_grad()
 def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds: Mapping[str, int]) -> list[Evaluation]:
     """Every slot's figures on a split.
@@ -216,11 +224,9 @@ def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds
     """
     slots = p["table"].shape[0]
     counter = Counter(kinds)
-    order = split.token_counts_N.argsort(stable=True)
     places = network.shape.max_propositions
-    at_once = max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))
-    for rows in torch.split(order, at_once):
-        width = min(split.tokens_NT.shape[1], network.max_tokens)
+    width = min(split.tokens_NT.shape[1], network.max_tokens)
+    for rows in parts(split, slots):
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
         counter.parsing(parse_ids(network, p, tokens, split.unknowns), gold)

@@ -30,6 +30,7 @@ from model.optimizer import StepFactors, step_rows
 from model.parameters import ParameterStore
 from model.probe import PROBED_BATCHES, Probe, answered, figures, moved, pulls
 from model.shortlist import SHORTLIST
+from model.tally import StoryTally, tally_split
 
 AHEAD = 8
 """For so many steps random numbers are drawn at once."""
@@ -224,6 +225,13 @@ class FusedTrainer:
         evaluations = evaluate_split(self.network, parameters, self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
         return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
+
+    def tally(self, split: str = "test") -> list[StoryTally | None]:
+        """What the averaged parameters of all slots get right on a split, story by story; None for a free slot."""
+        started = time.perf_counter()
+        tallies = tally_split(self.network, self.network.with_tables(self.store.average_views), self._split(split))
+        self.seconds["evaluating"] += time.perf_counter() - started
+        return [tally if state else None for tally, state in zip(tallies, self._slots, strict=True)]
 
     def _split(self, name: str) -> Split:
         """A split on the device, brought there once."""

@@ -15,12 +15,13 @@ ALONE = {
 }
 MODEL = """
 errors files config stories extraction hub sources vocabulary layout alignment corpus description
-noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation
+noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation tally
 probe trainer checkpoint inference
 """
 TUNER = """
 errors intervals verdict judges pruning definition budget storage tables buffer study warm seam single trainers width forecast failures
-artifacts snapshots slots ownership intake bench diagnosis faults confirm observer endings summary inspection search progress
+artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
+endings summary choice inspection search progress
 views charts pictures report publish watch gate dashboard doctor
 training crew ray_engine job options cli_model cli_study cli_view cli __main__
 """

@@ -6,7 +6,7 @@ import studies
 from model.config import settings_from
 from tuner.definition import load_definition
 from tuner.errors import DefinitionError
-from tuner.training import preset
+from tuner.training import base_of
 
 
 @pytest.mark.parametrize("name", studies.names())
@@ -21,7 +21,8 @@ def test_shipped_studies_are_sound(name: str) -> None:
 @pytest.mark.parametrize("name", studies.presets())
 def test_shipped_presets_are_sound(name: str) -> None:
     """They name settings that exist, within their bounds."""
-    settings, epochs = preset(name)
+    base = base_of(name, None, "")
+    settings, epochs = base.settings, base.epochs
     shape, hyperparameters = settings_from(settings, epochs=epochs, seed=0)
     assert (shape.hidden_dim, hyperparameters.lr, hyperparameters.epochs) == (settings["hidden_dim"], settings["lr"], epochs)
 
@@ -29,4 +30,4 @@ def test_shipped_presets_are_sound(name: str) -> None:
 def test_an_unknown_preset_names_those_there_are() -> None:
     """Like an unknown study."""
     with pytest.raises(DefinitionError, match="there is no preset 'tiny'; allowed: tinystories"):
-        preset("tiny")
+        base_of("tiny", None, "")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from model.errors import ModelError
 from tuner.cli_model import data, evaluate, generate, parse, train
-from tuner.cli_study import enqueue, stop, worker
+from tuner.cli_study import best, confirm, enqueue, stop, worker
 from tuner.cli_view import dashboard, doctor, report, status
 from tuner.errors import TunerError
 from tuner.options import (
@@ -67,7 +67,7 @@ def cli() -> None:
 @storage_option
 @artifacts_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
-@click.option("--confirm/--no-confirm", default=True, help="Train the best few again with fresh seeds at the end; on by default.")
+@click.option("--confirm/--no-confirm", default=True, help="Confirm the best at the end (see `tuner confirm`); on by default.")
 @click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
 @click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
@@ -158,25 +158,6 @@ def _run_at_end(command: str, study: str) -> None:
 
 
 @cli.command()
-@study_argument
-@storage_option
-@json_option
-def best(study: str, storage: str, as_json: bool) -> None:
-    """Prints the best trial of a study.
-
-    Example: tuner best quick --json
-    """
-    from tuner.job import report
-
-    found = report(storage, study).summary["best"]
-    if found is None:
-        raise TunerError(f"no trial of {study} has finished above the floor on round_trip yet; `tuner status {study}` says how far it is")
-    confirmed = f", confirmed {found['confirmed']['mean']:.4f}" if found["confirmed"] else ""
-    lines = [f"trial {found['trial']}: component accuracy {found['value']:.4f}{confirmed}", f"checkpoint: {found['checkpoint']}"]
-    show(as_json, found, [*lines, *(f"{name} = {value}" for name, value in found["hyperparameters"].items())])
-
-
-@cli.command()
 @click.argument("subject", metavar="STUDY|STUDY:TRIAL|CHECKPOINT")
 @storage_option
 @device_option
@@ -193,7 +174,7 @@ def diagnose(subject: str, storage: str, device: str, as_json: bool) -> None:
     show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["nothing was found to be wrong"])
 
 
-for command in (status, dashboard, report, doctor, worker, stop, enqueue, train, evaluate, parse, generate, data):
+for command in (best, confirm, status, dashboard, report, doctor, worker, stop, enqueue, train, evaluate, parse, generate, data):
     cli.add_command(command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from tuner.options import data_option, device_option, json_option, show, stories_option
+from tuner.options import data_option, device_option, json_option, show, storage_option, stories_option
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -61,12 +61,16 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @data_option
 @stories_option
 @click.option("--preset", metavar="NAME", help="Settings and epochs that a search found (tinystories); other options go before them.")
+@click.option(
+    "--from", "origin", metavar="STUDY[:TRIAL]", help="A trial's settings, seed, epochs and data (the best); other options go before."
+)
+@storage_option
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the train split.  [default: 30]")
 @click.option("--hidden-dim", type=int, metavar="N", help="Width of the model.")
 @click.option("--num-rules", type=int, metavar="N", help="Reversible rules.")
 @_settings_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="The trial's seed.")
-@click.option("--split-seed", type=click.IntRange(min=0), default=1, show_default=True, metavar="N", help="The split's seed.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The trial's seed.  [default: 0]")
+@click.option("--split-seed", type=click.IntRange(min=0), metavar="N", help="The split's seed.  [default: 1]")
 @click.option("--checkpoint", type=click.Path(path_type=Path), default=Path("runs/checkpoints/train.safetensors"), show_default=True)
 @device_option
 @json_option
@@ -74,9 +78,11 @@ def train(
     data: str | None,
     num_stories: int | None,
     preset: str | None,
+    origin: str | None,
+    storage: str,
     epochs: int | None,
-    seed: int,
-    split_seed: int,
+    seed: int | None,
+    split_seed: int | None,
     checkpoint: Path,
     device: str,
     as_json: bool,
@@ -86,15 +92,13 @@ def train(
 
     Example: tuner train --num-stories 100 --epochs 30 --batch-size 32 --lr 0.0003 --hidden-dim 128 --num-rules 16
     """
-    from model.checkpoint import DataSource
-    from model.config import Hyperparameters
     from tuner import training
     from tuner.progress import BarProgress
 
-    source = DataSource(data or "synthetic", num_stories, split_seed)
-    settings, usual = training.preset(preset) if preset else ({}, Hyperparameters.epochs)
-    settings = {**settings, **_named_settings(options)}
-    request = training.TrainRequest(source, settings, epochs or usual, seed, device, checkpoint)
+    if preset and origin:
+        raise click.UsageError("--preset and --from both name settings; give one of them")
+    base = training.base_of(preset, origin, storage)
+    request = base.request(_named_settings(options), data, num_stories, split_seed, epochs, seed, device, checkpoint)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing:
         result = training.train(request, lambda line: click.echo(line, err=as_json), parsing)
     show(

@@ -33,6 +33,31 @@ def worker(study: str, storage: str, artifacts: str, width: str, device: str) ->
 
 @click.command()
 @study_argument
+@click.option("--top", type=click.IntRange(min=1), metavar="N", help="How many of the best trials.  [default: as the study says]")
+@click.option("--seeds", type=click.IntRange(min=1), metavar="N", help="Fresh seeds for each.  [default: as the study says]")
+@storage_option
+@artifacts_option
+@width_option
+@device_option
+@json_option
+def confirm(study: str, top: int | None, seeds: int | None, storage: str, artifacts: str, width: str, device: str, as_json: bool) -> None:
+    """Trains the best trials and every baseline again with fresh seeds, and says whether the best has won.
+
+    The best is chosen on the validation split; what is printed are means of the test split, with 95 % intervals over seeds and stories.
+
+    Example: tuner confirm quick --top 3 --seeds 5
+    """
+    import optuna
+
+    from tuner.job import run_confirm
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = run_confirm(study, storage, device, width_of(width), Console(stderr=True), top, seeds, artifacts)
+    show(as_json, found.summary, found.lines)
+
+
+@click.command()
+@study_argument
 @storage_option
 def stop(study: str, storage: str) -> None:
     """Ends a running search from another terminal; it goes on when it is run again.
@@ -76,3 +101,24 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
+
+
+@click.command()
+@study_argument
+@storage_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["cli", "toml", "json"]),
+    help="Its settings as options of `tuner train`, a preset's file, or JSON.",
+)
+@json_option
+def best(study: str, storage: str, form: str | None, as_json: bool) -> None:
+    """Prints the best trial of a study: the confirmed one, where it has been confirmed.
+
+    Example: tuner train $(tuner best quick --format cli)
+    """
+    from tuner.choice import best_choice
+
+    found = best_choice(storage, study)
+    show(as_json or form == "json", found.as_dict(), found.said(form))

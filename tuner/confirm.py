@@ -1,124 +1,141 @@
-"""The best few trained again with fresh seeds: the best of many noisy trials looks better than it is.
-
-What a search calls best was chosen among trials of one seed each on one validation split, so its value is partly luck. The few that lead
-are trained again, side by side, with seeds the search has not seen; the one with the best mean is the winner, and that mean is its figure.
-"""
+"""The best few and every baseline trained again with fresh seeds, side by side, and scored once on the test split; see `winner`."""
 
 from __future__ import annotations
 
+import datetime
+import functools
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from statistics import fmean
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from model.config import Hyperparameters, ModelShape
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
-from tuner.seam import TrainerFactory
+from tuner.errors import SearchError
+from tuner.seam import Scored, Tally, TrainerFactory
+from tuner.tables import RunTable
+from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, leaders
 
-CONFIRMED, LISTS = "confirmed", ("seeds", "values", "round_trips")
+TEST_USES = "test_uses"
+"""The study's attribute that names every use of the test split: when, and which trials with which seeds."""
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """One trial's settings under fresh seeds: the objective and the round trip of each run on the validation split."""
+class Run:
+    """A trial's settings with a fresh seed."""
 
     trial: int
-    search_value: float
-    seeds: tuple[int, ...]
-    values: tuple[float, ...]
-    round_trips: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The mean objective over the fresh seeds."""
-        return fmean(self.values)
-
-    def extended(self, seed: int, value: float, round_trip: float) -> Confirmation:
-        """The same with one more run."""
-        runs = ((*self.seeds, seed), (*self.values, value), (*self.round_trips, round_trip))
-        return Confirmation(self.trial, self.search_value, *runs)
+    hyperparameters: Hyperparameters
 
 
-def feasible(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials whose constraints hold, the best first, the earlier of equals first."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
-    return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
-
-
-def candidates(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The feasible trials that are no baselines, the best first."""
-    return [t for t in feasible(trials) if not t.user_attrs.get("baseline")]
-
-
-def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTrial]:
-    """The trials that are confirmed: the best few that are no baselines."""
-    return candidates(study.get_trials(deepcopy=False))[: definition.confirm.top]
-
-
-def confirmations(study: optuna.Study) -> dict[int, Confirmation]:
-    """What has been confirmed so far, by trial."""
-    stored: dict[str, dict[str, Any]] = study.user_attrs.get(CONFIRMED, {})
-    return {int(number): Confirmation(**{**one, **{name: tuple(one[name]) for name in LISTS}}) for number, one in stored.items()}
-
-
-def winner(study: optuna.Study, definition: StudyDefinition) -> tuple[FrozenTrial, Confirmation | None] | None:
-    """The leader with the best mean over fresh seeds; the best trial of the search as long as a leader waits to be confirmed.
-
-    None if no trial has finished above the floor on the round trip, or no leader stays above it with fresh seeds.
-    """
-    confirmed, ahead = confirmations(study), leaders(study, definition)
-    if not ahead or any(t.number not in confirmed for t in ahead):
-        best = feasible(study.get_trials(deepcopy=False))
-        return (best[0], None) if best else None
-    known = [(t, confirmed[t.number]) for t in ahead]
-    sound = [(t, one) for t, one in known if fmean(one.round_trips) >= definition.objective.round_trip_floor]
-    return max(sound, key=lambda pair: (pair[1].mean, -pair[0].number), default=None)
+def fresh_seed(definition: StudyDefinition, trial: int, number: int) -> int:
+    """The n-th seed that confirms a trial."""
+    return derived_seed(definition.seed, "confirm", trial, number) % 2**31
 
 
 def confirm(
     study: optuna.Study,
     definition: StudyDefinition,
+    runs: RunTable,
     make_trainer: TrainerFactory,
     width: int,
     progress: Callable[[int, int], None],
-) -> dict[int, Confirmation]:
-    """Trains every leader with the fresh seeds it lacks, at the study's full epochs, and stores what came of it array by array.
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Trains leaders and baselines with the fresh seeds they lack, at the study's full epochs, and stores what came of it array by array.
 
     Args:
         width: how many runs train at once.
         progress: is told how many epochs of how many are trained.
+        tell: is told when the test split is used once more.
+
+    Returns:
+        The finding, which is stored with the study; see `finding_of`.
+
+    Raises:
+        SearchError: the device has no room for one run.
     """
-    confirmed = confirmations(study)
-    runs: dict[ModelShape, list[tuple[FrozenTrial, Hyperparameters]]] = defaultdict(list)
-    for trial in leaders(study, definition):
-        made = confirmed[trial.number].seeds if trial.number in confirmed else ()
-        for number in range(len(made), definition.confirm.seeds):
-            seed = derived_seed(definition.seed, "confirm", trial.number, number) % 2**31
-            shape, hyperparameters = definition.settings(trial.params, seed)
-            runs[shape].append((trial, hyperparameters))
-    arrays = [(shape, slots[start : start + width]) for shape, slots in runs.items() for start in range(0, len(slots), width)]
-    epochs = definition.budget.epochs
-    for place, (shape, slots) in enumerate(arrays):
-        trainer = make_trainer(shape, len(slots))
-        for slot, (_, hyperparameters) in enumerate(slots):
-            trainer.load(slot, hyperparameters)
-        for epoch in range(epochs):
-            trainer.train_epoch()
-            progress(place * epochs + epoch + 1, len(arrays) * epochs)
-        for (trial, hyperparameters), scored in zip(slots, trainer.evaluate(), strict=True):
-            if scored is None:
-                raise RuntimeError(f"the run that confirms trial {trial.number} lost its slot")
-            before = confirmed.get(trial.number, Confirmation(trial.number, trial.value or 0.0, (), (), ()))
-            confirmed[trial.number] = before.extended(hyperparameters.seed, scored.objective, scored.round_trip)
-        study.set_user_attr(CONFIRMED, {str(number): asdict(one) for number, one in confirmed.items()})
-    return confirmed
+    trials = [*leaders(study, definition), *baselines(study)]
+    arrays = _arrays(definition, trials, runs, width)
+    _use_test(study, [run for _, slots in arrays for run in slots], tell)
+    epochs, done = definition.budget.epochs, 0
+    while arrays:
+        shape, slots = arrays.pop(0)
+        trained = functools.partial(_tell_of, progress, done, done + (len(arrays) + 1) * epochs)
+        try:
+            _train(shape, slots, runs, make_trainer, epochs, trained)
+        except MemoryError as error:
+            if len(slots) == 1:
+                raise SearchError(f"the device has no room to confirm trial {slots[0].trial} ({error}); --device cpu may have") from error
+            half = len(slots) // 2
+            arrays[:0] = [(shape, slots[:half]), (shape, slots[half:])]
+            continue
+        done += epochs
+    return _conclude(study, definition, runs, trials)
 
 
-def confirmed_entry(one: Confirmation | None) -> dict[str, Any] | None:
-    """A confirmation as `--json` shows it."""
-    return None if one is None else {"mean": one.mean, "values": list(one.values), "seeds": list(one.seeds)}
+def _tell_of(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
+    progress(before + epoch, total)
+
+
+def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: RunTable, width: int) -> list[tuple[ModelShape, list[Run]]]:
+    """The runs that are missing, those of one shape together."""
+    made = runs.read()
+    missing: dict[ModelShape, list[Run]] = defaultdict(list)
+    for trial in trials:
+        for number in range(definition.confirm.seeds):
+            seed = fresh_seed(definition, trial.number, number)
+            if seed not in made.get(trial.number, {}):
+                shape, hyperparameters = definition.settings(trial.params, seed)
+                missing[shape].append(Run(trial.number, hyperparameters))
+    return [(shape, slots[start : start + width]) for shape, slots in missing.items() for start in range(0, len(slots), width)]
+
+
+def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str], None]) -> None:
+    """Notes that the test split is used, unless a use that was interrupted goes on."""
+    uses: list[dict[str, Any]] = study.user_attrs.get(TEST_USES, [])
+    names = [[run.trial, run.hyperparameters.seed] for run in missing]
+    if not names or (uses and all(name in uses[-1]["runs"] for name in names)):
+        return
+    if uses:
+        tell(
+            f"the test split of {study.study_name} is used again ({len(uses) + 1} times by now, first on {uses[0]['at'][:10]}): "
+            "the more often its figures decide anything, the less they are worth"
+        )
+    study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names}])
+
+
+def _train(
+    shape: ModelShape, slots: Sequence[Run], runs: RunTable, make_trainer: TrainerFactory, epochs: int, trained: Callable[[int], None]
+) -> None:
+    """One array from its first epoch to its last."""
+    trainer = make_trainer(shape, len(slots))
+    for slot, run in enumerate(slots):
+        trainer.load(slot, run.hyperparameters)
+    for epoch in range(epochs):
+        trainer.train_epoch()
+        trained(epoch + 1)
+    scores = zip(slots, trainer.evaluate(), trainer.tally(), strict=True)
+    runs.add([(run.trial, run.hyperparameters.seed, _record(run, scored, tally)) for run, scored, tally in scores])
+
+
+def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, Any]:
+    if scored is None or tally is None:
+        raise RuntimeError(f"the run that confirms trial {run.trial} lost its slot")
+    valid = {"component_accuracy": scored.objective, **{name: scored.figures.get(name, scored.objective) for name in FIGURES}}
+    test = {"stated": list(tally.stated), "right": {name: list(tally.right[name]) for name in FIGURES}}
+    return {"valid": valid, "round_trip": scored.round_trip, "test": test}
+
+
+def _conclude(study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """What all these runs say, stored with the study."""
+    made = runs.read()
+    seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trials}
+    found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trials]
+    finding = finding_of(found, definition.objective.round_trip_floor, len(study.user_attrs.get(TEST_USES, [])))
+    study.set_user_attr(CONFIRMED, finding)
+    return finding

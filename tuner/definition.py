@@ -175,10 +175,10 @@ class Pruning(_Section):
 
 
 class Confirm(_Section):
-    """How many of the best are retrained, with how many fresh seeds."""
+    """How many of the best are trained again beside the baselines, with how many fresh seeds each."""
 
-    top: Annotated[int, Field(ge=1)] = 1
-    seeds: Annotated[int, Field(ge=1)] = 3
+    top: Annotated[int, Field(ge=1)] = 3
+    seeds: Annotated[int, Field(ge=1)] = 5
 
 
 class StudyDefinition(_Section):

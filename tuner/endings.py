@@ -12,13 +12,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tuner.artifacts import MODEL, PICTURE, Artifacts, curve_name
 from tuner.buffer import BufferedStorage
-from tuner.confirm import candidates, feasible
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.observer import Observer
 from tuner.seam import Scored
 from tuner.slots import Running
 from tuner.verdict import Verdict
+from tuner.winner import candidates, feasible
 
 FAILURES_IN_A_ROW = 5
 """So many failed trials with no other ending between them stop the search."""

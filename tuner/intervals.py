@@ -15,9 +15,12 @@ def wilson(hits: int, tries: int, z: float = Z95) -> tuple[float, float]:
     """
     if not 0 <= hits <= tries:
         raise ValueError(f"{hits} hits of {tries} tries is not possible")
-    if tries == 0:
-        return 0.0, 1.0
-    share, extra = hits / tries, z * z / tries
+    return wilson_share(hits / tries, tries, z) if tries else (0.0, 1.0)
+
+
+def wilson_share(share: float, size: float, z: float) -> tuple[float, float]:
+    """The same for a share seen in a sample as sure as a simple one of this size, above zero, which need not be a whole number."""
+    extra = z * z / size
     middle = (share + extra / 2) / (1 + extra)
-    half = z / (1 + extra) * math.sqrt(share * (1 - share) / tries + extra / tries / 4)
+    half = z / (1 + extra) * math.sqrt(share * (1 - share) / size + extra / size / 4)
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import re
@@ -34,10 +35,11 @@ from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
 from tuner.study import check_data, complete, definition_of, find_study, open_study
 from tuner.summary import finding, summarise, verdicts
-from tuner.tables import CurveTable
+from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
 from tuner.width import WIDEST, measure
+from tuner.winner import told as confirmation
 
 if TYPE_CHECKING:
     from tuner.publish import Publisher
@@ -112,6 +114,7 @@ class _Prepared:
     study: optuna.Study
     storage: BufferedStorage
     curves: CurveTable
+    runs: RunTable
     corpus: Corpus
     device: torch.device
 
@@ -143,6 +146,11 @@ class _Prepared:
         artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
         curves = CurveTable(backend, study._study_id, patience)
         return Publisher(study, curves, artifacts, patience, shown(self.request.storage), tell)
+
+    def confirm(self, width: int, console: Console) -> dict[str, Any]:
+        """Trains the leaders and the baselines again and scores them on the test split."""
+        with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
+            return confirm(self.study, self.definition, self.runs, self.make_trainer, width, bar, _plainly(console))
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
@@ -191,38 +199,35 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
         f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
         soft_wrap=not console.is_terminal,
     )
-    return _Prepared(request, definition, study, storage, CurveTable(backend, study._study_id, patience), corpus, device)
+    tables = CurveTable(backend, study._study_id, patience), RunTable(backend, study._study_id, patience)
+    return _Prepared(request, definition, study, storage, *tables, corpus, device)
 
 
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     aside = Console(file=console.file, quiet=True) if request.words < 0 else console
     prepared = _begin(request, aside)
-    width, definition, study = prepared.width(aside), prepared.definition, prepared.study
-    if request.ray is None:
-        with (
-            Crew(study.study_name, request.storage, request.place, request.others, width),
-            _progress(console, request.words) as observer,
-            prepared.publisher(observer.noticed) as publisher,
-        ):
-            prepared.search(width, Several(observer, publisher))
-    else:
-        address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
-        base = request.base.absolute()
-        counts = _Counts(study, console)
-        with prepared.publisher(_plainly(console)) as publisher:
-
-            def tick() -> None:
-                counts()
-                publisher.offer()
-
-            run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
-    if request.confirm and not complete(study, definition):
-        _plainly(aside)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
-    elif request.confirm:
-        with BarProgress(aside, "confirming the best with fresh seeds: epochs") as confirming:
-            confirm(study, definition, prepared.make_trainer, width, confirming)
+    width, study = prepared.width(aside), prepared.study
+    with prepared.publisher(_plainly(console)) as publisher:
+        if request.ray is None:
+            with (
+                Crew(study.study_name, request.storage, request.place, request.others, width),
+                _progress(console, request.words) as observer,
+            ):
+                prepared.search(width, Several(observer, publisher))
+        else:
+            _search_with_ray(request, study, width, _Counts(study, console, publisher.offer))
+        if request.confirm and not complete(study, prepared.definition):
+            _plainly(aside)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
+        elif request.confirm:
+            prepared.confirm(width, aside)
     return report(request.storage, study.study_name)
+
+
+def _search_with_ray(request: SearchRequest, study: optuna.Study, width: int, tick: Callable[[], None]) -> None:
+    address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
+    base = request.base.absolute()
+    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
 
 
 def dry_run(request: SearchRequest, console: Console) -> Report:
@@ -251,6 +256,35 @@ def run_worker(
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
     """
+    prepared = _again(name, storage_url, device, width, console, artifacts, base)
+    with _progress(console) as observer:
+        prepared.search(prepared.width(console), observer)
+
+
+def run_confirm(
+    name: str, storage_url: str, device: str, width: int | None, console: Console, top: int | None, seeds: int | None, artifacts: str | None
+) -> Report:
+    """Confirms the best of a study, also of one that is not over.
+
+    Args:
+        top, seeds: how many trials with how many seeds each; None: as the study's definition says.
+
+    Raises:
+        StudyError: there is no such study, or the data are not those it was begun on.
+    """
+    prepared = _again(name, storage_url, device, width, console, artifacts)
+    definition = prepared.definition.changed(confirm_top=top, confirm_seeds=seeds)
+    prepared.study.set_user_attr("definition", definition.model_dump(mode="json"))
+    prepared = dataclasses.replace(prepared, definition=definition)
+    with prepared.publisher(_plainly(console)):
+        found = prepared.confirm(prepared.width(console), console)
+    return Report(found, confirmation(found))
+
+
+def _again(
+    name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None, base: Path = BASE
+) -> _Prepared:
+    """A study that is there, with its data."""
     backend, patience = open_storage(storage_url, create=False), Patience(_plainly(console))
     storage = BufferedStorage(backend, patience)
     study = find_study(storage, name)
@@ -258,17 +292,15 @@ def run_worker(
     request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
     corpus = _load(definition, console)
     check_data(study, corpus)
-    curves = CurveTable(backend, study._study_id, patience)
-    prepared = _Prepared(request, definition, study, storage, curves, corpus, find_device(device))
-    with _progress(console) as observer:
-        prepared.search(prepared.width(console), observer)
+    tables = CurveTable(backend, study._study_id, patience), RunTable(backend, study._study_id, patience)
+    return _Prepared(request, definition, study, storage, *tables, corpus, find_device(device))
 
 
 class _Counts:
-    """Says how many trials run and have ended, when that changes."""
+    """Says how many trials run and have ended, when that changes; then does what is to be done now and then."""
 
-    def __init__(self, study: optuna.Study, console: Console) -> None:
-        self._study, self._console, self._said = study, console, ""
+    def __init__(self, study: optuna.Study, console: Console, then: Callable[[], None]) -> None:
+        self._study, self._console, self._said, self._then = study, console, "", then
 
     def __call__(self) -> None:
         states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
@@ -276,6 +308,7 @@ class _Counts:
         if (line := f"{running} trials running, {ended} ended") != self._said:
             self._said = line
             self._console.print(line)
+        self._then()
 
 
 def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:

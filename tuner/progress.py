@@ -17,9 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.slots import Running
-from tuner.summary import ROLES
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
 BARS = "▁▂▃▄▅▆▇█"

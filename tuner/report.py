@@ -7,12 +7,14 @@ import html
 import importlib.metadata
 import io
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tuner.charts import charts
+from tuner.choice import settings_command, settings_toml
 from tuner.errors import TunerError
-from tuner.views import StudyView, sentences, settings_command, settings_toml
+from tuner.views import StudyView, sentences
+from tuner.winner import verdict_lines
 
 ROLES = ("entity", "relation", "value", "exact")
 STYLE = """
@@ -39,22 +41,29 @@ def render(seen: StudyView, kind: str) -> str:
 
 
 def compared(seen: StudyView) -> list[list[str]]:
-    """The rows best, baselines, most frequent, ceiling: objective, and each component's accuracy."""
+    """The rows best, baselines, most frequent, ceiling: objective, and each component's accuracy on the validation split."""
     summary, trials = seen.summary, {t.number: t for t in seen.trials}
     rows = [_row("ceiling without copying", summary["ceiling"]["component_accuracy"], summary["ceiling"])]
     if (best := summary["best"]) is not None:
         last = trials[best["trial"]].curve[-1:] or ({},)
         rows.append(_row(f"best: trial {best['trial']}", best["value"], last[0]))
-        if best["confirmed"]:
-            values = best["confirmed"]["values"]
-            spread = f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "one"
-            rows.append([f"its settings with {len(values)} fresh seeds ({spread})", f"{best['confirmed']['mean']:.3f}", *[""] * len(ROLES)])
     for baseline in summary["baselines"]:
         found = trials.get(baseline["trial"])
         ended = "" if baseline["value"] is not None else f" ({baseline['cause'] or 'running'})"
         rows.append(_row(f"{baseline['name']}{ended}", baseline["value"], (found.curve[-1:] or ({},))[0] if found else {}))
     rows.append(_row("always the most frequent answer", summary["most_frequent"]["component_accuracy"], summary["most_frequent"]))
     return rows
+
+
+def confirmed(seen: StudyView) -> list[list[str]]:
+    """What fresh seeds score on the test split, the best first: objective and each component's accuracy with their intervals."""
+    found = seen.summary["confirmation"]
+    entries = sorted(found["confirmed"], key=lambda entry: -entry["component_accuracy"]["mean"]) if found else []
+    return [[entry["name"], *(_between(entry[name]) for name in ("component_accuracy", *ROLES))] for entry in entries]
+
+
+def _between(figure: Mapping[str, float]) -> str:
+    return f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _row(name: str, value: float | None, figures: Any) -> list[str]:
@@ -66,6 +75,7 @@ def _share(value: Any) -> str:
 
 
 COLUMNS = ("", "component accuracy", *ROLES)
+CONFIRMED = "With fresh seeds, on the test split (mean, 95 % interval)"
 
 
 def verdicts(seen: StudyView) -> list[list[str]]:
@@ -111,6 +121,8 @@ def _settings(seen: StudyView) -> tuple[str, str] | None:
 def markdown(seen: StudyView) -> str:
     """The finding, the table, what was stopped, the plateau, the settings."""
     parts = [f"# {seen.name}", " ".join(sentences(seen)), _piped(COLUMNS, compared(seen))]
+    if rows := confirmed(seen):
+        parts += [f"## {CONFIRMED}", _piped(COLUMNS, rows), *(f"- {line}" for line in verdict_lines(seen.summary["confirmation"]))]
     if (found := _settings(seen)) is not None:
         parts += ["## The best settings", f"```\n{found[0]}\n```"]
     parts += ["## Where the plateau is left", *(f"- {one.finding}: {one.advice}" for one in seen.findings)]
@@ -156,6 +168,9 @@ def page(seen: StudyView) -> str:
 
     parts = [f"<h1>{html.escape(seen.name)}</h1>", *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences(seen))]
     parts += [_cells(COLUMNS, compared(seen))]
+    if rows := confirmed(seen):
+        lines = [f"<li>{html.escape(line)}</li>" for line in verdict_lines(seen.summary["confirmation"])]
+        parts += [f"<h2>{CONFIRMED}</h2>", _cells(COLUMNS, rows), "<ul>", *lines, "</ul>"]
     if (found := _settings(seen)) is not None:
         parts += ["<h2>The best settings</h2>", *(f"<pre>{html.escape(text)}</pre>" for text in found)]
     parts += ["<h2>Where the plateau is left</h2>", "<ul>"]

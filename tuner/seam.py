@@ -51,6 +51,18 @@ class Scored(Protocol):
         """Everything else, by name."""
 
 
+class Tally(Protocol):
+    """What a slot gets right on the test split, story by story."""
+
+    @property
+    def stated(self) -> Sequence[int]:
+        """How many propositions each story states."""
+
+    @property
+    def right(self) -> Mapping[str, Sequence[int]]:
+        """How many of them are right: entity, relation, value, exact."""
+
+
 @dataclass(frozen=True)
 class Held:
     """A slot's whole state, from which training goes on as if never interrupted: numbers on the CPU, and what else there is, as JSON."""
@@ -111,6 +123,9 @@ class Trainer(Protocol):
 
     def evaluate(self) -> Sequence[Scored | None]:
         """The validation figures of all slots; None for a free one."""
+
+    def tally(self) -> Sequence[Tally | None]:
+        """What all slots get right on the test split; None for a free one. Asked for once, of models that are confirmed."""
 
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
         """Writes the slot's model to a file that appears whole or not at all."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from model.config import Hyperparameters
-from tuner.seam import Held, Record, Scored
+from tuner.seam import Held, Record, Scored, Tally
 
 T = TypeVar("T")
 
@@ -21,6 +21,9 @@ class OneModel(Protocol):
 
     def evaluate(self) -> Scored:
         """The validation figures."""
+
+    def tally(self) -> Tally:
+        """What it gets right on the test split."""
 
     def held(self) -> Held:
         """The whole state, a copy."""
@@ -75,6 +78,10 @@ class SideBySide:
     def evaluate(self) -> list[Scored | None]:
         """The validation figures of all."""
         return self._all("evaluating", lambda model: model.evaluate())
+
+    def tally(self) -> list[Tally | None]:
+        """What all get right on the test split."""
+        return self._all("evaluating", lambda model: model.tally())
 
     def rehearse(self, steps: int) -> float:  # noqa: ARG002  a model alone has no steps, an epoch stands for one
         """The seconds of an epoch of all slots."""

@@ -41,6 +41,14 @@ CURVES = Table(
     Column("epoch", Integer, primary_key=True),
     Column("record", Text, nullable=False),
 )
+RUNS = Table(
+    "tuner_confirming_runs",
+    METADATA,
+    Column("study_id", Integer, primary_key=True),
+    Column("trial", Integer, primary_key=True),
+    Column("seed", Integer, primary_key=True),
+    Column("record", Text, nullable=False),
+)
 _schema = Table("tuner_schema", METADATA, Column("version", Integer, primary_key=True))
 
 

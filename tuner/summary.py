@@ -9,14 +9,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from model.config import ROLES
 from tuner.budget import seconds_of
-from tuner.confirm import Confirmation, candidates, confirmed_entry, winner
 from tuner.definition import StudyDefinition
 from tuner.intervals import wilson
 from tuner.study import definition_of
 from tuner.verdict import PRUNED_CAUSES
+from tuner.winner import CONFIRMED, best_of, candidates, told
 
-ROLES = ("entity", "relation", "value")
 ENOUGH_AUDITS = 20
 
 
@@ -34,7 +34,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     """What `tuner search --json` and `tuner status --json` print."""
     definition, trials = definition_of(study), study.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state.is_finished()]
-    best = winner(study, definition)
+    best = best_of(study, definition)
     spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
@@ -47,6 +47,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "epochs_run": spent,
         "epochs_saved": saved,
         "best": None if best is None else _entry(definition, *best),
+        "confirmation": study.user_attrs[CONFIRMED] if best is not None and best[1] is not None else None,
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get("baseline")],
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
@@ -74,14 +75,14 @@ def _audit_line(found: dict[str, Any]) -> str:
     return f"{line}: stopping is wrong in {100 * found['low']:.0f} to {100 * found['high']:.0f} % of cases (Wilson, 95 %)"
 
 
-def _entry(definition: StudyDefinition, trial: FrozenTrial, confirmation: Confirmation | None) -> dict[str, Any]:
+def _entry(definition: StudyDefinition, trial: FrozenTrial, confirmed: dict[str, Any] | None) -> dict[str, Any]:
     settings = hyperparameters_of(definition, trial)
     return {
         "trial": trial.number,
         "value": trial.value,
         "hyperparameters": settings,
         "checkpoint": trial.user_attrs.get("checkpoint"),
-        "confirmed": confirmed_entry(confirmation),
+        "confirmed": confirmed,
     }
 
 
@@ -115,9 +116,8 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     if best is None:
         lines.append("no trial has finished above the floor on round_trip yet")
     else:
-        if confirmed := best["confirmed"]:
-            values = ", ".join(f"{100 * value:.2f}" for value in confirmed["values"])
-            lines.append(f"confirmed with {len(confirmed['values'])} fresh seeds: {100 * confirmed['mean']:.2f}% on average ({values})")
+        if summary["confirmation"] is not None:
+            lines += told(summary["confirmation"])
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"

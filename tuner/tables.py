@@ -15,7 +15,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
-from tuner.storage import CURVES, Patience
+from tuner.storage import CURVES, RUNS, Patience
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,33 @@ class CurveTable:
             for number, record in connection.execute(query):
                 curves.setdefault(number, []).append(json.loads(record))
         return curves
+
+
+class RunTable:
+    """The runs that confirm trials with fresh seeds, in a table of our own: one record for each trial and seed."""
+
+    def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
+        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
+
+    def add(self, runs: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
+        """Stores (trial number, seed, record) in one transaction; a run that is there already is replaced."""
+        self._patience(self._replace, runs)
+
+    def _replace(self, runs: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
+        with self._engine.begin() as connection:
+            for trial, seed, record in runs:
+                key = {"study_id": self._study_id, "trial": trial, "seed": seed}
+                connection.execute(RUNS.delete().where(*(RUNS.c[name] == value for name, value in key.items())))
+                connection.execute(RUNS.insert().values(**key, record=json.dumps(record)))
+
+    def read(self) -> dict[int, dict[int, dict[str, Any]]]:
+        """The records by trial number and seed."""
+        query = sqlalchemy.select(RUNS.c.trial, RUNS.c.seed, RUNS.c.record).where(RUNS.c.study_id == self._study_id)
+        found: dict[int, dict[int, dict[str, Any]]] = {}
+        with self._engine.connect() as connection:
+            for trial, seed, record in connection.execute(query.order_by(RUNS.c.trial, RUNS.c.seed)):
+                found.setdefault(trial, {})[seed] = json.loads(record)
+        return found
 
 
 def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any) -> bool:

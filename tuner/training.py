@@ -19,9 +19,11 @@ from model.corpus import Corpus, load_corpus
 from model.evaluation import Evaluation
 from model.extraction import Progress, silent
 from model.trainer import EpochRecord, FusedTrainer, Snapshot, find_device
+from tuner.choice import choose
 from tuner.errors import DefinitionError
 from tuner.seam import Held, Scored
 
+SYNTHETIC = DataSource("synthetic", None, 1)
 ROWS = ("values", "moment1", "moment2", "averages")
 
 
@@ -118,16 +120,52 @@ class TrainRequest:
     checkpoint: Path
 
 
-def preset(name: str) -> tuple[dict[str, Any], int]:
-    """A shipped preset's settings and epochs.
+@dataclass(frozen=True)
+class Base:
+    """What a training begins with where no option says otherwise."""
+
+    settings: Mapping[str, Any]
+    epochs: int = Hyperparameters.epochs
+    seed: int = 0
+    data: DataSource = SYNTHETIC
+
+    def request(
+        self,
+        settings: Mapping[str, Any],
+        source: str | None,
+        stories: int | None,
+        split_seed: int | None,
+        epochs: int | None,
+        seed: int | None,
+        device: str,
+        checkpoint: Path,
+    ) -> TrainRequest:
+        """With what the options say; another source has all of its stories unless a number is named."""
+        kept = self.data.stories if source is None else None
+        split = self.data.seed if split_seed is None else split_seed
+        data = DataSource(source or self.data.source, kept if stories is None else stories, split)
+        return TrainRequest(
+            data, {**self.settings, **settings}, epochs or self.epochs, self.seed if seed is None else seed, device, checkpoint
+        )
+
+
+def base_of(preset: str | None, origin: str | None, storage_url: str) -> Base:
+    """A shipped preset, the trial of a study (`STUDY` its best, or `STUDY:TRIAL`), or the defaults.
 
     Raises:
         DefinitionError: there is no such preset.
+        TunerError: there is no such study or trial.
     """
-    if name not in studies.presets():
-        raise DefinitionError(f"there is no preset {name!r}; allowed: {', '.join(studies.presets())}")
-    content = tomllib.loads(studies.read_preset(name).decode())
-    return content["settings"], content["epochs"]
+    if origin is not None:
+        found = choose(storage_url, origin)
+        data = DataSource(found.data["source"], found.data["stories"], found.data["seed"])
+        return Base(found.settings, found.epochs, found.seed, data)
+    if preset is None:
+        return Base({})
+    if preset not in studies.presets():
+        raise DefinitionError(f"there is no preset {preset!r}; allowed: {', '.join(studies.presets())}")
+    content = tomllib.loads(studies.read_preset(preset).decode())
+    return Base(content["settings"], content["epochs"])
 
 
 def original_form(record: EpochRecord, evaluation: Evaluation) -> str:

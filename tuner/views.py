@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +16,11 @@ from tuner.diagnosis import Finding, diagnose_study
 from tuner.study import definition_of
 from tuner.summary import cause_of, hyperparameters_of, summarise
 from tuner.tables import CurveTable
+from tuner.winner import percent
 
 RUNNING = "running"
 CAUSES = ("finished", "outpaced", "plateaued", "exploded", "out_of_memory", "failed", "interrupted", RUNNING)
 """The order in which they are drawn and listed."""
-LINE = 100
 FEW = 8
 """With fewer finished trials no importance is said."""
 
@@ -133,7 +131,7 @@ def _best(seen: StudyView) -> str:
         return f"No trial has finished with a sound round trip yet; {bounds}."
     baselines = [b["value"] for b in summary["baselines"] if b["value"] is not None]
     beside = f"the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else "no baseline has finished"
-    again = f" ({best['confirmed']['mean']:.3f} with {len(best['confirmed']['values'])} fresh seeds)" if best["confirmed"] else ""
+    again = f" ({percent(best['confirmed']['component_accuracy'])} on test with fresh seeds)" if best["confirmed"] else ""
     return f"Trial {best['trial']} comes to a component accuracy of {best['value']:.3f}{again}, {beside}; {bounds}."
 
 
@@ -147,32 +145,3 @@ def _stopped(seen: StudyView) -> str:
 def _left(seen: StudyView) -> str:
     first = seen.findings[0]
     return f"{first.finding[:1].upper()}{first.finding[1:]}: {first.advice}."
-
-
-def settings_toml(settings: Mapping[str, Any], epochs: int) -> str:
-    """Settings as a preset's file has them."""
-    lines = [f"epochs = {epochs}", "", "[settings]"]
-    return "\n".join([*lines, *(f'"{name}" = {json.dumps(_short(value))}' for name, value in settings.items())])
-
-
-def settings_command(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any]) -> str:
-    """Settings as a command line that trains them on the study's data."""
-    stories = [] if data["stories"] is None else [f"--num-stories {data['stories']}"]
-    source = [f"--data {shlex.quote(data['source'])}", *stories, f"--split-seed {data['seed']}"]
-    flags = [f"{_flag(name)} {_short(value)}" for name, value in settings.items()]
-    lines = [f"tuner train {' '.join(source)}"]
-    for part in (f"--epochs {epochs}", *flags):
-        if len(lines[-1]) + len(part) < LINE:
-            lines[-1] += f" {part}"
-        else:
-            lines.append(f"  {part}")
-    return " \\\n".join(lines)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("loss_weights.", "weight_").replace("_", "-")
-
-
-def _short(value: Any) -> Any:
-    """A number as short as it can be said."""
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from model.files import save_numbers
+from model.tally import tally_by_story
 from tuner.seam import Held
 from tuner.single import SideBySide
 
@@ -35,7 +36,8 @@ class BagOfWords:
         with torch.no_grad():
             self.layer.weight.zero_(), self.layer.bias.zero_()
         self.optimizer = torch.optim.SGD(self.layer.parameters(), lr=hyperparameters.lr)
-        self.data = {name: _tensors(corpus.splits[name], words, device) for name in ("train", "valid")}
+        self.data = {name: _tensors(corpus.splits[name], words, device) for name in ("train", "valid", "test")}
+        self.stories = [s.story_id for s in corpus.sentences["test"] if s.propositions]
 
     def scores(self, bags):
         return self.layer(bags).view(len(bags), 3, -1)
@@ -59,6 +61,13 @@ class BagOfWords:
         bags, gold = self.data["valid"]
         right = (self.scores(bags).argmax(-1) == gold).float().mean(0)
         return Epoch(objective=right.mean().item(), figures=dict(zip(ROLES, right.tolist())))
+
+    @torch.no_grad()
+    def tally(self):
+        bags, gold = self.data["test"]
+        right = (self.scores(bags).argmax(-1) == gold).cpu()
+        counts = {**dict(zip(ROLES, right.unbind(1))), "exact": right.all(1)}
+        return tally_by_story(self.stories, torch.ones(len(gold)), counts)
 
     def held(self):
         return Held({name: value.clone() for name, value in self.layer.state_dict().items()}, {"epoch": self.epoch})

@@ -1,5 +1,7 @@
-"""The winner is chosen by fresh seeds, not by the luck of the search."""
+"""The winner is chosen by fresh seeds, not by the luck of the search, and judged on text that chose nothing."""
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,26 +9,34 @@ from typing import Any
 
 import optuna
 import pytest
+from click.testing import CliRunner
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 from model.config import Hyperparameters, ModelShape
-from tuner.confirm import confirm, confirmations, leaders, winner
+from model.tally import StoryTally
+from tuner.buffer import BufferedStorage
+from tuner.cli import cli
+from tuner.confirm import TEST_USES, confirm
 from tuner.definition import StudyDefinition, validated
+from tuner.errors import SearchError
+from tuner.storage import open_storage
 from tuner.summary import _audit_line, audit, summarise
+from tuner.tables import RunTable
+from tuner.winner import best_of, leaders, told
 
 SPACE = FloatDistribution(1e-4, 1e-1)
-TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8}
+TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8, 5e-2: 0.4}
 
 
-def definition(top: int = 3) -> StudyDefinition:
+def definition(top: int = 3, seeds: int = 2) -> StudyDefinition:
     """Three are confirmed with two seeds."""
     content: dict[str, Any] = {
         "name": "luck",
         "budget": {"trials": 4, "epochs": 5},
         "search": {"lr": {"low": 1e-4, "high": 1e-1}},
         "objective": {"round_trip_floor": 0.1},
-        "confirm": {"top": top, "seeds": 2},
+        "confirm": {"top": top, "seeds": seeds},
     }
     return validated(content, "the test")
 
@@ -41,23 +51,20 @@ class Scored:
 
 
 class TruthfulTrainer:
-    """Every rate scores its true value and a little more by the seed; 4e-3 loses its round trip."""
+    """Every rate scores its true value and a little more by the seed; 4e-3 loses its round trip. So many slots have room as `room` says."""
 
-    made: list[list[tuple[float, int]]]
-
-    def __init__(self, made: list[list[tuple[float, int]]], slots: int) -> None:
+    def __init__(self, made: list[list[tuple[float, int]]], slots: int, room: int = 100) -> None:
         self.held: list[Hyperparameters] = [Hyperparameters()] * slots
-        self.seconds, self.epochs, self.made = {"training": 0.0}, 0, made
+        self.seconds, self.epochs, self.made, self.room = {"training": 0.0}, 0, made, room
 
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Takes a run."""
         self.held[slot] = hyperparameters
 
-    def resize(self, keep: Sequence[int], slots: int) -> None:
-        """Never asked for."""
-
     def train_epoch(self) -> list[Any]:
         """Counts."""
+        if len(self.held) > self.room:
+            raise MemoryError("too many")
         self.epochs += 1
         return []
 
@@ -67,65 +74,212 @@ class TruthfulTrainer:
         self.made.append([(hp.lr, hp.seed) for hp in self.held])
         return [Scored(TRUTH[hp.lr] + hp.seed % 7 / 1000, 0.0 if hp.lr == 4e-3 else 1.0) for hp in self.held]
 
-    def save(self, slot: int, path: Path, evaluation: Any) -> None:
-        """Never asked for."""
+    def tally(self) -> list[StoryTally]:
+        """Twenty stories, every second of them a little easier."""
+        stated = (100,) * 20
+        names = ("entity", "relation", "value", "exact")
+        rights = [tuple(round(100 * TRUTH[hp.lr] + hp.seed % 5 + story % 2) for story in range(20)) for hp in self.held]
+        return [StoryTally(stated, dict.fromkeys(names, right)) for right in rights]
 
 
-def study_of(values: dict[float, float]) -> optuna.Study:
-    """A study whose trials had these rates and values, the last a baseline."""
-    study = optuna.create_study(direction="maximize")
-    for lr, value in values.items():
-        study.add_trial(create_trial(value=value, params={"lr": lr}, distributions={"lr": SPACE}))
-    best = create_trial(value=0.99, params={"lr": 0.05}, distributions={"lr": SPACE}, user_attrs={"baseline": "notes"})
-    study.add_trial(best)
-    study.add_trial(create_trial(state=TrialState.PRUNED, params={"lr": 0.06}, distributions={"lr": SPACE}))
-    return study
+class Confirming:
+    """A study in a real storage whose trials had these rates and values, a baseline after them; what is confirmed goes there too."""
+
+    def __init__(self, folder: Path, values: dict[float, float]) -> None:
+        storage = open_storage(f"sqlite:///{folder}/t.db")
+        self.study = optuna.create_study(study_name="luck@test", direction="maximize", storage=BufferedStorage(storage))
+        for lr, value in values.items():
+            self.study.add_trial(create_trial(value=value, params={"lr": lr}, distributions={"lr": SPACE}))
+        marks = {"baseline": "notes"}
+        self.study.add_trial(create_trial(value=0.99, params={"lr": 5e-2}, distributions={"lr": SPACE}, user_attrs=marks))
+        self.study.add_trial(create_trial(state=TrialState.PRUNED, params={"lr": 0.06}, distributions={"lr": SPACE}))
+        self.runs = RunTable(storage, self.study._study_id)
+        self.made: list[list[tuple[float, int]]] = []
+        self.asked: list[tuple[int, int]] = []
+        self.told: list[str] = []
+
+    def __call__(self, made: StudyDefinition, width: int = 4, room: int = 100) -> dict[str, Any]:
+        def trainer(shape: ModelShape, slots: int) -> Any:
+            return TruthfulTrainer(self.made, slots, room)
+
+        def progress(done: int, total: int) -> None:
+            self.asked.append((done, total))
+
+        return confirm(self.study, made, self.runs, trainer, width, progress, self.told.append)
+
+    def rates(self, arrays: Sequence[list[tuple[float, int]]]) -> list[float]:
+        """The rates that were trained, in order."""
+        return [lr for array in arrays for lr, seed in array]
 
 
-def test_the_best_mean_over_fresh_seeds_wins_and_nothing_is_trained_twice() -> None:
-    """The lucky first of the search is not the winner; a leader below the floor is not either; more leaders train only the new ones."""
-    study, made = study_of({1e-3: 0.9, 2e-3: 0.8, 3e-3: 0.7, 4e-3: 0.75}), []
+@pytest.fixture
+def lucky(tmp_path: Path) -> Confirming:
+    """The search's first was lucky."""
+    return Confirming(tmp_path, {1e-3: 0.9, 2e-3: 0.8, 3e-3: 0.7, 4e-3: 0.75})
 
-    def make(shape: ModelShape, slots: int) -> TruthfulTrainer:
-        return TruthfulTrainer(made, slots)
 
-    asked: list[tuple[int, int]] = []
-    assert [t.number for t in leaders(study, definition())] == [0, 1, 3]
-    found = confirm(study, definition(), make, 4, lambda done, total: asked.append((done, total)))  # type: ignore[arg-type]
-    assert asked == [(epoch, 10) for epoch in range(1, 11)]
-    runs = [run for array in made for run in array]
-    assert [lr for lr, seed in runs] == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3]
-    assert len({seed for lr, seed in runs}) == 6
-    for number, lr in ((0, 1e-3), (1, 2e-3), (3, 4e-3)):
-        values = [TRUTH[lr] + seed % 7 / 1000 for rate, seed in runs if rate == lr]
-        assert found[number].values == tuple(values)
-        assert found[number].mean == pytest.approx(sum(values) / 2)
-    assert confirmations(study) == found
-    chosen = winner(study, definition())
+def test_the_best_mean_over_fresh_seeds_is_chosen_and_beats_the_baseline(lucky: Confirming) -> None:
+    """The lucky first of the search is not chosen; a leader below the floor is not either; the baseline is no candidate but is compared."""
+    assert [t.number for t in leaders(lucky.study, definition())] == [0, 1, 3]
+    found = lucky(definition())
+    assert lucky.asked == [(epoch, 10) for epoch in range(1, 11)]
+    assert lucky.rates(lucky.made) == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3, 5e-2, 5e-2]
+    assert len({seed for array in lucky.made for _, seed in array}) == 8
+    assert (found["chosen"], found["winner"], found["smallest"]) == (1, "trial 1", "trial 1")
+    entries = {entry["name"]: entry for entry in found["confirmed"]}
+    assert list(entries) == ["trial 0", "trial 1", "trial 3", "notes"]
+    for name, lr in (("trial 0", 1e-3), ("notes", 5e-2)):
+        seeds = [seed for array in lucky.made for rate, seed in array if rate == lr]
+        assert sorted(entries[name]["values"]) == sorted(TRUTH[lr] + seed % 7 / 1000 for seed in seeds)
+        assert entries[name]["component_accuracy"]["mean"] == pytest.approx(TRUTH[lr] + sum(s % 5 for s in seeds) / 200 + 0.005)
+        assert entries[name]["entity"]["low"] < entries[name]["entity"]["mean"] < entries[name]["entity"]["high"]
+    assert found["too_high"] == pytest.approx(0.8 - entries["trial 1"]["mean"])
+    (gap,) = found["differences"]
+    assert gap["against"] == "notes"
+    assert 0 < gap["low"] < gap["mean"] < gap["high"]
+    text = "\n".join(told(found))
+    assert "winner: trial 1, better than every baseline" in text
+    assert "points too high" in text
+    chosen = best_of(lucky.study, definition())
     assert chosen is not None
-    assert (chosen[0].number, chosen[1]) == (1, found[1])
-
-    wider = definition(top=4)
-    assert winner(study, wider) == (study.trials[4], None)
-    confirm(study, wider, make, 4, lambda done, total: None)  # type: ignore[arg-type]
-    assert [lr for lr, seed in made[2]] == [3e-3, 3e-3]
-    confirm(study, wider, make, 4, lambda done, total: None)  # type: ignore[arg-type]
-    assert len(made) == 3
-    more = validated({**wider.model_dump(), "confirm": {"top": 1, "seeds": 3}}, "the test")
-    assert confirm(study, more, make, 4, lambda done, total: None)[0].values[:2] == found[0].values  # type: ignore[arg-type]
-    assert len(made[3]) == 1
+    assert (chosen[0].number, chosen[1]) == (1, entries["trial 1"])
 
 
-def test_before_anything_is_confirmed_the_best_trial_stands_in() -> None:
+def test_nothing_is_trained_twice_and_every_use_of_the_test_split_is_announced(lucky: Confirming) -> None:
+    """Again: nothing to do, no use. One more leader: its runs only, a second use, told of. More seeds for fewer: the missing ones."""
+    first = lucky(definition())
+    assert lucky(definition()) == first
+    assert len(lucky.made) == 2
+    assert lucky.told == []
+    assert best_of(lucky.study, definition(top=4)) == (lucky.study.trials[4], None)
+    wider = lucky(definition(top=4))
+    assert lucky.rates(lucky.made[2:]) == [3e-3, 3e-3]
+    assert wider["test_uses"] == 2
+    assert "is used again (2 times by now" in lucky.told[0]
+    assert "used 2 times" in told(wider)[0]
+    more = lucky(definition(top=1, seeds=3))
+    assert lucky.rates(lucky.made[3:]) == [1e-3, 5e-2]
+    assert more["confirmed"][0]["values"][0] in [*first["confirmed"][0]["values"], *more["confirmed"][0]["values"]]
+    assert len(lucky.study.user_attrs[TEST_USES]) == 3 == more["test_uses"]
+
+
+def test_a_confirmation_that_was_interrupted_is_one_use(lucky: Confirming, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Array by array; what was stored is not trained again."""
+    kept, calls = TruthfulTrainer.tally, []
+
+    def dies(self: TruthfulTrainer) -> list[StoryTally]:
+        calls.append(self)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return kept(self)
+
+    monkeypatch.setattr(TruthfulTrainer, "tally", dies)
+    with pytest.raises(KeyboardInterrupt):
+        lucky(definition())
+    assert "confirmed" not in lucky.study.user_attrs
+    found = lucky(definition())
+    assert lucky.rates(lucky.made[2:]) == [4e-3, 4e-3, 5e-2, 5e-2]
+    assert found["test_uses"] == 1
+    assert lucky.told == []
+
+
+def test_without_room_an_array_is_halved(lucky: Confirming) -> None:
+    """The same runs, the same finding; a run that does not fit alone is an error that says so."""
+    found = lucky(definition(), width=8, room=3)
+    assert [len(array) for array in lucky.made] == [2, 2, 2, 2]
+    assert found["winner"] == "trial 1"
+    with pytest.raises(SearchError, match=r"no room to confirm trial \d"):
+        lucky(definition(seeds=3), room=0)
+
+
+def test_inside_the_noise_there_is_no_winner(tmp_path: Path) -> None:
+    """A leader no better than the baseline; one seed; no baseline at all: said in words, with the smallest that is not worse."""
+    alike = Confirming(tmp_path, {5e-2: 0.9})
+    found = alike(definition(seeds=4))
+    assert (found["winner"], found["chosen"]) == (None, 0)
+    assert found["differences"][0]["low"] < 0 < found["differences"][0]["high"]
+    assert any(line.startswith("no winner: trial 0 is not better than every baseline beyond the noise") for line in told(found))
+    single = alike(definition(seeds=1))
+    assert single["winner"] is None
+    assert any("one fresh seed says nothing of the noise" in line for line in told(single))
+    assert single["seed_noise"] is None
+
+
+def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -> None:
     """Also a baseline; the summary says that nothing was confirmed."""
-    study = study_of({1e-3: 0.9})
-    chosen = winner(study, definition())
+    study = Confirming(tmp_path, {1e-3: 0.9}).study
+    chosen = best_of(study, definition())
     assert chosen is not None
     assert (chosen[0].number, chosen[1]) == (1, None)
     for name, value in (("definition", definition().model_dump(mode="json")), ("most_frequent", {}), ("ceiling", {})):
         study.set_user_attr(name, value)
-    assert summarise(study, "memory")["best"]["confirmed"] is None
-    assert winner(optuna.create_study(direction="maximize"), definition()) is None
+    summary = summarise(study, "memory")
+    assert summary["best"]["confirmed"] is None
+    assert summary["confirmation"] is None
+    assert best_of(optuna.create_study(direction="maximize"), definition()) is None
+
+
+def test_a_real_study_is_confirmed_again_chosen_from_and_trained_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tuner search`, `tuner confirm --json`, `tuner best --format`, `tuner train --from`: one study through all of them."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    (tmp_path / "tiny.toml").write_text(TINY)
+    searched = json.loads(run("search", "tiny.toml", "--width", "4", "--json"))
+    assert [entry["name"] for entry in searched["confirmation"]["confirmed"]][-1] == "slow"
+    assert searched["best"]["confirmed"] in searched["confirmation"]["confirmed"]
+    found = json.loads(run("confirm", "tiny", "--top", "2", "--seeds", "3", "--width", "4", "--json"))
+    assert {len(entry["seeds"]) for entry in found["confirmed"]} == {3}
+    assert len(found["confirmed"]) == 3
+    assert found["test_uses"] == 2
+    for entry in found["confirmed"]:
+        for name in ("component_accuracy", "entity", "relation", "value", "exact"):
+            assert 0 <= entry[name]["low"] <= entry[name]["mean"] <= entry[name]["high"] <= 1
+        mean = sum(entry[role]["mean"] for role in ("entity", "relation", "value")) / 3
+        assert entry["component_accuracy"]["mean"] == pytest.approx(mean)
+    assert json.loads(run("status", "tiny", "--json"))["confirmation"] == found
+    assert run("status", "tiny").count("test stories") == 1
+
+    best = json.loads(run("best", "tiny", "--json"))
+    assert best["trial"] == found["chosen"]
+    assert json.loads(run("best", "tiny", "--format", "json")) == best
+    settings = run("best", "tiny", "--format", "toml")
+    assert f'"lr" = {best["hyperparameters"]["lr"]!r}' in settings
+    printed = run("best", "tiny", "--format", "cli")
+    by_options = json.loads(run("train", *shlex.split(printed), "--json"))
+    by_study = json.loads(run("train", "--from", "tiny", "--json", "--checkpoint", "again.safetensors"))
+    assert by_options["curve"] == by_study["curve"]
+    assert by_study["evaluation"]["component_accuracy"] == best["value"], "the very run of the search"
+    longer = json.loads(run("train", "--from", f"tiny:{best['trial']}", "--epochs", "3", "--num-stories", "40", "--json"))
+    assert longer["epochs"] == 3
+    refused = CliRunner().invoke(cli, ["train", "--from", "tiny", "--preset", "tinystories"])
+    assert "give one of them" in str(refused.exception) + refused.output
+
+
+TINY = """
+[data]
+source = "synthetic"
+stories = 30
+[budget]
+trials = 4
+epochs = 2
+[search]
+lr = { low = 1e-3, high = 1e-2, log = true }
+[fixed]
+hidden_dim = 16
+batch_size = 16
+num_rules = 2
+[[baselines]]
+name = "slow"
+lr = 1e-3
+[confirm]
+top = 1
+seeds = 2
+"""
 
 
 def test_the_audit_counts_stops_that_would_have_cost_a_good_trial() -> None:

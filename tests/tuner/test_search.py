@@ -119,7 +119,7 @@ def test_confirmation_can_be_left_out_and_waits_for_the_last_trial(tmp_path: Pat
     again = run_search(request(tmp_path, made), quiet())
     assert len(again.summary["best"]["confirmed"]["values"]) == 2
     assert again.summary["epochs_run"] == found.summary["epochs_run"] == 2
-    assert any(line.startswith("confirmed with 2 fresh seeds:") for line in again.lines)
+    assert any(line.startswith("confirmed with 2 fresh seeds, on") for line in again.lines)
 
 
 def test_slots_are_refilled_in_place_and_arrays_never_idle(tmp_path: Path) -> None:

@@ -24,14 +24,15 @@ from tests.tuner.test_workers import run, study_in, until
 from tuner.artifacts import Artifacts, Folder
 from tuner.buffer import BufferedStorage
 from tuner.charts import Figure, charts
+from tuner.choice import settings_toml
 from tuner.pictures import png, svg
 from tuner.report import render
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
-from tuner.views import StudyView, settings_toml, view
+from tuner.views import StudyView, view
 
-SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "3", "--width", "6", "--no-confirm")
+SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "3", "--width", "6")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,8 @@ def test_the_report_is_one_page_that_asks_for_nothing(home: Path) -> None:
             "ceiling",
             "Where the plateau is left",
             "PED-ANOVA",
+            "With fresh seeds, on the test split",
+            "against notes",
         ):
             assert words in text, words
         for words in (

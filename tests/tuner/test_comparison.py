@@ -1,0 +1,124 @@
+"""The intervals hold what they say: on studies whose truth is known, at the edges, for several comparisons at once."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import stdtr
+
+from tuner.comparison import Estimate, differences, estimate, interval_of_share
+from tuner.intervals import wilson
+from tuner.winner import Confirmed, finding_of
+
+STUDIES = 500
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    """Shares from log odds."""
+    return 1 / (1 + np.exp(-x))
+
+
+def runs(
+    chance: np.random.Generator, level: float, seeds: int, of_N: np.ndarray, story_N: np.ndarray, spread: tuple[float, float]
+) -> np.ndarray:
+    """What runs of one configuration score: its level, how hard each story is, how lucky each seed is and each seed with each story."""
+    own = chance.normal(0, spread[0], (seeds, 1)) + chance.normal(0, spread[1], (seeds, len(of_N)))
+    return chance.binomial(of_N, logistic(level + story_N + own)).astype(float)
+
+
+@pytest.mark.parametrize(("seeds", "stories"), [(3, 30), (3, 100), (5, 30), (5, 230)])
+def test_intervals_for_a_share_hold_the_truth_in_93_to_97_of_100_studies(seeds: int, stories: int) -> None:
+    """A study with seeds of some luck and stories of some hardness, as ours have; the truth is the mean over all seeds and stories."""
+    chance, level, hard, spread, held = np.random.default_rng(seeds * stories), 1.5, 0.7, (0.15, 0.1), 0
+    of = [chance.integers(4, 40, stories) for _ in range(STUDIES)]
+    truth = float(logistic(level + chance.normal(0, math.hypot(hard, *spread), 1_000_000)).mean())
+    for of_N in of:
+        found = interval_of_share(runs(chance, level, seeds, of_N, chance.normal(0, hard, stories), spread), of_N.astype(float))
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / STUDIES <= 0.97, held
+
+
+def test_intervals_for_a_difference_hold_the_truth_in_93_to_97_of_100_studies() -> None:
+    """Two configurations on the same stories; 0.2 apart in log odds."""
+    chance, stories, hard, spread, held = np.random.default_rng(3), 60, 0.7, (0.15, 0.3), 0
+    draws = chance.normal(0, math.hypot(hard, *spread), 1_000_000)
+    truth = float((logistic(1.7 + draws) - logistic(1.5 + draws)).mean())
+    for _ in range(STUDIES):
+        of_N, story_N = chance.integers(4, 40, stories), chance.normal(0, hard, stories)
+        ours, other = (runs(chance, level, 5, of_N, story_N, spread) for level in (1.7, 1.5))
+        (found,) = differences(ours, [other], of_N.astype(float))
+        held += found.low <= truth <= found.high
+    assert 0.93 <= held / STUDIES <= 0.97, held
+
+
+def confirmed(trial: int, name: str, baseline: bool, right_SN: np.ndarray, valid: np.ndarray, of_N: np.ndarray) -> Confirmed:
+    """A configuration's runs, all parts alike."""
+    figures = dict.fromkeys(("component_accuracy", "entity", "relation", "value", "exact"), right_SN)
+    parts = tuple({name: float(one) for name in ("component_accuracy", "entity", "relation", "value")} for one in valid)
+    rounds = tuple(1.0 for _ in valid)
+    return Confirmed(name, trial, baseline, (trial,), 0.9, tuple(range(len(valid))), parts, rounds, figures, of_N)
+
+
+@pytest.mark.parametrize(("leaders", "baselines"), [(1, 1), (3, 1), (10, 1), (3, 4)])
+def test_at_most_five_of_100_studies_of_pure_noise_announce_a_winner(leaders: int, baselines: int) -> None:
+    """All configurations are alike; of the leaders the one that looks best on validation is chosen, with the luck of its seeds."""
+    chance, stories, announced = np.random.default_rng(leaders), 60, 0
+    for _ in range(STUDIES):
+        of_N, story_N = chance.integers(4, 40, stories), chance.normal(0, 0.7, stories)
+        made = []
+        for trial in range(leaders + baselines):
+            luck_S1 = chance.normal(0, 0.4, (5, 1))  # a lucky seed is lucky on both splits
+            valid = logistic(1.5 + luck_S1[:, 0] + chance.normal(0, 0.05, 5))
+            right = chance.binomial(of_N, logistic(1.5 + luck_S1 + story_N)).astype(float)
+            made.append(confirmed(trial, f"trial {trial}", trial >= leaders, right, valid, of_N.astype(float)))
+        announced += finding_of(made, 0.0, 1)["winner"] is not None
+    low, _ = wilson(announced, STUDIES)
+    assert low <= 0.05, announced
+
+
+@given(st.lists(st.floats(-0.2, 0.2), min_size=1, max_size=6), st.integers(0, 1000))
+def test_intervals_of_several_differences_say_what_holms_procedure_says(gaps: list[float], seed: int) -> None:
+    """An interval excludes zero exactly where the step-down procedure rejects; never fewer than Bonferroni's."""
+    chance = np.random.default_rng(seed)
+    of_N = np.full(20, 20.0)
+    ours = chance.normal(15, 1, (4, 20))
+    others = [ours - 20 * gap + chance.normal(0, 1, (4, 20)) for gap in gaps]
+    chances = [found.chance for other in others if (found := estimate(ours - other, of_N)) is not None]
+    rejected, order = set(), sorted(range(len(gaps)), key=lambda place: chances[place])
+    for rank, place in enumerate(order):
+        if chances[place] > 0.05 / (len(gaps) - rank):
+            break
+        rejected.add(place)
+    found = differences(ours, others, of_N)
+    assert {place for place, one in enumerate(found) if one.low > 0 or one.high < 0} == rejected
+    assert rejected >= {place for place, one in enumerate(chances) if one <= 0.05 / len(gaps)}
+
+
+def test_what_cannot_be_known_is_not_claimed() -> None:
+    """One seed, one story; nothing wrong at all still has a width; no noise seen is no certainty."""
+    of_N = np.array([10.0, 20.0, 30.0])
+    assert estimate(np.ones((1, 3)), of_N) is None
+    assert estimate(np.ones((3, 1)), of_N[:1]) is None
+    one = interval_of_share(of_N[None], of_N)
+    assert (one.mean, one.low, one.high) == (1.0, 0.0, 1.0)
+    all_right = interval_of_share(np.tile(of_N, (3, 1)), of_N)
+    assert all_right.high == 1.0
+    assert 0.6 < all_right.low < 0.99
+    none_right = interval_of_share(np.zeros((3, 3)), of_N)
+    assert (none_right.mean, none_right.low) == (0.0, 0.0)
+    (same,) = differences(np.tile(of_N, (3, 1)), [np.tile(of_N / 2, (3, 1))], of_N)
+    assert (same.mean, same.low, same.high) == (0.5, -1.0, 1.0)
+
+
+def test_a_layout_whose_parts_are_known() -> None:
+    """Equal stories and no noise but the seeds': Student's t over the seeds' means, as for any sample."""
+    of_N, seed_S = np.full(40, 10.0), np.array([5.0, 6.0, 7.0, 8.0])
+    found = estimate(np.tile(seed_S[:, None], (1, 40)), of_N)
+    assert found is not None
+    assert found.mean == pytest.approx(0.65)
+    assert found.variance == pytest.approx(np.var(seed_S / 10, ddof=1) / 4)
+    assert found.freedom == pytest.approx(3)
+    assert Estimate(2.0, 1.0, 3.0).chance == pytest.approx(2 * float(stdtr(3, -2.0)))

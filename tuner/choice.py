@@ -1,0 +1,129 @@
+"""A trial as something that can be run: its settings as options of `tuner train`, as a preset's file, as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from tuner.definition import StudyDefinition
+from tuner.errors import StudyError, TunerError
+from tuner.storage import open_storage
+from tuner.study import definition_of, find_study
+from tuner.summary import hyperparameters_of
+from tuner.winner import best_of
+
+LINE = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A trial of a study.
+
+    Args:
+        data: as the study has it: source, stories, seed.
+        confirmed: its figures with fresh seeds, if it has been confirmed.
+    """
+
+    study: str
+    trial: int
+    value: float | None
+    settings: Mapping[str, Any]
+    seed: int
+    epochs: int
+    data: Mapping[str, Any]
+    checkpoint: str | None
+    confirmed: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `tuner best --json` prints it."""
+        own = {"trial": self.trial, "value": self.value, "hyperparameters": dict(self.settings), "seed": self.seed, "epochs": self.epochs}
+        data = {name: self.data[name] for name in ("source", "stories", "seed")}
+        return {**own, "data": data, "checkpoint": self.checkpoint, "confirmed": self.confirmed}
+
+    def said(self, form: str | None) -> list[str]:
+        """As lines: `cli` (options of `tuner train`), `toml` (a preset's file), else in words."""
+        if form == "cli":
+            return [" ".join(options(self.settings, self.epochs, self.data, self.seed))]
+        if form == "toml":
+            return [settings_toml(self.settings, self.epochs)]
+        again = "" if self.confirmed is None else f", {self.confirmed['component_accuracy']['mean']:.4f} on test with fresh seeds"
+        lines = [f"trial {self.trial}: component accuracy {self.value or 0.0:.4f}{again}", f"checkpoint: {self.checkpoint}"]
+        return [*lines, *(f"{name} = {value}" for name, value in self.settings.items())]
+
+
+def best_choice(storage_url: str, name: str) -> Choice:
+    """The best trial of a study.
+
+    Raises:
+        TunerError: none has finished above the floor on the round trip.
+    """
+    study = find_study(open_storage(storage_url, create=False), name)
+    definition = definition_of(study)
+    found = best_of(study, definition)
+    if found is None:
+        raise TunerError(f"no trial of {name} has finished above the floor on round_trip yet; `tuner status {name}` says how far it is")
+    return _choice(study, definition, *found)
+
+
+def choose(storage_url: str, subject: str) -> Choice:
+    """A `STUDY:TRIAL`, or the best of a `STUDY`.
+
+    Raises:
+        StudyError: there is no such study or trial.
+        TunerError: no trial has finished above the floor on the round trip.
+    """
+    name, colon, number = subject.rpartition(":")
+    if not colon or not number.isdecimal():
+        return best_choice(storage_url, subject)
+    study = find_study(open_storage(storage_url, create=False), name)
+    trials = {t.number: t for t in study.get_trials(deepcopy=False)}
+    if int(number) not in trials or not trials[int(number)].params:
+        raise StudyError(f"study {study.study_name} has no trial {number} that has begun; it has {len(trials)} trials, from 0 on")
+    return _choice(study, definition_of(study), trials[int(number)], None)
+
+
+def _choice(
+    study: optuna.Study, definition: StudyDefinition, trial: optuna.trial.FrozenTrial, confirmed: Mapping[str, Any] | None
+) -> Choice:
+    settings, seed = hyperparameters_of(definition, trial), int(trial.user_attrs.get("seed", 0))
+    value = trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None
+    data, kept = study.user_attrs["data"], trial.user_attrs.get("checkpoint")
+    return Choice(study.study_name, trial.number, value, settings, seed, definition.budget.epochs, data, kept, confirmed)
+
+
+def settings_toml(settings: Mapping[str, Any], epochs: int) -> str:
+    """Settings as a preset's file has them."""
+    lines = [f"epochs = {epochs}", "", "[settings]"]
+    return "\n".join([*lines, *(f'"{name}" = {json.dumps(value)}' for name, value in settings.items())])
+
+
+def options(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any], seed: int | None = None) -> list[str]:
+    """The options with which `tuner train` trains these settings on the study's data."""
+    stories = [] if data["stories"] is None else [f"--num-stories {data['stories']}"]
+    own = [] if seed is None else [f"--seed {seed}"]
+    flags = [f"{_flag(name)} {value}" for name, value in settings.items()]
+    return [f"--data {shlex.quote(data['source'])}", *stories, f"--split-seed {data['seed']}", *own, f"--epochs {epochs}", *flags]
+
+
+def settings_command(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any]) -> str:
+    """The same as a command line that can be read; numbers as short as they can be said."""
+    lines = ["tuner train"]
+    for part in options({name: _short(value) for name, value in settings.items()}, epochs, data):
+        if len(lines[-1]) + len(part) < LINE:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return " \\\n".join(lines)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("loss_weights.", "weight_").replace("_", "-")
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,239 @@
+"""Who has won: the leaders and baselines of a study under fresh seeds, with intervals, and whether the best is beyond the noise.
+
+What a search calls best was chosen among many noisy trials of one seed each on one validation split, so its value is partly luck. The
+leaders and all baselines are trained again with seeds the search has not seen (`confirm`). The best leader is chosen by its mean on
+the validation split; figures and differences are those of the test split, which chose nothing. It has won if it is better than every
+baseline beyond the noise of seeds and stories.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from model.config import ROLES
+from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
+from tuner.definition import StudyDefinition
+
+CONFIRMED = "confirmed"
+FIGURES = (*ROLES, "exact")
+
+
+def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials whose constraints hold, the best first, the earlier of equals first."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
+    return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+
+
+def candidates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The feasible trials that are no baselines, the best first."""
+    return [t for t in feasible(trials) if not t.user_attrs.get("baseline")]
+
+
+def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTrial]:
+    """The best few that are no baselines."""
+    return candidates(study.get_trials(deepcopy=False))[: definition.confirm.top]
+
+
+def baselines(study: optuna.Study) -> list[FrozenTrial]:
+    """The baselines that ran to their end."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [t for t in complete if t.user_attrs.get("baseline")]
+
+
+def best_of(study: optuna.Study, definition: StudyDefinition) -> tuple[FrozenTrial, dict[str, Any] | None] | None:
+    """The leader with the best mean over fresh seeds, and its figures; the best trial of the search while a leader waits to be confirmed.
+
+    None if no trial has finished above the floor on the round trip, or no leader stays above it with fresh seeds.
+    """
+    found, ahead = study.user_attrs.get(CONFIRMED, {"confirmed": [], "chosen": None}), leaders(study, definition)
+    entries = {entry["trial"]: entry for entry in found["confirmed"]}
+    if not ahead or any(t.number not in entries for t in ahead):
+        best = feasible(study.get_trials(deepcopy=False))
+        return (best[0], None) if best else None
+    chosen = {t.number: t for t in ahead}.get(found["chosen"])
+    return None if chosen is None else (chosen, entries[chosen.number])
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One trial's settings under fresh seeds.
+
+    Args:
+        size: of its model: smaller ones sort before larger ones.
+        valid, round_trips: by seed, on the validation split.
+        right_SN: by figure, what seed s has right on test story n; `component_accuracy` is the mean of its parts.
+    """
+
+    name: str
+    trial: int
+    baseline: bool
+    size: tuple[int, ...]
+    search_value: float
+    seeds: tuple[int, ...]
+    valid: tuple[dict[str, float], ...]
+    round_trips: tuple[float, ...]
+    right_SN: Mapping[str, Numbers]
+    of_N: Numbers
+
+    @property
+    def mean(self) -> float:
+        """The mean objective on the validation split."""
+        return fmean(one["component_accuracy"] for one in self.valid)
+
+    def entry(self) -> dict[str, Any]:
+        """As `tuner confirm --json` shows it: test figures, and the validation figures that chose."""
+        figures = {name: interval_of_share(right_SN, self.of_N).as_dict() for name, right_SN in self.right_SN.items()}
+        values = [one["component_accuracy"] for one in self.valid]
+        own = {"name": self.name, "trial": self.trial, "baseline": self.baseline, "seeds": list(self.seeds)}
+        return {**own, **figures, "search_value": self.search_value, "mean": self.mean, "values": values}
+
+
+def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[int, Mapping[str, Any]]) -> Confirmed:
+    """A trial with its stored runs by seed."""
+    seeds = tuple(sorted(runs))
+    shape, hyperparameters = definition.settings(trial.params, seeds[0])
+    right = {name: np.array([runs[seed]["test"]["right"][name] for seed in seeds], dtype=np.float64) for name in FIGURES}
+    whole = np.mean([right[role] for role in ROLES], axis=0)
+    return Confirmed(
+        str(trial.user_attrs.get("baseline") or f"trial {trial.number}"),
+        trial.number,
+        bool(trial.user_attrs.get("baseline")),
+        (shape.hidden_dim, hyperparameters.num_rules, shape.batch_size),
+        float(trial.value or 0.0),
+        seeds,
+        tuple(runs[seed]["valid"] for seed in seeds),
+        tuple(runs[seed]["round_trip"] for seed in seeds),
+        {"component_accuracy": whole, **right},
+        np.array(runs[seeds[0]]["test"]["stated"], dtype=np.float64),
+    )
+
+
+def finding_of(found: Sequence[Confirmed], floor: float, uses: int) -> dict[str, Any]:
+    """What the fresh runs say, as `tuner confirm --json` prints it.
+
+    Args:
+        floor: on the round trip; a leader whose mean lies below it is not chosen.
+        uses: how often the test split has been used for this study.
+    """
+    sound = [one for one in found if fmean(one.round_trips) >= floor]
+    ours = [one for one in sound if not one.baseline]
+    chosen = max(ours, key=lambda one: (one.mean, -one.trial), default=None)
+    against = [one for one in found if one.baseline]
+    gaps = [] if chosen is None else _gaps(chosen, against, LEVEL * min(1.0, 2 / len(ours)))
+    won = chosen is not None and bool(gaps) and all(gap.low > 0 for gap in gaps)
+    return {
+        "confirmed": [one.entry() for one in found],
+        "chosen": chosen.trial if chosen else None,
+        "winner": chosen.name if chosen and won else None,
+        "differences": [{"against": one.name, **gap.as_dict()} for one, gap in zip(against, gaps, strict=False)],
+        "smallest": smallest(chosen, sound).name if chosen else None,
+        "too_high": chosen.search_value - chosen.mean if chosen else None,
+        "seed_noise": seed_noise(found),
+        "stories": len(found[0].of_N) if found else 0,
+        "test_uses": uses,
+    }
+
+
+def _gaps(ours: Confirmed, others: Sequence[Confirmed], level: float = LEVEL) -> list[Interval]:
+    """What ours scores above each; of all as many seeds as the one with the fewest has.
+
+    The runs that choose among L leaders are those that are compared, so luck is chosen: up to L times as often as it alone would
+    lie above zero, which is half of `level`. With 2 / L of the level that is meant it stays within it (Bonferroni).
+    """
+    seeds = min(len(one.seeds) for one in (ours, *others))
+    whole = [one.right_SN["component_accuracy"][:seeds] for one in (ours, *others)]
+    return differences(whole[0], whole[1:], ours.of_N, level)
+
+
+def smallest(chosen: Confirmed, found: Sequence[Confirmed]) -> Confirmed:
+    """The smallest model that is not worse than the chosen one beyond the noise."""
+    others = [one for one in found if one is not chosen]
+    alike = [one for one in others if _gaps(chosen, [one])[0].low <= 0]
+    return min((chosen, *alike), key=lambda one: (one.size, one is not chosen))
+
+
+def seed_noise(found: Sequence[Confirmed]) -> dict[str, float] | None:
+    """How far two runs of one configuration differ on the validation split: the standard deviation over seeds, pooled over all of them."""
+    several = [one for one in found if len(one.seeds) > 1]
+    if not several:
+        return None
+    free = sum(len(one.seeds) - 1 for one in several)
+    names = ("component_accuracy", *ROLES)
+    sums = {name: sum((len(one.seeds) - 1) * variance(run[name] for run in one.valid) for one in several) for name in names}
+    return {name: math.sqrt(total / free) for name, total in sums.items()}
+
+
+# ---- in words
+
+
+def told(finding: Mapping[str, Any]) -> list[str]:
+    """The finding as lines of text."""
+    entries = {entry["trial"]: entry for entry in finding["confirmed"]}
+    if not entries:
+        return ["nothing was confirmed: no trial has finished above the floor on the round trip"]
+    seeds = max(len(entry["seeds"]) for entry in entries.values())
+    again = (
+        "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is not quite untouched any more"
+    )
+    head = f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
+    lines = [head, f"{'mean of the test split, 95 % interval':44} {'objective':>22} {'entity':>7} {'relation':>8} {'value':>7}"]
+    order = sorted(entries.values(), key=lambda entry: -entry["component_accuracy"]["mean"])
+    return [*lines, *map(_row, order), *verdict_lines(finding)]
+
+
+def verdict_lines(finding: Mapping[str, Any]) -> list[str]:
+    """Who has won, by how much the search's figure was off, and the noise."""
+    return [*_verdict(finding, {entry["trial"]: entry for entry in finding["confirmed"]}), *_noise(finding)]
+
+
+def _row(entry: Mapping[str, Any]) -> str:
+    means = " ".join(f"{100 * entry[role]['mean']:{width}.2f}%" for role, width in zip(ROLES, (6, 7, 6), strict=True))
+    return f"{entry['name'][:44]:44} {percent(entry['component_accuracy']):>22} {means}"
+
+
+def percent(figure: Mapping[str, float]) -> str:
+    """A share with its interval."""
+    return f"{100 * figure['mean']:.2f}% ({100 * figure['low']:.1f} to {100 * figure['high']:.1f})"
+
+
+def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    if finding["chosen"] is None:
+        return ["no winner: no leader keeps its round trip above the floor with fresh seeds"]
+    chosen, gaps = entries[finding["chosen"]], finding["differences"]
+    least = min(gaps, key=lambda gap: gap["low"], default=None)
+    if least is None:
+        lines = [f"no winner: there is no baseline to compare {chosen['name']} with, the best of what was searched"]
+    elif finding["winner"] is not None:
+        lines = [f"winner: {chosen['name']}, better than every baseline; {_gap(least)}"]
+    elif len(chosen["seeds"]) < 2:
+        lines = [f"no winner: one fresh seed says nothing of the noise; `tuner confirm --seeds 3` does; {_gap(least)}"]
+    else:
+        lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least)}"]
+    if finding["smallest"] != chosen["name"]:
+        lines.append(f"the smallest model that is not worse beyond the noise: {finding['smallest']}")
+    return lines
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    return f"{100 * gap['mean']:+.2f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}) against {gap['against']}"
+
+
+def _noise(finding: Mapping[str, Any]) -> list[str]:
+    if finding["chosen"] is None:
+        return []
+    side = "high" if finding["too_high"] >= 0 else "low"
+    lines = [
+        f"the search's own figure was {100 * abs(finding['too_high']):.2f} points too {side} (validation, its seed against fresh ones)"
+    ]
+    if (noise := finding["seed_noise"]) is not None:
+        parts = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f}" for name, value in noise.items())
+        lines.append(f"two runs of one configuration differ by (standard deviation, points): {parts}")
+    return lines
