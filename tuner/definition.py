@@ -124,6 +124,7 @@ class Plateau(_Section):
     share: Annotated[float, Field(gt=0, lt=1)] = PlateauRule.share
     near: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.near
     top: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.top
+    noise: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.noise
 
 
 class Explosion(_Section):

@@ -132,12 +132,16 @@ class PlateauRule:
     of the way down from the best to chance; what has converged up there has finished, and so has what is among the share `top` of all and
     above their middle. Where fewer than a fifth have left a plateau, its level is not taken for theirs. A trial that lies flat waits for
     as long as its peers took to leave that level, half of its epochs where hardly any has left it.
+
+    `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): by so much a prospect may
+    fall short and a level lie higher without it meaning anything. A curve's own scatter knows nothing of other seeds.
     """
 
     window: int = 5
     share: float = 0.05
     near: float = 0.15
     top: float = 0.15
+    noise: float = 0.0
 
     def __call__(self, history: History) -> Verdict | None:
         epoch = history.epoch
@@ -148,8 +152,8 @@ class PlateauRule:
         if history.loss and span > 0 and fallen >= self.share * span:
             return None
         slope, error = slope_with_error(recent)
-        level, reach = statistics.median(recent), recent[-1] + max(0.0, slope + 2 * error) * (history.epochs - epoch)
-        noise = error * math.sqrt((self.window * (self.window**2 - 1)) / 12)
+        level, reach = statistics.median(recent), recent[-1] + max(0.0, slope + 2 * error) * (history.epochs - epoch) + self.noise
+        noise = max(self.noise, error * math.sqrt((self.window * (self.window**2 - 1)) / 12))
         if self._matters(history, level, reach) or epoch < self._patience(history, level, noise):
             return None
         flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""

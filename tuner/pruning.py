@@ -65,8 +65,9 @@ class PlateauPruner(RulePruner):
         share: float = PlateauRule.share,
         near: float = PlateauRule.near,
         top: float = PlateauRule.top,
+        noise: float = PlateauRule.noise,
     ) -> None:
-        super().__init__(PlateauRule(window, share, near, top), epochs)
+        super().__init__(PlateauRule(window, share, near, top, noise), epochs)
 
 
 class ExplosionPruner(RulePruner):

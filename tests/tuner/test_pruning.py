@@ -53,6 +53,16 @@ def test_what_is_no_plateau_runs_on() -> None:
     assert rule(flat(10, peers=())) is None
 
 
+def test_what_lies_behind_by_no_more_than_seeds_differ_runs_on() -> None:
+    """Flat at 0.5 where 0.5475 would matter: stopped if another seed would do the same, not if it might come 0.05 higher."""
+    behind = History((0.5,) * 20, FLAT_LOSS * 2, 30, chance=0.25, peers=peers_of(*[(0.3, *[0.6] * 19)] * 5))
+    verdict = PlateauRule()(behind)
+    assert verdict is not None
+    assert verdict.cause == "plateaued"
+    assert PlateauRule(noise=0.02)(behind) is not None
+    assert PlateauRule(noise=0.05)(behind) is None
+
+
 @given(st.floats(0.001, 1000), st.floats(-1000, 1000))
 def test_scaling_or_shifting_the_loss_changes_no_plateau_verdict(scale: float, shift: float) -> None:
     """The loss is judged by its own range."""
