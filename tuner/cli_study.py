@@ -116,7 +116,9 @@ def _setting(text: str) -> tuple[str, Any]:
 def best(study: str, storage: str, form: str | None, as_json: bool) -> None:
     """Prints the best trial of a study: the confirmed one, where it has been confirmed.
 
-    Example: tuner train $(tuner best quick --format cli)
+    With --format cli: tuner train $(tuner best quick --format cli)
+
+    Example: tuner best quick --format toml
     """
     from tuner.choice import best_choice
 
