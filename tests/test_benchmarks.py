@@ -7,6 +7,7 @@ import pytest
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.pruning_replay import judged, ours, replay, replay_rule
+from benchmarks.race.score import epochs_by, reached, score
 from model.config import ModelShape
 
 
@@ -57,3 +58,23 @@ def test_regret_budget_and_the_best_that_were_stopped_are_counted_by_hand() -> N
     assert regret == pytest.approx((0.2 - 0.1) / (0.2 - 0.1))
     assert budget == pytest.approx(5 / 6)
     assert stopped == pytest.approx(1 / 3)
+
+
+def test_the_race_counts_what_had_ended_by_when() -> None:
+    """Two seeds each; who never reaches the target counts with the whole time; a row that failed says so."""
+    seen = {"busy_share": 0.9, "peak_mb": 500, "error": "", "pick": {"test": {"component_accuracy": 0.7}}}
+    fast = {**seen, "searcher": "fast", "ends": [[10.0, 0.5], [30.0, 0.8]], "epochs": [[5.0, 3], [29.0, 20], [31.0, 22]]}
+    slow = {**seen, "searcher": "slow", "ends": [[20.0, 0.6]], "epochs": [[20.0, 9]], "error": "Traceback", "pick": None}
+    assert reached(fast, 0.7) == 30.0
+    assert reached(slow, 0.7) is None
+    assert [epochs_by(fast, second) for second in (1, 6, 30, 99)] == [0, 3, 20, 22]
+    found = score([fast, {**fast, "ends": [[20.0, 0.79]]}, slow, slow], 2)
+    assert found["target"] == pytest.approx(0.784)
+    ahead, behind = found["searchers"]["fast"], found["searchers"]["slow"]
+    assert ahead["seconds_to_target"]["mean"] == 25.0
+    assert ahead["seconds_to_target"]["high"] - 25 == pytest.approx(12.706 * 5, rel=1e-3)  # t of one degree, an error of five
+    assert (ahead["reached"], behind["reached"]) == (2, 0)
+    assert behind["seconds_to_target"]["mean"] == 120
+    assert behind["test"]["mean"] is None
+    assert behind["errors"] == ["Traceback", "Traceback"]
+    assert ahead["overhead"]["mean"] == pytest.approx(0.1)

@@ -4,7 +4,7 @@ cli -> job, training, dashboard -> search, confirm, summary, progress -> study, 
 cli.py         commands, options and what becomes of errors
 job.py         one search, from request to summary
 search.py      the loop: ask, load a slot, train an epoch, report, judge, tell, refill
-confirm.py     the best few again, with fresh seeds
+confirm.py     the best few and the baselines again, with fresh seeds; winner.py says who has won
 seam.py        what the search asks of a trainer
 training.py    one configuration without a search
 study.py       studies in a storage: naming, beginning, continuing, finding

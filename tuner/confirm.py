@@ -51,7 +51,7 @@ def confirm(
     Args:
         width: how many runs train at once.
         progress: is told how many epochs of how many are trained.
-        tell: is told when the test split is used once more.
+        tell: is told what is trained, and when the test split is used once more.
 
     Returns:
         The finding, which is stored with the study; see `finding_of`.
@@ -61,8 +61,11 @@ def confirm(
     """
     trials = [*leaders(study, definition), *baselines(study)]
     arrays = _arrays(definition, trials, runs, width)
-    _use_test(study, [run for _, slots in arrays for run in slots], tell)
+    missing = [run for _, slots in arrays for run in slots]
+    _use_test(study, missing, tell)
     epochs, done = definition.budget.epochs, 0
+    if missing:
+        tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
     while arrays:
         shape, slots = arrays.pop(0)
         trained = functools.partial(_tell_of, progress, done, done + (len(arrays) + 1) * epochs)

@@ -21,7 +21,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e6ea; text-align: left; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 pre { background: #f5f6f8; padding: .7rem; overflow-x: auto; white-space: pre-wrap; word-break: break-word; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
 svg { width: 100%; height: auto; } figure { margin: 0; } .wide { overflow-x: auto; } .bar { background: #2e6fb7; height: .7rem; }
@@ -63,7 +63,7 @@ def confirmed(seen: StudyView) -> list[list[str]]:
 
 
 def _between(figure: Mapping[str, float]) -> str:
-    return f"{figure['mean']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{figure['mean']:.3f} ({figure['low']:.3f}\N{EN DASH}{figure['high']:.3f})"
 
 
 def _row(name: str, value: float | None, figures: Any) -> list[str]:

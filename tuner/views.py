@@ -16,7 +16,6 @@ from tuner.diagnosis import Finding, diagnose_study
 from tuner.study import definition_of
 from tuner.summary import cause_of, hyperparameters_of, summarise
 from tuner.tables import CurveTable
-from tuner.winner import percent
 
 RUNNING = "running"
 CAUSES = ("finished", "outpaced", "plateaued", "exploded", "out_of_memory", "failed", "interrupted", RUNNING)
@@ -131,7 +130,9 @@ def _best(seen: StudyView) -> str:
         return f"No trial has finished with a sound round trip yet; {bounds}."
     baselines = [b["value"] for b in summary["baselines"] if b["value"] is not None]
     beside = f"the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else "no baseline has finished"
-    again = f" ({percent(best['confirmed']['component_accuracy'])} on test with fresh seeds)" if best["confirmed"] else ""
+    again, figure = "", best["confirmed"] and best["confirmed"]["component_accuracy"]
+    if figure:
+        again = f" (with fresh seeds on test {figure['mean']:.3f}, 95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
     return f"Trial {best['trial']} comes to a component accuracy of {best['value']:.3f}{again}, {beside}; {bounds}."
 
 

@@ -1,0 +1,73 @@
+"""Who finds it first: `tuner search` and its peers on the same space, trainer, stories and cores, with equal wall time, in turns.
+
+python -m benchmarks.search_race --data stories.jsonl.gz --json [--stories 100] [--seeds 5] [--minutes 10] [--epochs 12] [--searchers A,B]
+
+Each row (searcher, seed) is kept in --rows as it ends; those that are there are not run again, so the race can be stopped and
+continued; --count only counts. What counts as found is the value of a trial that has ended, when it has ended; the target is 98 %
+of the best value that any row of the race knows. The peers are of the extra `race`; one that does not start is a row with its
+error. Nothing else may run on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.race.row import ABLATIONS, SEARCHERS, run
+from benchmarks.race.score import Row, draw, score
+from benchmarks.race.task import Task
+
+
+def played(rows: Path) -> list[Row]:
+    """The rows that are there."""
+    return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
+
+
+def play(options: argparse.Namespace) -> list[Row]:
+    """Runs the rows that are missing, seed by seed, the searchers in another order for each; all rows of this race."""
+    there = played(options.rows)
+    for seed in range(options.seeds):
+        names = options.searchers[seed % len(options.searchers) :] + options.searchers[: seed % len(options.searchers)]
+        for searcher in names:
+            task = Task(str(options.data.absolute()), options.stories, options.epochs, options.minutes, seed, "")
+            if not any(row["searcher"] == searcher and row["task"]["seed"] == seed and _same(row, options) for row in there):
+                row = run(searcher, task)
+                options.rows.parent.mkdir(parents=True, exist_ok=True)
+                with options.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                there.append(row)
+    return [row for row in there if _same(row, options)]
+
+
+def _same(row: Row, options: argparse.Namespace) -> bool:
+    task = row["task"]
+    return (task["stories"], task["epochs"], task["minutes"]) == (options.stories, options.epochs, options.minutes)
+
+
+def main() -> None:
+    """Races, or counts, and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="sentences, .jsonl[.gz]")
+    parser.add_argument("--stories", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--epochs", type=int, default=12, help="of a whole trial")
+    parser.add_argument("--searchers", type=lambda text: text.split(","), default=list(SEARCHERS), help=", ".join((*SEARCHERS, *ABLATIONS)))
+    parser.add_argument("--rows", type=Path, default=Path("benchmarks/race_rows.jsonl"))
+    parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
+    parser.add_argument("--png", type=Path, help="write the anytime curve")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    unknown = [name for name in options.searchers if name not in (*SEARCHERS, *ABLATIONS)]
+    if unknown:
+        parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join((*SEARCHERS, *ABLATIONS))}")
+    rows = [row for row in played(options.rows) if _same(row, options)] if options.count else play(options)
+    result = score(rows, options.minutes)
+    if options.png:
+        draw(rows, options.minutes, options.png)
+    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
