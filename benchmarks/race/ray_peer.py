@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.race.task import Task, Trainee
 from model.corpus import Corpus
+from model.noise import derived_seed
 
 REDUCTION = 3
 
@@ -24,7 +25,7 @@ def train(config: dict[str, Any], task: Task, corpus: Corpus) -> None:
     """One trial, as Ray calls it."""
     torch.set_num_threads(1)
     name = tune.get_context().get_trial_id()
-    trainee = Trainee(task, corpus, config, int(name.rpartition("_")[2]), name)
+    trainee = Trainee(task, corpus, config, derived_seed(task.seed, name) % 2**31, name)
     for _ in range(task.epochs):
         tune.report({"value": trainee.train_epoch()})
 

@@ -137,7 +137,7 @@ class _Watched:
             over.set()
             looking.join()
             _end(processes)
-        if any(ended):
+        if any(ended) or not self.epochs:
             self.error = (Path(task.folder) / "said.txt").read_text(errors="replace")[-800:]
 
     def _look(self, processes: list[subprocess.Popen[bytes]], folder: Path, began: float, over: threading.Event) -> None:
