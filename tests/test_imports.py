@@ -21,7 +21,7 @@ probe trainer checkpoint inference
 TUNER = """
 errors intervals verdict judges pruning definition budget storage tables buffer study warm seam single trainers width forecast failures
 artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
-endings summary choice inspection search progress
+endings choice summary inspection search progress
 views charts pictures report publish watch gate dashboard doctor
 training crew ray_engine job options cli_model cli_study cli_view cli __main__
 """

@@ -14,7 +14,6 @@ from tuner.definition import StudyDefinition
 from tuner.errors import StudyError, TunerError
 from tuner.storage import open_storage
 from tuner.study import definition_of, find_study
-from tuner.summary import hyperparameters_of
 from tuner.winner import best_of
 
 LINE = 100
@@ -67,7 +66,7 @@ def best_choice(storage_url: str, name: str) -> Choice:
     found = best_of(study, definition)
     if found is None:
         raise TunerError(f"no trial of {name} has finished above the floor on round_trip yet; `tuner status {name}` says how far it is")
-    return _choice(study, definition, *found)
+    return choice_of(study, definition, *found)
 
 
 def choose(storage_url: str, subject: str) -> Choice:
@@ -84,13 +83,14 @@ def choose(storage_url: str, subject: str) -> Choice:
     trials = {t.number: t for t in study.get_trials(deepcopy=False)}
     if int(number) not in trials or not trials[int(number)].params:
         raise StudyError(f"study {study.study_name} has no trial {number} that has begun; it has {len(trials)} trials, from 0 on")
-    return _choice(study, definition_of(study), trials[int(number)], None)
+    return choice_of(study, definition_of(study), trials[int(number)], None)
 
 
-def _choice(
+def choice_of(
     study: optuna.Study, definition: StudyDefinition, trial: optuna.trial.FrozenTrial, confirmed: Mapping[str, Any] | None
 ) -> Choice:
-    settings, seed = hyperparameters_of(definition, trial), int(trial.user_attrs.get("seed", 0))
+    """A trial of a study, with its figures under fresh seeds where it has been confirmed."""
+    settings, seed = definition.filled(trial.params), int(trial.user_attrs.get("seed", 0))
     value = trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None
     data, kept = study.user_attrs["data"], trial.user_attrs.get("checkpoint")
     return Choice(study.study_name, trial.number, value, settings, seed, definition.budget.epochs, data, kept, confirmed)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +67,9 @@ def confirm(
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
     while arrays:
         shape, slots = arrays.pop(0)
-        trained = functools.partial(_tell_of, progress, done, done + (len(arrays) + 1) * epochs)
         try:
-            _train(shape, slots, runs, make_trainer, epochs, trained)
+            for epoch in _trained(shape, slots, runs, make_trainer, epochs):
+                progress(done + epoch, done + (len(arrays) + 1) * epochs)
         except MemoryError as error:
             if len(slots) == 1:
                 raise SearchError(f"the device has no room to confirm trial {slots[0].trial} ({error}); --device cpu may have") from error
@@ -81,13 +80,9 @@ def confirm(
     return _conclude(study, definition, runs, trials)
 
 
-def _tell_of(progress: Callable[[int, int], None], before: int, total: int, epoch: int) -> None:
-    progress(before + epoch, total)
-
-
 def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: RunTable, width: int) -> list[tuple[ModelShape, list[Run]]]:
     """The runs that are missing, those of one shape together."""
-    made = runs.read()
+    made = runs.by_key()
     missing: dict[ModelShape, list[Run]] = defaultdict(list)
     for trial in trials:
         for number in range(definition.confirm.seeds):
@@ -112,18 +107,16 @@ def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str],
     study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names}])
 
 
-def _train(
-    shape: ModelShape, slots: Sequence[Run], runs: RunTable, make_trainer: TrainerFactory, epochs: int, trained: Callable[[int], None]
-) -> None:
-    """One array from its first epoch to its last."""
+def _trained(shape: ModelShape, slots: Sequence[Run], runs: RunTable, make_trainer: TrainerFactory, epochs: int) -> Iterator[int]:
+    """One array from its first epoch to its last, epoch by epoch; then what came of it is stored."""
     trainer = make_trainer(shape, len(slots))
     for slot, run in enumerate(slots):
         trainer.load(slot, run.hyperparameters)
     for epoch in range(epochs):
         trainer.train_epoch()
-        trained(epoch + 1)
+        yield epoch + 1
     scores = zip(slots, trainer.evaluate(), trainer.tally(), strict=True)
-    runs.add([(run.trial, run.hyperparameters.seed, _record(run, scored, tally)) for run, scored, tally in scores])
+    runs.write([(run.trial, run.hyperparameters.seed, _record(run, scored, tally)) for run, scored, tally in scores])
 
 
 def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, Any]:
@@ -136,7 +129,7 @@ def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, A
 
 def _conclude(study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """What all these runs say, stored with the study."""
-    made = runs.read()
+    made = runs.by_key()
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trials}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trials]
     finding = finding_of(found, definition.objective.round_trip_floor, len(study.user_attrs.get(TEST_USES, [])))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -272,11 +273,15 @@ class StudyDefinition(_Section):
         """The space as Optuna's distributions."""
         return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
 
+    def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A trial's settings, fixed ones included."""
+        return {**self.fixed, **params}
+
     def settings(self, params: dict[str, Any], seed: int) -> tuple[ModelShape, Hyperparameters]:
         """What a trial with these parameters is trained with, ready for an array with room for the largest `num_rules`."""
         rules = self.search.get("num_rules")
         most = max((int(value) for value in rules.corners()), default=0) if rules else 0
-        return settings_from({**self.fixed, **params}, epochs=self.budget.epochs, seed=seed, max_rules=most)
+        return settings_from(self.filled(params), epochs=self.budget.epochs, seed=seed, max_rules=most)
 
     def identity(self) -> dict[str, Any]:
         """What must not change when a study is continued: all but its size, time and words."""

@@ -22,7 +22,7 @@ from scipy.special import gammaln
 Numbers = NDArray[Any]
 LEFT_SHARE, LEAST_RISE, FEWEST, SURE = 0.25, 0.03, 10, 0.05
 MOST_CUTS = 64
-"""A setting with more values is cut between so many of them, in equal shares of its trials."""
+"""A setting with more values is cut between no more than so many of them, evenly spread."""
 
 
 @dataclass(frozen=True)

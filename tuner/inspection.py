@@ -91,7 +91,7 @@ def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: t
     kept = found[0].user_attrs.get("checkpoint")
     if kept and Path(kept).is_file():
         return run_of_checkpoint(Path(kept), device, curve)
-    settings = {**definition_of(study).fixed, **found[0].params}
+    settings = definition_of(study).filled(found[0].params)
     return Run(settings, curve, None, study.user_attrs["most_frequent"])
 
 

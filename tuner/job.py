@@ -113,8 +113,6 @@ class _Prepared:
     definition: StudyDefinition
     study: optuna.Study
     storage: BufferedStorage
-    curves: CurveTable
-    runs: RunTable
     corpus: Corpus
     device: torch.device
 
@@ -150,7 +148,8 @@ class _Prepared:
     def confirm(self, width: int, console: Console) -> dict[str, Any]:
         """Trains the leaders and the baselines again and scores them on the test split."""
         with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
-            return confirm(self.study, self.definition, self.runs, self.make_trainer, width, bar, _plainly(console))
+            runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
+            return confirm(self.study, self.definition, runs, self.make_trainer, width, bar, _plainly(console))
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
@@ -159,7 +158,7 @@ class _Prepared:
             self.study,
             self.definition,
             self.make_trainer,
-            self.curves,
+            CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
             width=width,
             device=str(self.device),
             checkpoints=_folder(request.base / "checkpoints", request.storage, name),
@@ -188,8 +187,7 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
     if definition.budget.epochs != request.definition.budget.epochs:
         before = request.definition.budget.epochs
         _plainly(console)(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
-    backend, patience = open_storage(request.storage), Patience(_plainly(console))
-    storage = BufferedStorage(backend, patience)
+    storage = BufferedStorage(open_storage(request.storage), Patience(_plainly(console)))
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if request.warm_start is not None:
         remember(study, storage, request.warm_start, definition.distributions())
@@ -199,8 +197,7 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
         f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
         soft_wrap=not console.is_terminal,
     )
-    tables = CurveTable(backend, study._study_id, patience), RunTable(backend, study._study_id, patience)
-    return _Prepared(request, definition, study, storage, *tables, corpus, device)
+    return _Prepared(request, definition, study, storage, corpus, device)
 
 
 def run_search(request: SearchRequest, console: Console) -> Report:
@@ -285,15 +282,13 @@ def _again(
     name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None, base: Path = BASE
 ) -> _Prepared:
     """A study that is there, with its data."""
-    backend, patience = open_storage(storage_url, create=False), Patience(_plainly(console))
-    storage = BufferedStorage(backend, patience)
+    storage = BufferedStorage(open_storage(storage_url, create=False), Patience(_plainly(console)))
     study = find_study(storage, name)
     definition = definition_of(study)
     request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
     corpus = _load(definition, console)
     check_data(study, corpus)
-    tables = CurveTable(backend, study._study_id, patience), RunTable(backend, study._study_id, patience)
-    return _Prepared(request, definition, study, storage, *tables, corpus, find_device(device))
+    return _Prepared(request, definition, study, storage, corpus, find_device(device))
 
 
 class _Counts:

@@ -197,7 +197,7 @@ class LiveProgress(Observer):
 
     @staticmethod
     def _line(search: Watched, one: Running) -> Line:
-        settings = {**search.definition.fixed, **one.trial.params, "lr": one.hyperparameters.lr}
+        settings = {**search.definition.filled(one.trial.params), "lr": one.hyperparameters.lr}
         last = one.curve[-1] if one.curve else {}
         return Line(one.number, bool(one.baseline), settings, len(one.curve), one.hyperparameters.epochs, last, one.objective)
 

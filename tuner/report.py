@@ -14,9 +14,8 @@ from tuner.charts import charts
 from tuner.choice import settings_command, settings_toml
 from tuner.errors import TunerError
 from tuner.views import StudyView, sentences
-from tuner.winner import verdict_lines
+from tuner.winner import FIGURES, ranked, verdict_lines
 
-ROLES = ("entity", "relation", "value", "exact")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
@@ -58,8 +57,8 @@ def compared(seen: StudyView) -> list[list[str]]:
 def confirmed(seen: StudyView) -> list[list[str]]:
     """What fresh seeds score on the test split, the best first: objective and each component's accuracy with their intervals."""
     found = seen.summary["confirmation"]
-    entries = sorted(found["confirmed"], key=lambda entry: -entry["component_accuracy"]["mean"]) if found else []
-    return [[entry["name"], *(_between(entry[name]) for name in ("component_accuracy", *ROLES))] for entry in entries]
+    entries = ranked(found) if found else []
+    return [[entry["name"], *(_between(entry[name]) for name in ("component_accuracy", *FIGURES))] for entry in entries]
 
 
 def _between(figure: Mapping[str, float]) -> str:
@@ -67,14 +66,14 @@ def _between(figure: Mapping[str, float]) -> str:
 
 
 def _row(name: str, value: float | None, figures: Any) -> list[str]:
-    return [name, _share(value), *(_share(figures.get(role)) for role in ROLES)]
+    return [name, _share(value), *(_share(figures.get(role)) for role in FIGURES)]
 
 
 def _share(value: Any) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-COLUMNS = ("", "component accuracy", *ROLES)
+COLUMNS = ("", "component accuracy", *FIGURES)
 CONFIRMED = "With fresh seeds, on the test split (mean, 95 % interval)"
 
 

@@ -33,22 +33,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 METADATA = MetaData()
-CURVES = Table(
-    "tunerCURVES",
-    METADATA,
-    Column("study_id", Integer, primary_key=True),
-    Column("trial", Integer, primary_key=True),
-    Column("epoch", Integer, primary_key=True),
-    Column("record", Text, nullable=False),
-)
-RUNS = Table(
-    "tuner_confirming_runs",
-    METADATA,
-    Column("study_id", Integer, primary_key=True),
-    Column("trial", Integer, primary_key=True),
-    Column("seed", Integer, primary_key=True),
-    Column("record", Text, nullable=False),
-)
+
+
+def _records(name: str, key: str) -> Table:
+    """A table of records in JSON, one for each trial and `key`."""
+    keys = [Column(column, Integer, primary_key=True) for column in ("study_id", "trial", key)]
+    return Table(name, METADATA, *keys, Column("record", Text, nullable=False))
+
+
+CURVES, RUNS = _records("tunerCURVES", "epoch"), _records("tuner_confirming_runs", "seed")
 _schema = Table("tuner_schema", METADATA, Column("version", Integer, primary_key=True))
 
 

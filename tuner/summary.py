@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.config import ROLES
 from tuner.budget import seconds_of
-from tuner.definition import StudyDefinition
+from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.study import definition_of
 from tuner.verdict import PRUNED_CAUSES
@@ -23,11 +23,6 @@ ENOUGH_AUDITS = 20
 def cause_of(trial: FrozenTrial) -> str:
     """The cause of an ended trial's verdict."""
     return str(trial.user_attrs.get("verdict", {}).get("cause", "failed"))
-
-
-def hyperparameters_of(definition: StudyDefinition, trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's settings, fixed ones included."""
-    return {**definition.fixed, **trial.params}
 
 
 def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
@@ -46,7 +41,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "running": sum(t.state == TrialState.RUNNING for t in trials),
         "epochs_run": spent,
         "epochs_saved": saved,
-        "best": None if best is None else _entry(definition, *best),
+        "best": None if best is None else choice_of(study, definition, *best).as_dict(),
         "confirmation": study.user_attrs[CONFIRMED] if best is not None and best[1] is not None else None,
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get("baseline")],
         "audit": audit(ended),
@@ -73,17 +68,6 @@ def _audit_line(found: dict[str, Any]) -> str:
     if stops < ENOUGH_AUDITS:
         return f"{line}: too few to tell"
     return f"{line}: stopping is wrong in {100 * found['low']:.0f} to {100 * found['high']:.0f} % of cases (Wilson, 95 %)"
-
-
-def _entry(definition: StudyDefinition, trial: FrozenTrial, confirmed: dict[str, Any] | None) -> dict[str, Any]:
-    settings = hyperparameters_of(definition, trial)
-    return {
-        "trial": trial.number,
-        "value": trial.value,
-        "hyperparameters": settings,
-        "checkpoint": trial.user_attrs.get("checkpoint"),
-        "confirmed": confirmed,
-    }
 
 
 def _baseline(trial: FrozenTrial) -> dict[str, Any]:

@@ -97,64 +97,61 @@ def count_begun(storage: RDBStorage, study_id: int) -> int:
         return int(connection.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(table).where(begun)).scalar_one())
 
 
-class CurveTable:
-    """Each trial's per-epoch records, in a table of our own beside Optuna's."""
+class _Records:
+    """Records in a table of our own beside Optuna's, one for each trial and each value of the table's third key."""
+
+    table: sqlalchemy.Table
 
     def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
         self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
+        self._names = [column.name for column in self.table.primary_key]
 
-    def add(self, records: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """Stores (trial number, record) pairs in one transaction; a record of an epoch that is there already replaces it."""
+    def write(self, records: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
+        """Stores (trial number, key, record) in one transaction; a record that is there already is replaced."""
         if not records:
             return
-        keys = [{"study_id": self._study_id, "trial": trial, "epoch": record["epoch"]} for trial, record in records]
-        rows = [{**key, "record": json.dumps(record)} for key, (_, record) in zip(keys, records, strict=True)]
+        keys = [dict(zip(self._names, (self._study_id, trial, key), strict=True)) for trial, key, _ in records]
+        rows = [{**key, "record": json.dumps(record)} for key, (*_, record) in zip(keys, records, strict=True)]
         self._patience(self._replace, [{f"old_{name}": value for name, value in key.items()} for key in keys], rows)
 
     def _replace(self, old: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
-        same = sqlalchemy.and_(*(CURVES.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in ("study_id", "trial", "epoch")))
+        same = sqlalchemy.and_(*(self.table.c[name] == sqlalchemy.bindparam(f"old_{name}") for name in self._names))
         with self._engine.begin() as connection:
-            connection.execute(CURVES.delete().where(same), old)
-            connection.execute(CURVES.insert(), rows)
+            connection.execute(self.table.delete().where(same), old)
+            connection.execute(self.table.insert(), rows)
+
+    def by_key(self, trial: int | None = None) -> dict[int, dict[int, dict[str, Any]]]:
+        """The records by trial number and key, in the order of both; of one trial or of all."""
+        study_id, number, key = (self.table.c[name] for name in self._names)
+        wanted = study_id == self._study_id
+        if trial is not None:
+            wanted = wanted & (number == trial)
+        query = sqlalchemy.select(number, key, self.table.c.record).where(wanted).order_by(number, key)
+        found: dict[int, dict[int, dict[str, Any]]] = {}
+        with self._engine.connect() as connection:
+            for of, at, record in connection.execute(query):
+                found.setdefault(of, {})[at] = json.loads(record)
+        return found
+
+
+class CurveTable(_Records):
+    """Each trial's per-epoch records."""
+
+    table = CURVES
+
+    def add(self, records: Sequence[tuple[int, dict[str, Any]]]) -> None:
+        """Stores (trial number, record) pairs in one transaction; a record of an epoch that is there already replaces it."""
+        self.write([(trial, record["epoch"], record) for trial, record in records])
 
     def read(self, trial: int | None = None) -> dict[int, list[dict[str, Any]]]:
         """The curves by trial number, each in the order of its epochs."""
-        wanted = CURVES.c.study_id == self._study_id
-        if trial is not None:
-            wanted = wanted & (CURVES.c.trial == trial)
-        query = sqlalchemy.select(CURVES.c.trial, CURVES.c.record).where(wanted).order_by(CURVES.c.trial, CURVES.c.epoch)
-        curves: dict[int, list[dict[str, Any]]] = {}
-        with self._engine.connect() as connection:
-            for number, record in connection.execute(query):
-                curves.setdefault(number, []).append(json.loads(record))
-        return curves
+        return {number: list(records.values()) for number, records in self.by_key(trial).items()}
 
 
-class RunTable:
-    """The runs that confirm trials with fresh seeds, in a table of our own: one record for each trial and seed."""
+class RunTable(_Records):
+    """The runs that confirm trials: a record for each trial and fresh seed."""
 
-    def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
-        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
-
-    def add(self, runs: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
-        """Stores (trial number, seed, record) in one transaction; a run that is there already is replaced."""
-        self._patience(self._replace, runs)
-
-    def _replace(self, runs: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
-        with self._engine.begin() as connection:
-            for trial, seed, record in runs:
-                key = {"study_id": self._study_id, "trial": trial, "seed": seed}
-                connection.execute(RUNS.delete().where(*(RUNS.c[name] == value for name, value in key.items())))
-                connection.execute(RUNS.insert().values(**key, record=json.dumps(record)))
-
-    def read(self) -> dict[int, dict[int, dict[str, Any]]]:
-        """The records by trial number and seed."""
-        query = sqlalchemy.select(RUNS.c.trial, RUNS.c.seed, RUNS.c.record).where(RUNS.c.study_id == self._study_id)
-        found: dict[int, dict[int, dict[str, Any]]] = {}
-        with self._engine.connect() as connection:
-            for trial, seed, record in connection.execute(query.order_by(RUNS.c.trial, RUNS.c.seed)):
-                found.setdefault(trial, {})[seed] = json.loads(record)
-        return found
+    table = RUNS
 
 
 def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any) -> bool:

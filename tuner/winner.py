@@ -176,17 +176,21 @@ def seed_noise(found: Sequence[Confirmed]) -> dict[str, float] | None:
 
 def told(finding: Mapping[str, Any]) -> list[str]:
     """The finding as lines of text."""
-    entries = {entry["trial"]: entry for entry in finding["confirmed"]}
+    entries = ranked(finding)
     if not entries:
         return ["nothing was confirmed: no trial has finished above the floor on the round trip"]
-    seeds = max(len(entry["seeds"]) for entry in entries.values())
+    seeds = max(len(entry["seeds"]) for entry in entries)
     again = (
         "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is not quite untouched any more"
     )
     head = f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
     lines = [head, f"{'mean of the test split, 95 % interval':44} {'objective':>22} {'entity':>7} {'relation':>8} {'value':>7}"]
-    order = sorted(entries.values(), key=lambda entry: -entry["component_accuracy"]["mean"])
-    return [*lines, *map(_row, order), *verdict_lines(finding)]
+    return [*lines, *map(_row, entries), *verdict_lines(finding)]
+
+
+def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What was confirmed, the best on the test split first."""
+    return sorted(finding["confirmed"], key=lambda entry: -entry["component_accuracy"]["mean"])
 
 
 def verdict_lines(finding: Mapping[str, Any]) -> list[str]:

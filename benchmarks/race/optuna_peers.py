@@ -14,7 +14,7 @@ import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from benchmarks.race.task import Task, Trainee
+from benchmarks.race.task import REDUCTION, Task, Trainee
 from model.corpus import Corpus
 from model.noise import derived_seed
 
@@ -28,7 +28,7 @@ def study_of(kind: str, task: Task, number: int) -> optuna.Study:
     sampler = optuna.samplers.RandomSampler(seed) if kind == "random" else optuna.samplers.TPESampler(seed=seed)
     pruners = {
         "optuna-median": optuna.pruners.MedianPruner(),
-        "optuna-hyperband": optuna.pruners.HyperbandPruner(min_resource=1, max_resource=task.epochs, reduction_factor=3),
+        "optuna-hyperband": optuna.pruners.HyperbandPruner(min_resource=1, max_resource=task.epochs, reduction_factor=REDUCTION),
     }
     storage = JournalStorage(JournalFileBackend(f"{task.folder}/journal.log"))
     study = optuna.create_study(

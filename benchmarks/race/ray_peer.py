@@ -14,11 +14,9 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.race.task import Task, Trainee
+from benchmarks.race.task import REDUCTION, Task, Trainee
 from model.corpus import Corpus
 from model.noise import derived_seed
-
-REDUCTION = 3
 
 
 def train(config: dict[str, Any], task: Task, corpus: Corpus) -> None:

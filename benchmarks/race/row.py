@@ -55,7 +55,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
         (Path(name) / "race.toml").write_text(tomli_w.dumps(content))
         began = time.time()
         watched = _Watched(searcher, task)
-        wall = (time.time() - began) * (1 if searcher.startswith(OURS) and searcher != UNFUSED else 2)
+        wall = (time.time() - began) * (1 if _fused(searcher) else 2)
         made = _of_tuner(task) if searcher.startswith(OURS) else _of_log(task)
         ends = [end for end in made.ends if end["at"] <= began + 60 * task.minutes]
         best = max((end for end in ends if end["round_trip"] >= task.definition.objective.round_trip_floor), key=_value, default=None)
@@ -70,6 +70,11 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
             "error": watched.error,
             "torch": torch.__version__,
         }
+
+
+def _fused(searcher: str) -> bool:
+    """Whether one process uses all cores; all others have one process per core."""
+    return searcher.startswith(OURS) and searcher != UNFUSED
 
 
 def _value(end: dict[str, Any]) -> float:
@@ -119,7 +124,7 @@ class _Watched:
         began, over = time.monotonic(), threading.Event()
         root = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": root, "SYNETUNE_FOLDER": task.folder}
-        if not (searcher.startswith(OURS) and searcher != UNFUSED):
+        if not _fused(searcher):
             environment["OMP_NUM_THREADS"] = "1"  # one process per core
         with (Path(task.folder) / "said.txt").open("wb") as said:
             processes = [
@@ -151,10 +156,18 @@ class _Watched:
 def _memory(process: subprocess.Popen[bytes]) -> int:
     """Bytes of a process and all below it; what they share is counted for each."""
     try:
-        own = psutil.Process(process.pid)
-        return sum(each.memory_info().rss for each in (own, *own.children(recursive=True)))
+        return sum(each.memory_info().rss for each in _family(process))
     except psutil.Error:
         return 0
+
+
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """A process and all below it; none once it is gone."""
+    try:
+        own = psutil.Process(process.pid)
+        return [own, *own.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _count_events(folder: Path) -> int:
@@ -175,13 +188,7 @@ def _count_curves(folder: Path) -> int:
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     """Ends the processes and all below them, by asking first."""
-    families: list[psutil.Process] = []
-    for process in processes:
-        try:
-            own = psutil.Process(process.pid)
-            families += [own, *own.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
+    families = [one for process in processes for one in _family(process)]
     for process in processes:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

@@ -14,10 +14,8 @@ from typing import Any
 import optuna
 import torch
 
-from benchmarks.race.task import Task, Trainee
+from benchmarks.race.task import REDUCTION, Task, Trainee
 from model.noise import derived_seed
-
-REDUCTION = 3
 
 
 def train(arguments: list[str]) -> None:

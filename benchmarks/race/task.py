@@ -17,6 +17,8 @@ from tuner.definition import StudyDefinition, validated
 from tuner.training import SavingTrainer
 
 EVENTS = "events.jsonl"
+REDUCTION = 3
+"""What a rung keeps one of, for all who halve."""
 
 
 @dataclass(frozen=True)

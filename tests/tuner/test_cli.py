@@ -49,7 +49,7 @@ def test_search_status_and_best_print_their_objects(home: Path) -> None:
     status = json.loads(call(home, "status", "tiny", "--json").stdout)
     assert status == found
     best = json.loads(call(home, "best", "tiny", "--json").stdout)
-    assert {name: best[name] for name in found["best"]} == found["best"]
+    assert best == found["best"]
     assert best["hyperparameters"]["hidden_dim"] == 16
     text = call(home, "status", "tiny").stdout
     assert all(words in text for words in ("ceiling", "slow", "most frequent answer", "best: trial"))

@@ -29,6 +29,9 @@ SPACE = FloatDistribution(1e-4, 1e-1)
 TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8, 5e-2: 0.4}
 
 
+DATA = {"source": "synthetic", "stories": 30, "seed": 1}
+
+
 def definition(top: int = 3, seeds: int = 2) -> StudyDefinition:
     """Three are confirmed with two seeds."""
     content: dict[str, Any] = {
@@ -160,7 +163,9 @@ def test_nothing_is_trained_twice_and_every_use_of_the_test_split_is_announced(l
     assert "used 2 times" in told(wider)[0]
     more = lucky(definition(top=1, seeds=3))
     assert lucky.rates(lucky.made[3:]) == [1e-3, 5e-2]
-    assert more["confirmed"][0]["values"][0] in [*first["confirmed"][0]["values"], *more["confirmed"][0]["values"]]
+    assert more["confirmed"][0]["name"] == first["confirmed"][0]["name"]
+    before, after = (dict(zip(one["confirmed"][0]["seeds"], one["confirmed"][0]["values"], strict=True)) for one in (first, more))
+    assert before.items() < after.items()
     assert len(lucky.study.user_attrs[TEST_USES]) == 3 == more["test_uses"]
 
 
@@ -212,7 +217,7 @@ def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -
     chosen = best_of(study, definition())
     assert chosen is not None
     assert (chosen[0].number, chosen[1]) == (1, None)
-    for name, value in (("definition", definition().model_dump(mode="json")), ("most_frequent", {}), ("ceiling", {})):
+    for name, value in (("definition", definition().model_dump(mode="json")), ("most_frequent", {}), ("ceiling", {}), ("data", DATA)):
         study.set_user_attr(name, value)
     summary = summarise(study, "memory")
     assert summary["best"]["confirmed"] is None
