@@ -19,8 +19,8 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition budget storage tables buffer study warm seam single trainers width forecast failures
-artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
+errors intervals verdict judges pruning definition budget storage tables buffer study climb warm seam single trainers width forecast
+failures lanes artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
 endings choice summary inspection search progress
 views charts pictures report publish watch gate dashboard doctor
 training crew ray_engine job options cli_model cli_study cli_view cli __main__

@@ -83,6 +83,13 @@ class Allowance:
             return True
         return bool(budget.total_epochs) and self._epochs() >= budget.total_epochs
 
+    def share(self, begun: int) -> float:
+        """How much of the budget is used up, of whatever is scarcest, when so many trials have begun."""
+        budget = self._budget
+        spent = [(begun, budget.trials), (self.seconds, 60 * budget.minutes), (self.earlier + self.gpu_seconds, 60 * budget.gpu_minutes)]
+        spent += [(self._epochs(), budget.total_epochs)] if budget.total_epochs else []
+        return max(used / there for used, there in spent if there)
+
     def _epochs(self) -> int:
         """The epochs of all trials of the study, whoever trains them."""
         trials = self._study.get_trials(deepcopy=False)

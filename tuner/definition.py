@@ -23,6 +23,8 @@ from tuner.judges import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRu
 Value = bool | int | float | str
 LARGEST_FILE = 1 << 20
 MOST_EPOCHS = 100_000
+STARTING = 10
+"""So many trials, a quarter of all at most, take what their space names as `start`; as many as TPE draws at random."""
 
 
 class _Section(BaseModel):
@@ -94,11 +96,15 @@ class Choices(_Section):
     """A few values to search."""
 
     choices: Annotated[list[Value], Field(min_length=1)]
+    start: Value | None = None
+    """What the first trials of a study take: a cheap one teaches what is good of the rest for little."""
 
     @model_validator(mode="after")
     def _sound(self) -> Choices:
         if len(set(map(repr, self.choices))) != len(self.choices):
             raise ValueError(f"choices = {self.choices} names a value twice")
+        if self.start is not None and self.start not in self.choices:
+            raise ValueError(f"start = {self.start!r} is none of the choices; allowed: {', '.join(map(repr, self.choices))}")
         return self
 
     def distribution(self, whole: bool) -> optuna.distributions.BaseDistribution:  # noqa: ARG002  the same call for both kinds
@@ -240,7 +246,7 @@ class StudyDefinition(_Section):
         for name, space in self.search.items():
             value = point[name]
             if not self._holds(space, value):
-                allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump().items())
+                allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())
                 raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {allowed}")
         for name, given in trial.items():
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
@@ -272,6 +278,18 @@ class StudyDefinition(_Section):
     def distributions(self) -> dict[str, optuna.distributions.BaseDistribution]:
         """The space as Optuna's distributions."""
         return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
+
+    @property
+    def starting(self) -> int:
+        """How many trials begin with what is cheap; none where nothing is named for it."""
+        named = any(isinstance(space, Choices) and space.start is not None for space in self.search.values())
+        return min(STARTING, self.budget.trials // 4) if named else 0
+
+    def start(self, number: int) -> dict[str, Value]:
+        """What is not drawn for the trial of this number: the first that nobody has put in begin with what is cheap."""
+        if number >= len(self.baselines) + len(self.enqueue) + self.starting:
+            return {}
+        return {name: space.start for name, space in self.search.items() if isinstance(space, Choices) and space.start is not None}
 
     def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings, fixed ones included."""
@@ -335,7 +353,7 @@ def _allowed(loc: tuple[int | str, ...]) -> str:
         **{"explosion": Explosion, "halving": Halving, "Numbers": Numbers, "Choices": Choices},
     }
     if "search" in loc[:1]:
-        return "in a range: low, high, log; in a choice: choices"
+        return "in a range: low, high, log; in a choice: choices, start"
     section = next((sections[str(part)] for part in reversed(loc[:-1]) if str(part) in sections), StudyDefinition)
     return f"there: {', '.join(name for name in section.model_fields if name != 'name')}"
 

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
+from tuner.climb import STEP, guide
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner
@@ -17,6 +18,10 @@ from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking
 from tuner.tables import Unfinished
 from tuner.warm import remembered, sampler_for
+
+BASELINE = "baseline"
+FIXED = "fixed_params"
+"""Optuna's own attribute of a trial whose parameters somebody has said."""
 
 
 @dataclass
@@ -40,10 +45,13 @@ class Intake:
         study: on `storage`.
         seat: where this process sits; whose trials it takes up first.
         device: noted with new trials.
+        steps: how many trials may at once be steps from the best (see `climb`).
     """
 
-    def __init__(self, study: optuna.Study, storage: BufferedStorage, definition: StudyDefinition, seat: Seat, device: str) -> None:
-        self.study, self.storage, self.definition, self.seat, self.device = study, storage, definition, seat, device
+    def __init__(
+        self, study: optuna.Study, storage: BufferedStorage, definition: StudyDefinition, seat: Seat, device: str, steps: int
+    ) -> None:
+        self.study, self.storage, self.definition, self.seat, self.device, self.steps = study, storage, definition, seat, device, steps
         self.mark = str(study.user_attrs["mark"])
         self._earlier = remembered(study)
         self._parked: list[Running] = []
@@ -86,11 +94,12 @@ class Intake:
         """Those, where they were held."""
         return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self._parked if r.held is not None)
 
-    def next(self, fresh: bool = True) -> Running | None:
+    def next(self, fresh: bool = True, baselines: bool = True) -> Running | None:
         """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
 
         Args:
             fresh: whether a new one may begin.
+            baselines: whether that may be a baseline; in any case it is one where the budget has room for no other.
         """
         if self._parked:
             return self._parked.pop(0)
@@ -102,8 +111,8 @@ class Intake:
         if strays := [t for t in trials if self._stray(t)]:
             places = {(stray.value["host"], int(stray.value["seat"])) for stray in strays if stray.value is not None}
             self._behind, self._left = self.seat.left_behind(self.mark, places), [self.storage.get_trial(t.trial_id) for t in strays]
-            return self.next(fresh)
-        return self._new(any(t.state == TrialState.WAITING for t in trials)) if fresh else None
+            return self.next(fresh, baselines)
+        return self._new(sum(t.state == TrialState.WAITING for t in trials), baselines) if fresh else None
 
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
@@ -129,25 +138,33 @@ class Intake:
             running.go_on(state)
         return running
 
-    def _new(self, waiting: bool) -> Running | None:
+    def _new(self, waiting: int, baselines: bool) -> Running | None:
         """A trial that had not begun, while the budget lasts; its parameters are drawn after others may ask again.
 
         Args:
-            waiting: whether somebody has put trials in.
+            waiting: how many trials have been put in, by the definition or by somebody.
         """
         with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
-            trial_id = self._claimed(waiting) if self.storage.begun(self.study._study_id) < self.definition.budget.trials else None
+            begun = self.storage.begun(self.study._study_id)
+            left = self.definition.budget.trials - begun
+            trial_id = self._claimed(waiting, baselines or waiting >= left) if left > 0 else None
         if trial_id is None:
             return None
         trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
         trial.set_user_attr("device", self.device)
         return self._running(trial)
 
-    def _claimed(self, waiting: bool) -> int:
+    def _claimed(self, waiting: int, baselines: bool) -> int:
+        """One that waits, else one that is new."""
         mine = owner(self.seat.number)
-        while waiting and (trial_id := self.study._pop_waiting_trial_id()) is not None:
-            if self.storage.take_over(self.storage.get_trial(trial_id), OWNER, mine):  # without an owner it is anybody's
-                return trial_id
+        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if waiting else ():
+            if BASELINE in frozen.user_attrs and not baselines:
+                continue
+            # nobody was faster; and without an owner it is anybody's
+            if self.storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING) and self.storage.take_over(
+                self.storage.get_trial(frozen._trial_id), OWNER, mine
+            ):
+                return frozen._trial_id
         return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
@@ -155,10 +172,22 @@ class Intake:
         seed = derived_seed(self.definition.seed, "sampler", number) % 2**32
         self.study.sampler = sampler_for(self.definition.sampler, seed, self._earlier, self.definition.distributions())
         with self.storage.together(trial_id):
+            self._guide(trial_id, number)
             trial = Trial(self.study, trial_id)
             for name, distribution in self.definition.distributions().items():
                 trial._suggest(name, distribution)
         return trial
+
+    def _guide(self, trial_id: int, number: int) -> None:
+        """Says some parameters of a new trial, where nobody has: those of a cheap start, or of a step from the best."""
+        known = self.storage.get_trial(trial_id)
+        if FIXED in known.system_attrs or known.params:
+            return
+        said, best = guide(self.definition, self.study.get_trials(deepcopy=False), number, self.steps)
+        if best is not None:
+            self.storage.set_trial_user_attr(trial_id, STEP, best)
+        if said:
+            self.storage.set_trial_system_attr(trial_id, FIXED, said)
 
     def _running(self, trial: Trial | FrozenTrial) -> Running:
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31

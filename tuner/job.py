@@ -27,6 +27,7 @@ from tuner.confirm import confirm
 from tuner.crew import Crew
 from tuner.definition import StudyDefinition
 from tuner.forecast import forecast, told
+from tuner.lanes import lanes_of
 from tuner.observer import Observer, Several
 from tuner.progress import BarProgress, LiveProgress, PlainProgress, QuietProgress, WordyProgress
 from tuner.ray_engine import run_with_ray
@@ -38,7 +39,7 @@ from tuner.summary import finding, summarise, verdicts
 from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
-from tuner.width import WIDEST, measure
+from tuner.width import WIDEST, fitting
 from tuner.winner import told as confirmation
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class _Prepared:
         known: dict[str, int] = self.study.user_attrs.get("width", {})
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
-                measured = measure(self.make_trainer, self.definition, lambda width: bar(width.bit_length() - 1, WIDEST.bit_length()))
+                measured = fitting(
+                    self.device.type, self.make_trainer, self.definition, lambda width: bar(width.bit_length() - 1, WIDEST.bit_length())
+                )
             _plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             self.study.set_user_attr("width", known)
@@ -166,6 +169,7 @@ class _Prepared:
             artifacts=open_artifacts(request.place),
             observer=observer,
             keep=request.keep,
+            lanes=lanes_of(self.device.type),
         ).run()
 
 
@@ -237,7 +241,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
-    width = request.width or measure(make_trainer, definition).width
+    width = request.width or fitting(device.type, make_trainer, definition).width
     found = forecast(make_trainer, definition, width)
     return Report(found, told(found))
 

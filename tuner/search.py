@@ -29,19 +29,22 @@ from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
 from tuner.errors import SearchError
-from tuner.failures import Outcome, advance
+from tuner.failures import Outcome
 from tuner.intake import Intake, Past
 from tuner.judges import Peer
+from tuner.lanes import Attempt, Job, advance_all, attempt
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
-from tuner.seam import Held, Scored, Trainer, TrainerFactory
-from tuner.slots import Array, Running
+from tuner.seam import Held, Scored, TrainerFactory
+from tuner.slots import Array, Place, Running
 from tuner.snapshots import Keeper, SearchState, Seat
 from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
+BASELINES_AT = 0.5
+"""When so much of the budget is spent the baselines begin, all together: they are never stopped, and mostly large."""
 WATCH_SECONDS, WATCH_TIMES = 1800.0, 20
 POLL_SECONDS = 2.0
 
@@ -57,6 +60,7 @@ class Search:
         artifacts: where other machines and the dashboard find models and states.
         snapshots: the folder for states to go on from.
         keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
+        lanes: how many arrays train at the same time.
         watch: an epoch may take so many seconds at least, and `WATCH_TIMES` the slowest before it.
     """
 
@@ -75,6 +79,7 @@ class Search:
         observer: Observer | None = None,
         watch: float = WATCH_SECONDS,
         keep: int | None = None,
+        lanes: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.definition, self.make_trainer, self.curves = study, definition, make_trainer, curves
@@ -82,8 +87,8 @@ class Search:
         if not isinstance(study._storage, BufferedStorage):
             raise TypeError(f"the study must be opened on a BufferedStorage, not on a {type(study._storage).__name__}")
         self.storage, self.observer, self._watch = study._storage, observer or Observer(), watch
-        self.storage.fence = OWNER
-        self.arrays: dict[ModelShape, Array] = {}
+        self.storage.fence, self._lanes = OWNER, lanes
+        self.arrays: dict[Place, Array] = {}
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle = clock, threading.Event()
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
@@ -102,7 +107,7 @@ class Search:
     @property
     def begun(self) -> int:
         """How many trials of the study run or have ended, as far as this process knows."""
-        return len(self._past.over) + len(self.running)
+        return len(self._past.over | {running.number for running in self.running})
 
     def run(self) -> None:
         """Searches until the budget is used up; a killed search is continued by running it again.
@@ -111,7 +116,7 @@ class Search:
             SnapshotError: the folder of snapshots cannot be written.
         """
         self._seat = Seat(self.snapshots, self._artifacts)
-        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device)
+        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, max(1, self.asked // 2))
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
         patience = self.storage.patience.seconds
         heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))
@@ -148,48 +153,60 @@ class Search:
             self.width = state.width[0]  # there was no room for more
         self._ledger = Ledger(self.study, self._seat.number, {} if state is None else state.seconds)
         self._allowance.earlier = self._ledger.gpu_seconds
-        for slots in arrays:
+        for slots, lane in zip(arrays, state.lanes if state else (), strict=True):
             for running in slots:
                 self.observer.started(running)
             if slots:
-                shape = self._shape(slots[0])
-                self.arrays[shape] = Array(self.make_trainer(shape, 0))
-                self.arrays[shape].replace([], slots)
+                self._fill(Place(self._shape(slots[0]), lane % self._lanes), [], slots)
 
     def _shape(self, running: Running) -> ModelShape:
         return self.definition.settings(running.trial.params, running.hyperparameters.seed)[0]
 
-    def _place(self, ended: list[tuple[ModelShape, int]]) -> None:
+    def _place(self, ended: list[tuple[Place, int]]) -> None:
         """Fills the free slots; arrays without trials are given up."""
         started = self._clock()
-        fresh: dict[ModelShape, list[Running]] = {}
-        free = self.width - len(self.running) + len(ended)
+        fresh: dict[Place, list[Running]] = {}
+        width = self.width if self.begun else max(self.width, self.definition.starting)  # the first are of one shape, and cheap
+        free = width - len(self.running) + len(ended)
         fresh_too = free > 0 and not self._allowance.spent()
-        while free > 0 and not self._allowance.stopped() and (running := self._intake.next(fresh_too)) is not None:
-            fresh.setdefault(self._shape(running), []).append(running)
+        begun = self.begun
+        while free > 0 and not self._allowance.stopped():
+            if (running := self._intake.next(fresh_too, self._allowance.share(begun) >= BASELINES_AT)) is None:
+                break
+            fresh.setdefault(self._where(running, ended, fresh), []).append(running)
             self.observer.started(running)
-            free -= 1
+            free, begun = free - 1, begun + 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
         outside: list[Running] = []
-        for shape in dict.fromkeys((*self.arrays, *fresh)):
-            outside += self._fill(shape, [slot for of, slot in ended if of == shape], fresh.get(shape, []))
+        for place in dict.fromkeys((*self.arrays, *fresh)):
+            outside += self._fill(place, [slot for at, slot in ended if at == place], fresh.get(place, []))
         if outside:
             self._wait_for_room(outside)
         self._refuse()
 
-    def _fill(self, shape: ModelShape, ended: list[int], fresh: list[Running]) -> list[Running]:
+    def _where(self, running: Running, ended: list[tuple[Place, int]], fresh: dict[Place, list[Running]]) -> Place:
+        """The array for a new trial: in the lane that has the fewest, of these in one that has an array of its shape."""
+        held = Counter({place: len(array.slots) for place, array in self.arrays.items()})
+        held.subtract(place for place, _ in ended)
+        held.update({place: len(more) for place, more in fresh.items()})
+        shape, lanes = self._shape(running), Counter(dict.fromkeys(range(self._lanes), 0))
+        for place, count in held.items():
+            lanes[place.lane] += count
+        return Place(shape, min(lanes, key=lambda lane: (lanes[lane], held[Place(shape, lane)] == 0, lane)))
+
+    def _fill(self, place: Place, ended: list[int], fresh: list[Running]) -> list[Running]:
         """New trials of a shape into its array; those for which there is no room."""
         try:
-            if shape not in self.arrays:
-                self.arrays[shape] = Array(self.make_trainer(shape, 0))
-            outside = self.arrays[shape].replace(ended, fresh)
+            if place not in self.arrays:
+                self.arrays[place] = Array(self.make_trainer(place.shape, 0))
+            outside = self.arrays[place].replace(ended, fresh)
         except MemoryError as error:
-            if shape in self.arrays:
+            if place in self.arrays:
                 raise SearchError(f"the device has no room for what it had room for ({error}); run it again to go on") from error
             outside = fresh
-        if shape in self.arrays and not self.arrays[shape].slots:
-            self._count(self.arrays.pop(shape).trainer)
+        if place in self.arrays and not self.arrays[place].slots:
+            del self.arrays[place]
         return outside
 
     def _wait_for_room(self, outside: list[Running]) -> None:
@@ -207,15 +224,15 @@ class Search:
     def _refuse(self) -> None:
         """Ends trials that their trainer would not load, and fills their slots with others."""
         refused = [
-            (shape, slot, running, running.error)
-            for shape, array in self.arrays.items()
+            (place, slot, running, running.error)
+            for place, array in self.arrays.items()
             for slot, running in enumerate(array.slots)
             if running.error is not None
         ]
-        for shape, slot, running, error in refused:
-            self._end(running, Verdict("failed", len(running.curve), error), self._saver(shape, slot))
+        for place, slot, running, error in refused:
+            self._end(running, Verdict("failed", len(running.curve), error), self._saver(place, slot))
         if refused:
-            self._place([(shape, slot) for shape, slot, _, _ in refused])
+            self._place([(place, slot) for place, slot, _, _ in refused])
 
     # ---- being killed
 
@@ -225,7 +242,8 @@ class Search:
         arrays = tuple(array.states() for array in self.arrays.values())
         past, spent = tuple(sorted(self._past.over)), self._ledger.total(self._spent())
         width = self.width, self.asked
-        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width)
+        lanes = tuple(place.lane for place in self.arrays)
+        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width, lanes)
         self._keeper.hold(self._state)
         self.seconds["keeping"] += self._clock() - started
 
@@ -239,22 +257,16 @@ class Search:
 
     # ---- an epoch
 
-    def _count(self, trainer: Trainer) -> None:
-        for name, seconds in trainer.seconds.items():
-            self.seconds[name] += seconds
-
     def _advance(self) -> None:
-        """One epoch for every array, and its figures into the storage."""
+        """One epoch for every array, as many at once as there are lanes, and its figures into the storage."""
         points: list[tuple[Running, dict[str, Any]]] = []
-        for shape, array in list(self.arrays.items()):
-            before = self._clock()
-            outcomes = self._outcomes(shape, array)
-            took = self._clock() - before
-            self._slowest[shape] = max(took, self._slowest.get(shape, 0.0))
+        for (place, array), tried in zip(list(self.arrays.items()), self._attempts(), strict=True):
+            outcomes = self._outcomes(place, array, tried)
+            self._slowest[place.shape] = max(tried.seconds, self._slowest.get(place.shape, 0.0))
             for running, outcome in zip(array.slots, outcomes, strict=True):
                 running.error = outcome.error
                 if outcome.error is None and outcome.record is not None and outcome.scored is not None:
-                    point = running.advanced(outcome.record, outcome.scored, took / len(array.slots))
+                    point = running.advanced(outcome.record, outcome.scored, tried.seconds / len(array.slots))
                     if self._ours(running):
                         points.append((running, point))
         self._epoch += 1
@@ -270,21 +282,42 @@ class Search:
         """Whether it is for us to say what becomes of a trial: it had not ended before, and nobody has taken it from us since."""
         return isinstance(running.trial, Trial) and self.storage.owns(running.trial._trial_id)
 
-    def _outcomes(self, shape: ModelShape, array: Array) -> list[Outcome]:
-        """One epoch of an array; where it has no room, of as many of its trials as have."""
-        seconds = max(self._watch, WATCH_TIMES * self._slowest.get(shape, 0.0))
+    def _attempts(self) -> list[Attempt]:
+        """An epoch of every array; the seconds of arrays that train at once count once."""
+        arrays = list(self.arrays.items())
+        before = self._trained()
+        tried = advance_all([self._job(place, array) for place, array in arrays])
+        lanes = len({place.lane for place, _ in arrays})
+        for name, seconds in self._trained().items():
+            self.seconds[name] += (seconds - before[name]) / lanes
+        return tried
+
+    def _trained(self) -> Counter[str]:
+        """The seconds that the arrays' trainers have spent, by what on."""
+        found: Counter[str] = Counter()
+        for array in self.arrays.values():
+            found.update(dict(array.trainer.seconds))
+        return found
+
+    def _job(self, place: Place, array: Array) -> Job:
+        slowest = self._slowest.get(place.shape, 0.0)
+        return Job(place.lane, array.trainer, len(array.slots), max(self._watch, WATCH_TIMES * slowest))
+
+    def _outcomes(self, place: Place, array: Array, tried: Attempt) -> list[Outcome]:
+        """What came of an array's epoch; where it had no room, of as many of its trials as have."""
         while array.slots:
             try:
-                return advance(array.trainer, len(array.slots), seconds)
+                return tried.result()
             except MemoryError as error:
-                if not self._make_room(shape, array, error):
+                if not self._make_room(place, array, error):
                     break
+                tried = attempt(self._job(place, array))
             except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
                 if len(array.slots) > 1:
                     told = Outcome.failed(error).error
                     self.observer.noticed(f"the trainer raised {told}; its trials are trained one by one to find whose fault it is")
-                self._count(array.trainer)
-                return array.one_by_one(lambda: self.make_trainer(shape, 0), self._held(array), seconds)
+                seconds = self._job(place, array).seconds
+                return array.one_by_one(lambda: self.make_trainer(place.shape, 0), self._held(array), seconds)
         return [Outcome(None, None)] * len(array.slots)
 
     def _held(self, array: Array) -> list[Held]:
@@ -292,10 +325,9 @@ class Search:
         slots = self._state.slots
         return [slots[running.number].held for running in array.slots]
 
-    def _make_room(self, shape: ModelShape, array: Array, error: MemoryError) -> bool:
+    def _make_room(self, place: Place, array: Array, error: MemoryError) -> bool:
         """Halves an array, the other half waits for a free slot; whether it is to be tried again."""
         held, keep = self._held(array), len(array.slots) // 2
-        self._count(array.trainer)
         if len(self.running) == 1:
             array.slots[0].no_room = str(error) or "out of memory"
             return False
@@ -305,14 +337,14 @@ class Search:
         self._intake.park(array.slots[keep:])
         self.width = max(1, len(self.running) - len(array.slots) + keep)
         array.slots = array.slots[:keep]
-        array.restore(self.make_trainer(shape, 0), held[:keep])
+        array.restore(self.make_trainer(place.shape, 0), held[:keep])
         return True
 
-    def _judge(self) -> list[tuple[ModelShape, int]]:
+    def _judge(self) -> list[tuple[Place, int]]:
         """Ends what has run its epochs or has a verdict; all verdicts are found before any is carried out."""
         lost = [
-            (shape, slot, running)
-            for shape, array in self.arrays.items()
+            (place, slot, running)
+            for place, array in self.arrays.items()
             for slot, running in enumerate(array.slots)
             if running.ended is None and not self._ours(running)
         ]
@@ -320,17 +352,17 @@ class Search:
             self.observer.noticed(f"trial {running.number} was ended or taken over by somebody else")
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
         verdicts = [
-            (shape, slot, running, verdict)
-            for shape, array in self.arrays.items()
+            (place, slot, running, verdict)
+            for place, array in self.arrays.items()
             for slot, running in enumerate(array.slots)
-            if (shape, slot, running) not in lost and (verdict := self._bench.verdict(running, everyone)) is not None
+            if (place, slot, running) not in lost and (verdict := self._bench.verdict(running, everyone)) is not None
         ]
-        for shape, slot, running, verdict in sorted(verdicts, key=lambda found: found[2].number):
-            self._end(running, verdict, self._saver(shape, slot))
-        return [*((shape, slot) for shape, slot, _ in lost), *((shape, slot) for shape, slot, _, _ in verdicts)]
+        for place, slot, running, verdict in sorted(verdicts, key=lambda found: found[2].number):
+            self._end(running, verdict, self._saver(place, slot))
+        return [*((place, slot) for place, slot, _ in lost), *((place, slot) for place, slot, _, _ in verdicts)]
 
-    def _saver(self, shape: ModelShape, slot: int) -> Callable[[Path, Scored], None]:
-        return functools.partial(self.arrays[shape].trainer.save, slot)
+    def _saver(self, place: Place, slot: int) -> Callable[[Path, Scored], None]:
+        return functools.partial(self.arrays[place].trainer.save, slot)
 
     def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""
@@ -342,10 +374,7 @@ class Search:
 
     def _spent(self) -> dict[str, float]:
         """The seconds of this run, by what they were spent on."""
-        now = Counter({**self.seconds, "total": self._allowance.seconds, "gpu": self._allowance.gpu_seconds})
-        for array in self.arrays.values():
-            now.update(dict(array.trainer.seconds))
-        return dict(now)
+        return {**self.seconds, "total": self._allowance.seconds, "gpu": self._allowance.gpu_seconds}
 
 
 def _no_model(path: Path, _: Scored) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, Trial
 
-from model.config import Hyperparameters
+from model.config import Hyperparameters, ModelShape
 from tuner.errors import SnapshotError
 from tuner.failures import Outcome, advance, plain
 from tuner.seam import Held, Record, Scored, Trainer
@@ -78,9 +78,16 @@ class Running:
         return point
 
 
+class Place(NamedTuple):
+    """Where an array is: what its trials share, and its lane (see `lanes`)."""
+
+    shape: ModelShape
+    lane: int
+
+
 @dataclass
 class Array:
-    """The trials of one shape, slot by slot."""
+    """Trials of one shape, slot by slot."""
 
     trainer: Trainer
     slots: list[Running] = field(default_factory=list)

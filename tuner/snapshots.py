@@ -31,7 +31,7 @@ from tuner.artifacts import Artifacts
 from tuner.errors import SnapshotError
 from tuner.seam import Held
 
-FORMAT, VERSION, KEPT = "tuner snapshot", 3, 2
+FORMAT, VERSION, KEPT = "tuner snapshot", 4, 2
 KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
 """States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
 FILE = re.compile(r"\d{6,}\.safetensors")
@@ -59,6 +59,7 @@ class SearchState:
         waiting: trials that had to make room, where they were held.
         seconds: what the seat has spent on the study.
         width: how many trials there was room for at once, and how many were asked for.
+        lanes: that of each array.
     """
 
     study: str
@@ -68,6 +69,7 @@ class SearchState:
     waiting: tuple[SlotState, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     width: tuple[int, int] = (0, 0)
+    lanes: tuple[int, ...] = ()
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -83,6 +85,7 @@ def write_state(path: Path, state: SearchState) -> None:
         for number, slot in enumerate(array):
             tensors.update({f"{place}.{number}.{name}": tensor.contiguous() for name, tensor in slot.held.tensors.items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
+    own["lanes"] = state.lanes or (0,) * len(state.arrays)
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
 
 
@@ -117,7 +120,8 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
     )
     past, (width, asked) = tuple(map(int, header["past"])), header["width"]
     seconds = {str(name): float(value) for name, value in header["seconds"].items()}
-    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, (int(width), int(asked)))
+    lanes = tuple(map(int, header["lanes"]))
+    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, (int(width), int(asked)), lanes)
 
 
 def _names(host: str, number: int) -> list[str]:

@@ -1,9 +1,11 @@
-"""How many trials to train at once: measured, not guessed."""
+"""How many trials to train at once: measured on a GPU; on a CPU the cores are counted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
 
 from model.config import Hyperparameters, ModelShape
 from tuner.definition import StudyDefinition
@@ -12,6 +14,8 @@ from tuner.seam import TrainerFactory
 STEPS, WORTH = 3, 1.05
 """So many steps are timed; a larger width must bring this factor of trial-steps a second."""
 WIDEST = 256
+A_CORE = 2
+"""Trials at once for each core of a CPU."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Measured:
 
     def said(self) -> str:
         """As the search says it."""
+        if not self.rates:
+            return f"width {self.width}, {A_CORE} for each core"
         rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
         return f"width {self.width}, of trial-steps a second by width ({rates})"
 
@@ -51,3 +57,13 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
             break
         chosen, width = width, 2 * width
     return Measured(chosen, rates)
+
+
+def fitting(
+    device: str, make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None
+) -> Measured:
+    """How many trials to train at once on a device. A CPU has so many for each core that one whose trial's epoch ends early has another:
+    more bring no more, end later, and to measure that takes longer than a trial."""
+    if device == "cpu":
+        return Measured(min(A_CORE * torch.get_num_threads(), definition.budget.trials), {})
+    return measure(make_trainer, definition, tell)

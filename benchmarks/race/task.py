@@ -46,7 +46,7 @@ class Task:
         quick = tomllib.loads(studies.read("quick").decode())
         del quick["enqueue"]
         data = {"source": self.data, "stories": self.stories, "seed": 1}
-        budget = {"trials": 100_000, "epochs": self.epochs}
+        budget = {"trials": 100_000, "epochs": self.epochs, "minutes": self.minutes}
         return {**quick, "name": "race", "seed": self.seed, "data": data, "budget": budget, **changes}
 
     @property

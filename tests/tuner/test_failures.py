@@ -29,7 +29,14 @@ MARKED = 1.5e-3
 def plain(**changes: Any) -> StudyDefinition:
     """A study without rules, whose second trial has a mark by which it is known."""
     marked = [{"name": "good", "lr": 1e-3, "hidden_dim": 16}, {"name": "bad", "lr": MARKED, "hidden_dim": 16}]
-    content = {"budget": {"trials": 8, "epochs": 3}, "search": SPACE, "pruning": {}, "baselines": [], "enqueue": marked}
+    content = {
+        "budget": {"trials": 8, "epochs": 3},
+        "search": SPACE,
+        "pruning": {},
+        "baselines": [],
+        "enqueue": marked,
+        "sampler": "random",
+    }
     return definition(**{**content, **changes})
 
 

@@ -1,0 +1,116 @@
+"""What is not drawn for a new trial: a cheap start, a step from the best, the best's shape."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.tuner.scripted import scripted
+from tests.tuner.test_search import definition
+from tuner.climb import STEP, WHOLE_EVERY, best_of, guide
+from tuner.errors import DefinitionError
+from tuner.study import definition_of
+
+SPACE: dict[str, Any] = {
+    "lr": {"low": 1e-4, "high": 4e-3, "log": True},
+    "hidden_dim": {"choices": [64, 16, 32], "start": 16},
+    "num_rules": {"choices": [2, 4]},
+    "batch_size": {"choices": [8, 16]},
+}
+MADE = definition(search=SPACE, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
+LATE = 41
+"""A number that is neither of the start nor drawn whole."""
+
+
+def trial(
+    number: int, value: float | None, hidden: int = 16, rules: int = 2, batch: int = 8, step: bool = False, floor: float = -0.1
+) -> FrozenTrial:
+    """One of the space; running where it has no value."""
+    params = {"lr": 1e-3, "hidden_dim": hidden, "num_rules": rules, "batch_size": batch}
+    state = TrialState.RUNNING if value is None else TrialState.COMPLETE
+    marks = {STEP: 0} if step else {}
+    made = optuna.trial.create_trial(state=state, value=value, params=params, distributions=MADE.distributions(), user_attrs=marks)
+    made.number = number
+    if value is not None:
+        made.set_constraint("round_trip", floor)
+    return made
+
+
+def places(trials: list[FrozenTrial], count: int) -> list[tuple[Any, ...]]:
+    """The next steps, each ended badly before the next is asked for."""
+    found = []
+    for number in range(count):
+        said, best = guide(MADE, trials, LATE + 8 * number, 2)
+        if best is None:
+            break
+        found.append((said["hidden_dim"], said["num_rules"], said["batch_size"]))
+        trials = [*trials, trial(LATE + 8 * number, 0.0, said["hidden_dim"], said["num_rules"], said["batch_size"], step=True)]
+    return found
+
+
+def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
+    """Ten at most, a quarter of the budget at most; those that somebody has put in are not counted."""
+    assert MADE.starting == 10
+    assert guide(MADE, [], 9, 2) == ({"hidden_dim": 16}, None)
+    assert guide(MADE, [], 10, 2) == ({}, None)
+    assert definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3}).starting == 3
+    assert definition().starting == 0
+
+
+def test_every_place_beside_the_best_is_tried_once_shapes_first() -> None:
+    """One rung up and one down each ladder, in the order of size whatever the order of the choices."""
+    first = trial(0, 0.5, hidden=32, rules=2, batch=8)
+    assert places([first], 9) == [(64, 2, 8), (16, 2, 8), (32, 2, 16), (32, 4, 8)]
+
+
+def test_where_a_step_is_better_the_next_goes_on_from_there() -> None:
+    """From 16 over 32 to 64, with what else the best has."""
+    trials = [trial(0, 0.5), trial(1, 0.6, hidden=32, step=True)]
+    said, best = guide(MADE, trials, LATE, 2)
+    assert (said, best) == ({"lr": 1e-3, "hidden_dim": 64, "num_rules": 2, "batch_size": 8}, 1)
+
+
+def test_beside_the_steps_trials_are_drawn_in_the_shape_of_the_best() -> None:
+    """While as many steps run as may; one in eight is drawn whole."""
+    trials = [trial(0, 0.5, hidden=32), trial(1, None, hidden=64, step=True)]
+    assert guide(MADE, trials, LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, trials, 6 * WHOLE_EVERY, 1) == ({}, None)
+    assert guide(MADE, trials, LATE, 2)[1] == 0
+
+
+def test_the_best_is_above_the_floors() -> None:
+    """And has ended; a random sampler is not guided."""
+    assert best_of([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, None)]) is not None
+    assert best_of([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, 0.4)]).number == 1
+    assert best_of([trial(0, 0.9, floor=0.1), trial(2, None)]) is None
+    drawn = definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}, sampler="random")
+    assert guide(drawn, [trial(1, 0.4)], LATE, 2) == ({}, None)
+
+
+def test_a_start_must_be_one_of_the_choices() -> None:
+    """What was given, what is allowed."""
+    with pytest.raises(DefinitionError, match=r"hidden_dim: start = 48 is none of the choices; allowed: 64, 16, 32"):
+        definition(search={**SPACE, "hidden_dim": {"choices": [64, 16, 32], "start": 48}}, fixed={})
+
+
+def test_a_search_starts_small_climbs_and_leaves_the_baselines_for_later(tmp_path: Path) -> None:
+    """The scripted trainer likes high rates whatever the shape: the start is of one shape and all at once, every shape beside it is tried
+    with the best rate known, and the baselines begin together when half of the budget is spent."""
+    notes = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4, "batch_size": 8} for n in range(3)]
+    content = {"search": SPACE, "fixed": {"loss_weights.parse": 1.0}, "baselines": notes, "budget": {"trials": 40, "epochs": 3}}
+    study, trainers, _ = scripted(tmp_path, definition(**content, pruning={}), 4)
+    trials = study.get_trials()
+    assert definition_of(study).starting == 10
+    assert {t.params["hidden_dim"] for t in trials[3:13]} == {16}
+    assert len({t.params["lr"] for t in trials[3:13]}) == 10
+    began = sorted(trials, key=lambda t: t.datetime_start)
+    assert len(trainers[0].slots) + len(trainers[1].slots) <= 10 == max(trainers[0].widths) + max(trainers[1].widths)
+    assert [began.index(trials[n]) for n in range(3)] == [20, 21, 22], [t.number for t in began]
+    steps = [t for t in trials if STEP in t.user_attrs]
+    assert steps
+    for step in steps:
+        source = trials[step.user_attrs[STEP]]
+        assert sum(step.params[name] != source.params[name] for name in SPACE) == 1
+        assert step.params["lr"] == source.params["lr"]

@@ -1,0 +1,134 @@
+"""Arrays beside each other: at the same time, to the same end, and none waits for one that hangs."""
+
+import _thread
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import Hyperparameters, ModelShape
+from model.corpus import load_corpus
+from model.trainer import FusedTrainer
+from tests.tuner.scripted import ScriptedTrainer, Step, scripted
+from tests.tuner.test_search import definition, ended
+from tuner import lanes
+from tuner.failures import TrainerHangs
+from tuner.lanes import Job, advance_all, lanes_of
+
+SHAPE = ModelShape(hidden_dim=16, batch_size=16)
+
+
+class Doing(ScriptedTrainer):
+    """Does something before its epoch."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__(SHAPE, 1)
+        self.load(0, Hyperparameters())
+        self.what = what
+
+    def train_epoch(self) -> list[Step | None]:
+        """The same epoch after that."""
+        self.what()
+        return super().train_epoch()
+
+
+def spin(stopped: threading.Event | None = None) -> None:
+    """Never ends by itself; says when it is ended from outside."""
+    try:
+        while True:
+            pass
+    finally:
+        if stopped is not None:
+            stopped.set()
+
+
+def test_two_lanes_train_at_the_same_time() -> None:
+    """Each waits in its epoch for the other, and both get through."""
+    meeting = threading.Barrier(2)
+    tried = advance_all([Job(lane, Doing(lambda: meeting.wait(60)), 1, 60) for lane in (0, 1)])
+    assert [len(attempt.result()) for attempt in tried] == [1, 1]
+
+
+def test_one_lane_trains_one_array_after_the_other() -> None:
+    """In the order of the jobs, in this very thread."""
+    seen: list[tuple[int, threading.Thread]] = []
+    advance_all([Job(0, Doing(lambda n=n: seen.append((n, threading.current_thread()))), 1, 60) for n in (1, 2, 3)])
+    assert seen == [(n, threading.main_thread()) for n in (1, 2, 3)]
+
+
+def test_one_that_hangs_is_told_to_end_and_the_rest_of_its_lane_goes_on() -> None:
+    """The other lane is not touched."""
+    tried = advance_all([Job(0, Doing(spin), 1, 0.3), Job(1, Doing(int), 1, 60), Job(0, Doing(int), 1, 60)])
+    with pytest.raises(TrainerHangs, match="no epoch within 0 seconds"):
+        tried[0].result()
+    assert [len(attempt.result()) for attempt in tried[1:]] == [1, 1]
+
+
+def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can raise an error in what waits for a lock; what is behind it in its lane is to be tried again."""
+    monkeypatch.setattr(lanes, "LEAVE_SECONDS", 0.2)
+    never = threading.Event()
+    try:
+        tried = advance_all([Job(0, Doing(never.wait), 1, 0.3), Job(0, Doing(int), 1, 60), Job(1, Doing(int), 1, 60)])
+    finally:
+        never.set()
+        for thread in threading.enumerate():
+            if isinstance(thread, lanes._Lane):
+                thread.join(60)
+    for lost in tried[:2]:
+        with pytest.raises(TrainerHangs, match="left behind"):
+            lost.result()
+    assert len(tried[2].result()) == 1
+
+
+def test_what_interrupts_the_search_ends_the_lanes() -> None:
+    """No thread trains on when the program is asked to stop."""
+    stopped = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        advance_all([Job(0, Doing(lambda: spin(stopped)), 1, 600), Job(1, Doing(_thread.interrupt_main), 1, 600)])
+    assert stopped.is_set()
+    assert not any(isinstance(thread, lanes._Lane) and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_a_search_in_two_lanes_comes_to_the_same_ends(tmp_path: Path) -> None:
+    """Two shapes, explosions and refills; the trials are shared out evenly, and those of a shape are together in each lane."""
+    found = []
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        study, trainers, _ = scripted(tmp_path / str(count), definition(budget={"trials": 24, "epochs": 3}), 4, lanes=count)
+        found.append((ended(study), trainers))
+    assert found[0][0] == found[1][0]
+    assert max(max(trainer.widths) for trainer in found[0][1]) > 2 == max(max(trainer.widths) for trainer in found[1][1])
+
+
+def test_real_models_in_lanes_train_as_alone() -> None:
+    """To the bit, with as many cores each; and the number of cores is afterwards what it was."""
+    corpus, cores = load_corpus("synthetic", 30, 1), torch.get_num_threads()
+
+    def made(seed: int) -> FusedTrainer:
+        trainer = FusedTrainer(SHAPE, corpus, 2)
+        for slot in range(2):
+            trainer.load(slot, Hyperparameters(lr=3e-3, num_rules=2, seed=seed + slot))
+        return trainer
+
+    beside = [made(seed) for seed in (1, 3)]
+    for _ in range(2):
+        advance_all([Job(lane, trainer, 2, 600) for lane, trainer in enumerate(beside)])
+    assert torch.get_num_threads() == cores
+    torch.set_num_threads(max(1, cores // 2))
+    alone = [made(seed) for seed in (1, 3)]
+    for trainer in alone:
+        trainer.train_epoch()
+        trainer.train_epoch()
+    torch.set_num_threads(cores)
+    for one, other in zip(beside, alone, strict=True):
+        for slot in range(2):
+            assert all(torch.equal(a, b) for a, b in zip(one.snapshot(slot).rows, other.snapshot(slot).rows, strict=True))
+
+
+def test_a_gpu_has_one_lane_and_a_cpu_one_for_each_core() -> None:
+    """Four at most."""
+    assert lanes_of("cuda") == 1
+    assert lanes_of("cpu") == min(4, torch.get_num_threads())
