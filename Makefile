@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test soak locks bench pictures clean
+.PHONY: search test soak locks fuzz bench pictures constraints clean
 
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
@@ -12,7 +12,7 @@ test: .venv/tested .venv/browser  ## what CI runs, fastest first
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
 	$(BIN)/pytest tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
-	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_examples.py tests/test_readme.py
+	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_examples.py tests/test_deploy.py tests/test_readme.py
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
 	$(BIN)/python -m tests.kills --kills 50 --json
@@ -20,12 +20,19 @@ soak: .venv/tested  ## fifty kills at random moments, to the same end
 locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite file
 	$(BIN)/python -m tests.locks --minutes 60 --json
 
+fuzz: .venv/tested  ## ten thousand damaged files of each kind
+	$(BIN)/python -m tests.fuzz --inputs 10000 --json
+
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json
 
 pictures: .venv/installed .venv/browser  ## the README's picture, from the report of the newest quick study here
 	$(BIN)/tuner report quick -o runs/report.html
 	chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,1560 --screenshot=docs/report.png "file://$(CURDIR)/runs/report.html"
+
+constraints:  ## what the image installs, pinned anew
+	rm -rf .venv-image && $(PYTHON) -m venv .venv-image && .venv-image/bin/pip install --quiet '.[metrics,postgres,s3]'
+	.venv-image/bin/pip freeze --exclude tuner | sed 's/+cpu//' > deploy/constraints.txt && rm -rf .venv-image
 
 .venv/made:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'tuner needs Python 3.11 or later; name one with make PYTHON=...')"
@@ -37,7 +44,7 @@ pictures: .venv/installed .venv/browser  ## the README's picture, from the repor
 	touch $@
 
 .venv/tested: .venv/installed pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[dev,postgres,ray,s3,stories]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,metrics,postgres,ray,s3,stories]'
 	touch $@
 
 .venv/browser: .venv/made

@@ -4,7 +4,7 @@ ModelError
 |-- ConfigError       a shape or a hyperparameter that is out of range
 |-- DataError         a data file that is missing, empty or not of the form
 |-- CheckpointError   a file that is no checkpoint, or one that does not fit what was asked
-`-- DeviceError       a device that this machine does not have
+`-- DeviceError       a device that this machine does not have, or that has failed
 """
 
 
@@ -25,4 +25,4 @@ class CheckpointError(ModelError):
 
 
 class DeviceError(ModelError):
-    """A device that this machine does not have."""
+    """A device that this machine does not have, or that has failed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, v
 SOURCES = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
 WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
+MEMORY_SHARE = 1 / 20
+"""Sentences take some ten times the bytes of their lines; more of them than this share of the machine's memory are not read."""
 PARSED_STORIES = Path("runs/cache/stories")
 
 
@@ -68,6 +71,7 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
         raise DataError(f"there is no data file {path}; allowed: {SOURCES}")
     sentences: list[Sentence] = []
     seen: set[str] = set()
+    room = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     try:
         for number, raw in _lines(path):
             sentence = _parse_line(path, number, raw)
@@ -75,6 +79,9 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
                 continue
             seen.add(sentence.story_id)
             sentences.append(sentence)
+            room -= len(raw)
+            if room < 0:
+                raise DataError(f"{path} has more sentences than this machine has memory for (line {number}); name --num-stories N")
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not sentences:

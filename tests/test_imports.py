@@ -12,6 +12,7 @@ ALONE = {
     "optuna_dashboard": ("tuner/dashboard.py", "tuner/publish.py"),
     "matplotlib": "tuner/pictures.py",
     "boto3": "tuner/artifacts.py",
+    "prometheus_client": "tuner/metrics.py",
 }
 MODEL = """
 errors files config stories extraction hub sources vocabulary layout alignment corpus description
@@ -19,11 +20,11 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 probe trainer checkpoint inference
 """
 TUNER = """
-errors intervals verdict judges pruning definition budget storage tables buffer study climb warm seam single trainers width forecast
-failures lanes artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
-endings choice summary inspection search progress
+errors options health intervals verdict judges pruning definition budget storage tables buffer study climb warm seam single trainers
+width forecast failures lanes artifacts snapshots slots ownership intake bench diagnosis faults comparison winner confirm observer
+endings choice summary inspection search progress events metrics
 views charts pictures report publish watch gate dashboard doctor
-training crew ray_engine job options cli_model cli_study cli_view cli __main__
+training crew ray_engine job cli_model cli_study cli_view cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

@@ -118,6 +118,11 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         known = {trial_id: self._seen[self._own[trial_id]].trials[trial_id].user_attrs.get(self.fence) for trial_id in ids}
         return Fence(self.fence, {trial_id: value for trial_id, value in known.items() if value is not None})
 
+    @property
+    def waiting(self) -> int:
+        """How many rows the next `flush` would write."""
+        return len(self._queue)
+
     def begun(self, study_id: int) -> int:
         """How many trials of a study run or have ended, as it is now."""
         return self.patience(count_begun, self.backend, study_id)

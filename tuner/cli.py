@@ -15,7 +15,7 @@ from rich.console import Console
 from model.errors import ModelError
 from tuner.cli_model import data, evaluate, generate, parse, train
 from tuner.cli_study import best, confirm, enqueue, stop, worker
-from tuner.cli_view import dashboard, doctor, report, status
+from tuner.cli_view import dashboard, doctor, health, report, status
 from tuner.errors import TunerError
 from tuner.options import (
     artifacts_option,
@@ -73,6 +73,9 @@ def cli() -> None:
 @click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
 @click.option("-q", "words", flag_value=-1, type=int, help="Say only what goes wrong.")
 @click.option("-v", "words", flag_value=1, type=int, help="Say a line for each epoch too.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What is said on stderr.")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve figures for Prometheus; 0 takes any free port.")
+@click.option("--metrics-host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address to serve them on.")
 @click.option("--dry-run", is_flag=True, help="Say what the search would cost, and begin nothing.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
@@ -92,6 +95,9 @@ def search(
     on_end: str | None,
     warm_start: str | None,
     words: int | None,
+    log_format: str,
+    metrics_port: int | None,
+    metrics_host: str,
     dry_run: bool,
     fresh: bool,
     as_json: bool,
@@ -104,6 +110,7 @@ def search(
     import optuna
 
     from tuner.definition import load_definition
+    from tuner.events import json_console
     from tuner.job import SearchRequest, run_search
     from tuner.job import dry_run as forecast
 
@@ -138,8 +145,10 @@ def search(
         keep=keep,
         artifacts=artifacts,
         words=words or 0,
+        events=sys.stderr if log_format == "json" else None,
+        metrics=None if metrics_port is None else (metrics_host, metrics_port),
     )
-    console = Console(stderr=True)
+    console = Console(stderr=True) if log_format == "text" else json_console(sys.stderr)
     report = forecast(request, console) if dry_run else run_search(request, console)
     if on_end is not None and not dry_run:
         _run_at_end(on_end, report.summary["study"])
@@ -174,7 +183,7 @@ def diagnose(subject: str, storage: str, device: str, as_json: bool) -> None:
     show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["nothing was found to be wrong"])
 
 
-for command in (best, confirm, status, dashboard, report, doctor, worker, stop, enqueue, train, evaluate, parse, generate, data):
+for command in (best, confirm, status, dashboard, report, doctor, health, worker, stop, enqueue, train, evaluate, parse, generate, data):
     cli.add_command(command)
 
 

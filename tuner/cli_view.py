@@ -119,3 +119,25 @@ def doctor(storage: str, as_json: bool) -> None:
     show(as_json, {"checks": [check.as_dict() for check in checks]}, lines)
     if any(check.state == "bad" for check in checks):
         raise SystemExit(1)
+
+
+@click.command()
+@click.option(
+    "--pulse", type=click.Path(path_type=Path), envvar="TUNER_PULSE", metavar="FILE", help="What the search writes after each epoch."
+)
+@json_option
+def health(pulse: Path | None, as_json: bool) -> None:
+    """Says whether a search of this container makes progress; status 1 if it hangs.
+
+    Example: TUNER_PULSE=/dev/shm/tuner tuner health
+    """
+    import time
+
+    from tuner.health import health as examined
+
+    if pulse is None:
+        raise click.UsageError("nothing says where the search writes its pulse: set TUNER_PULSE for both, or name it with --pulse")
+    found = examined(pulse, time.time())
+    show(as_json, {"well": found.well, "reason": found.reason}, [found.reason])
+    if not found.well:
+        raise SystemExit(1)

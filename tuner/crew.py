@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 
 class Crew:
     """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are too.
 
+    A worker that ends otherwise than it should is told of: its trials go to the others.
+
     Args:
         width: how many trials each trains at once.
         storage: goes to them through the environment, for it may hold a password, and command lines are for all to see.
+        tell: is told.
     """
 
-    def __init__(self, study: str, storage: str, artifacts: str, devices: tuple[str, ...], width: int) -> None:
+    def __init__(self, study: str, storage: str, artifacts: str, devices: tuple[str, ...], width: int, tell: Callable[[str], None]) -> None:
         self._study, self._devices, self._width = study, devices, width
         threads = max(1, (os.cpu_count() or 1) // (1 + len(devices)))
         shared = {"OMP_NUM_THREADS": str(threads)} if devices else {}
         self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
         self._workers: list[subprocess.Popen[bytes]] = []
+        self._tell = tell
 
     def __enter__(self) -> Crew:
         try:
@@ -43,8 +48,9 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._end()
-        for worker in self._workers:
-            worker.wait()
+        for worker, device in zip(self._workers, self._devices, strict=False):
+            if worker.wait() and kind is None:
+                self._tell(f"the worker on {device} ended with status {worker.returncode}; its trials went to the others")
 
     def _end(self) -> None:
         for worker in self._workers:

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+import torch
+
+from model.errors import DeviceError
 from tuner.seam import Record, Scored, Trainer
 
 
@@ -47,12 +50,16 @@ def advance(trainer: Trainer, slots: int, seconds: float) -> list[Outcome]:
 
     Raises:
         MemoryError: the device has no room for it.
+        DeviceError: the device has failed; no trial is to blame.
         TrainerHangs: it took longer.
         TrainerNonsense: there is not one result for each slot.
         Exception: whatever else the trainer raises.
     """
-    with watched(seconds):
-        records, scores = trainer.train_epoch(), trainer.evaluate()
+    try:
+        with watched(seconds):
+            records, scores = trainer.train_epoch(), trainer.evaluate()
+    except torch.AcceleratorError as error:
+        raise DeviceError(f"the device has failed: {error}") from error
     if len(records) != slots or len(scores) != slots:
         raise TrainerNonsense(f"the trainer returned {len(records)} records and {len(scores)} evaluations for {slots} slots")
     return [Outcome(record, scored, fault(record, scored)) for record, scored in zip(records, scores, strict=True)]

@@ -15,8 +15,8 @@ from tuner.seam import TrainerFactory
 from tuner.width import STEPS
 
 
-def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int) -> dict[str, Any]:
-    """Trials, epochs and seconds if nothing is stopped, and the memory that the largest shape takes.
+def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True) -> dict[str, Any]:
+    """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
     The longest batches of an epoch are timed, so it will rather be less.
     """
@@ -29,9 +29,19 @@ def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: i
         "width": width,
         "epochs_at_most": epochs,
         "seconds_at_most": round(epochs * mean),
+        "confirmation": _confirmation(definition, shapes) if confirm else None,
         "shapes": shapes,
         "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
     }
+
+
+def _confirmation(definition: StudyDefinition, shapes: list[dict[str, Any]]) -> dict[str, int]:
+    """The runs that confirm the best, in the dearest shape at most, and the baselines in theirs."""
+    seconds = {tuple(shape[name] for name in SHAPE_NAMES): shape["seconds_a_trial_epoch"] for shape in shapes}
+    own = [_named(definition.settings(definition.point(baseline), 0)[0]) for baseline in definition.baselines]
+    taken = [max(seconds.values())] * definition.confirm.top + [seconds[tuple(shape[name] for name in SHAPE_NAMES)] for shape in own]
+    runs, epochs = len(taken) * definition.confirm.seeds, definition.budget.epochs
+    return {"runs": runs, "epochs": runs * epochs, "seconds_at_most": round(definition.confirm.seeds * epochs * sum(taken))}
 
 
 def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
@@ -65,12 +75,20 @@ def _memory() -> int:
 
 def told(found: dict[str, Any]) -> list[str]:
     """The forecast in words."""
-    hours, rest = divmod(found["seconds_at_most"], 3600)
+    after = found["confirmation"]
     lines = [
         f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once",
-        f"at most {hours} h {rest // 60} min; memory {found['memory_bytes'] / 2**30:.1f} GiB",
+        f"at most {_time(found['seconds_at_most'])}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
     ]
+    if after is not None:
+        beside = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"
+        lines.append(f"{beside}: at most {_time(after['seconds_at_most'])}")
     for shape in found["shapes"]:
         settings = ", ".join(f"{name} {value}" for name, value in shape.items() if name in SHAPE_NAMES)
         lines.append(f"  {settings}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial")
     return lines
+
+
+def _time(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours} h {rest // 60} min"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import optuna
 import torch
@@ -20,15 +20,19 @@ from rich.console import Console
 from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
+from model.errors import DeviceError
 from model.trainer import find_device
 from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.crew import Crew
 from tuner.definition import StudyDefinition
+from tuner.events import JsonEvents
 from tuner.forecast import forecast, told
+from tuner.health import Pulse
 from tuner.lanes import lanes_of
-from tuner.observer import Observer, Several
+from tuner.metrics import Metrics, MetricsServer
+from tuner.observer import Beating, Observer, Several
 from tuner.progress import BarProgress, LiveProgress, PlainProgress, QuietProgress, WordyProgress
 from tuner.ray_engine import run_with_ray
 from tuner.seam import Trainer
@@ -74,6 +78,10 @@ class SearchRequest:
 
     words: int = 0
     """How much is said: -1 only what goes wrong, 1 a line for each epoch too."""
+    events: TextIO | None = None
+    """Where it is said as lines of JSON; None: on the console, in words."""
+    metrics: tuple[str, int] | None = None
+    """The host and port on which Prometheus finds figures; None: nowhere."""
 
     @property
     def place(self) -> str:
@@ -90,14 +98,29 @@ class Report:
 
 
 @contextlib.contextmanager
-def _progress(console: Console, words: int = 0) -> Iterator[Observer]:
-    if words:
+def _progress(console: Console, study: str, words: int = 0, events: TextIO | None = None) -> Iterator[Observer]:
+    if events is not None:
+        yield JsonEvents(study, events, words)
+    elif words:
         yield (WordyProgress if words > 0 else QuietProgress)(console)
     elif console.is_terminal:
         with LiveProgress(console) as live:
             yield live
     else:
         yield PlainProgress(console)
+
+
+@contextlib.contextmanager
+def _watching(request: SearchRequest, study: str, device: str, console: Console) -> Iterator[list[Observer]]:
+    """Those that look on: who shows the search, who tells whether it is alive, and who serves its figures."""
+    with contextlib.ExitStack() as opened:
+        observers = [opened.enter_context(_progress(console, study, request.words, request.events)), *map(Beating, Pulse.asked_for())]
+        if request.metrics is not None:
+            metrics = Metrics(study, device)
+            server = opened.enter_context(MetricsServer(metrics, *request.metrics))
+            _plainly(console)(f"figures for Prometheus: http://{request.metrics[0]}:{server.port}/metrics")
+            observers.append(metrics)
+        yield observers
 
 
 def _folder(base: Path, storage: str, study: str) -> Path:
@@ -152,7 +175,14 @@ class _Prepared:
         """Trains the leaders and the baselines again and scores them on the test split."""
         with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
             runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
-            return confirm(self.study, self.definition, runs, self.make_trainer, width, bar, _plainly(console))
+            pulses = Pulse.asked_for()
+
+            def went_on(done: int, total: int) -> None:
+                bar(done, total)
+                for pulse in pulses:
+                    pulse.beat()
+
+            return confirm(self.study, self.definition, runs, self.make_trainer, width, went_on, _plainly(console))
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
@@ -212,10 +242,15 @@ def run_search(request: SearchRequest, console: Console) -> Report:
     with prepared.publisher(_plainly(console)) as publisher:
         if request.ray is None:
             with (
-                Crew(study.study_name, request.storage, request.place, request.others, width),
-                _progress(console, request.words) as observer,
+                Crew(study.study_name, request.storage, request.place, request.others, width, _plainly(console)),
+                _watching(request, study.study_name, str(prepared.device), console) as observers,
             ):
-                prepared.search(width, Several(observer, publisher))
+                try:
+                    prepared.search(width, Several(*observers, publisher))
+                except DeviceError as error:
+                    if not request.others:
+                        raise
+                    _plainly(console)(f"{prepared.device} is left out: {error}; its trials go to the others")
         else:
             _search_with_ray(request, study, width, _Counts(study, console, publisher.offer))
         if request.confirm and not complete(study, prepared.definition):
@@ -242,7 +277,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
     width = request.width or fitting(device.type, make_trainer, definition).width
-    found = forecast(make_trainer, definition, width)
+    found = forecast(make_trainer, definition, width, request.confirm)
     return Report(found, told(found))
 
 
@@ -258,8 +293,8 @@ def run_worker(
         StudyError: there is no such study, or the data are not those it was begun on.
     """
     prepared = _again(name, storage_url, device, width, console, artifacts, base)
-    with _progress(console) as observer:
-        prepared.search(prepared.width(console), observer)
+    with _progress(console, prepared.study.study_name) as observer:
+        prepared.search(prepared.width(console), Several(observer, *map(Beating, Pulse.asked_for())))
 
 
 def run_confirm(

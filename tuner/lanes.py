@@ -1,7 +1,7 @@
-"""Arrays that train at the same time: on a CPU small models do not keep two cores busy with one product, so each core has a lane of arrays.
+"""Arrays that train at the same time: on a CPU small models do not keep two cores busy with one product, so each core has a lane.
 
-A lane trains its arrays one after the other, beside the other lanes. A lane alone has all cores. What an array comes to depends on which
-trials it holds and not on when it trains, so whichever lane is faster decides nothing.
+Lanes say which trials are together in an array: that, and how many cores an array has, is all that its numbers depend on. So when a core
+is free it takes the longest of the arrays that wait, of whichever lane, and decides nothing by it. A lane alone has all cores.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import threading
 import time
-from collections import defaultdict
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,19 +20,20 @@ from tuner.failures import Outcome, TrainerHangs, advance
 from tuner.seam import Trainer
 
 LEAVE_SECONDS = 5.0
-"""So long a lane has to end when it is told to; then it is left behind."""
+"""So long a thread has to end when it is told to; then it is left behind."""
 MOST = 4
 """More lanes than that wait for each other: between two products each needs the interpreter."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An epoch of an array: in which lane, its slots, and how many seconds it may take."""
+    """An epoch of an array: in which lane, its slots, how many seconds it may take, and how many it took before."""
 
     lane: int
     trainer: Trainer
     slots: int
     seconds: float
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,72 +68,71 @@ def attempt(job: Job) -> Attempt:
 
 
 def advance_all(jobs: Sequence[Job]) -> list[Attempt]:
-    """One epoch of each array, lane beside lane; in the order of the jobs. What interrupts it ends the lanes."""
-    by_lane: dict[int, list[Job]] = defaultdict(list)
-    for job in jobs:
-        by_lane[job.lane].append(job)
-    if len(by_lane) < 2:
+    """One epoch of each array, as many at once as there are lanes among them; in the order of the jobs. What interrupts it ends all."""
+    lanes = len({job.lane for job in jobs})
+    if lanes < 2:
         return [attempt(job) for job in jobs]
-    cores = torch.get_num_threads()
-    lanes = [_Lane(own, max(1, cores // len(by_lane))) for own in by_lane.values()]
+    cores, tried = torch.get_num_threads(), dict[int, Attempt]()
+    waiting = deque(sorted(range(len(jobs)), key=lambda number: -jobs[number].expected))
+    threads = [_Thread(jobs, waiting, tried, max(1, cores // lanes)) for _ in range(lanes)]
     try:
-        for lane in lanes:
-            lane.start()
-        found = {id(job): tried for lane in lanes for job, tried in zip(lane.jobs, lane.wait(), strict=True)}
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.wait()
     except BaseException:
-        for lane in lanes:
-            lane.tell(_Over)
-        for lane in lanes:
-            lane.leave(_Over)
+        for thread in threads:
+            thread.tell(_Over)
+        for thread in threads:
+            thread.leave(_Over)
         raise
     finally:
-        torch.set_num_threads(cores)  # a lane's number is also that of threads to come
-    return [found[id(job)] for job in jobs]
+        torch.set_num_threads(cores)  # a thread's number is also that of threads to come
+    lost = TrainerHangs("it did not come back from its epoch")
+    return [tried.get(number, Attempt(None, lost, job.seconds)) for number, job in enumerate(jobs)]
 
 
 class _Over(BaseException):
     """The search is interrupted."""
 
 
-class _Lane(threading.Thread):
-    """One epoch of some arrays, one after the other."""
+class _Thread(threading.Thread):
+    """Takes one waiting job after the other."""
 
-    def __init__(self, jobs: Sequence[Job], threads: int) -> None:
+    def __init__(self, jobs: Sequence[Job], waiting: deque[int], tried: dict[int, Attempt], cores: int) -> None:
         super().__init__(daemon=True)
-        self.jobs, self._threads = jobs, threads
-        self._tried: list[Attempt] = []
-        self._began = time.monotonic()
+        self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, cores
+        self._now: tuple[int, float] | None = None  # which job, and since when
 
     def run(self) -> None:
-        with contextlib.suppress(_Over):
-            torch.set_num_threads(self._threads)
-            for job in self.jobs:
-                self._began = time.monotonic()
-                self._tried.append(attempt(job))
+        with contextlib.suppress(_Over, TrainerHangs, IndexError):
+            torch.set_num_threads(self._cores)
+            while True:
+                number = self._waiting.popleft()
+                self._now = number, time.monotonic()
+                self._tried[number] = attempt(self._jobs[number])
 
-    def wait(self) -> list[Attempt]:
-        """What came of them. One that takes too long is told to end; where it does not, its lane is left behind and the rest is lost."""
-        while self.is_alive() and len(self._tried) < len(self.jobs):
-            job, count = self.jobs[len(self._tried)], len(self._tried)
-            left = self._began + job.seconds - time.monotonic()
+    def wait(self) -> None:
+        """Until no job waits. One that takes too long is told to end; where it does not, it is left behind with its thread."""
+        while self.is_alive():
+            now = self._now
+            left = 1.0 if now is None else now[1] + self._jobs[now[0]].seconds - time.monotonic()
             if left > 0:
                 self.join(min(left, 1.0))
-            elif len(self._tried) == count and not self.leave(TrainerHangs, count):
-                break
-        lost = TrainerHangs("it did not come back from its epoch, and its lane was left behind")
-        return [*self._tried, *(Attempt(None, lost, job.seconds) for job in self.jobs[len(self._tried) :])]
+            elif now is not None and not self.leave(TrainerHangs, now[0]):
+                return
 
     def tell(self, error: type[BaseException]) -> None:
-        """Raises an error in the lane as soon as it is back from what it has called."""
+        """Raises an error in the thread as soon as it is back from what it has called."""
         if self.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(error))
 
-    def leave(self, error: type[BaseException], tried: int | None = None) -> bool:
-        """Tells it and waits a little; whether the lane has ended, or has tried more than so many."""
+    def leave(self, error: type[BaseException], job: int | None = None) -> bool:
+        """Tells it and waits a little; whether the thread, or the job if one is named, has ended."""
         deadline = time.monotonic() + LEAVE_SECONDS
         while self.is_alive() and self.ident is not None and time.monotonic() < deadline:
             self.tell(error)  # once may not be enough: what is raised in a callback of C++ or in a finaliser goes no further
             self.join(LEAVE_SECONDS / 20)
-            if tried is not None and len(self._tried) > tried:
+            if job in self._tried:
                 return True
         return not self.is_alive()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import optuna
 
 from tuner.definition import StudyDefinition
+from tuner.health import Pulse
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -24,6 +26,18 @@ class Watched(Protocol):
     @property
     def begun(self) -> int:
         """How many trials of the study run or have ended."""
+
+    @property
+    def width(self) -> int:
+        """How many trials may train at once."""
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """The seconds of this run, by what they were spent on."""
+
+    @property
+    def waiting_writes(self) -> int:
+        """How many rows the storage has not written yet."""
 
 
 class Observer:
@@ -67,3 +81,14 @@ class Several(Observer):
         """Something happened that the user should know of."""
         for one in self._observers:
             one.noticed(what)
+
+
+class Beating(Observer):
+    """Tells whoever watches the process that the search goes forward (see `health`)."""
+
+    def __init__(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+
+    def epoch(self, search: Watched) -> None:  # noqa: ARG002  that it came so far is all
+        """An epoch has ended."""
+        self._pulse.beat()

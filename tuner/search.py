@@ -22,6 +22,7 @@ from optuna.artifacts._protocol import ArtifactStore
 from optuna.trial import Trial
 
 from model.config import ModelShape
+from model.errors import DeviceError
 from tuner.artifacts import Artifacts
 from tuner.bench import Bench
 from tuner.budget import Allowance, Ledger
@@ -96,13 +97,18 @@ class Search:
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
-        self._slowest: dict[ModelShape, float] = {}
+        self._slowest: dict[Place, float] = {}
         self._epoch = 0
 
     @property
     def running(self) -> list[Running]:
         """The trials in slots, by number."""
         return sorted((r for array in self.arrays.values() for r in array.slots), key=lambda r: r.number)
+
+    @property
+    def waiting_writes(self) -> int:
+        """How many rows the storage has not written yet."""
+        return self.storage.waiting
 
     @property
     def begun(self) -> int:
@@ -113,6 +119,7 @@ class Search:
         """Searches until the budget is used up; a killed search is continued by running it again.
 
         Raises:
+            DeviceError: the device has failed.
             SnapshotError: the folder of snapshots cannot be written.
         """
         self._seat = Seat(self.snapshots, self._artifacts)
@@ -240,7 +247,7 @@ class Search:
         """Holds the search as it is now, to go on from."""
         started = self._clock()
         arrays = tuple(array.states() for array in self.arrays.values())
-        past, spent = tuple(sorted(self._past.over)), self._ledger.total(self._spent())
+        past, spent = tuple(sorted(self._past.over)), self._ledger.total(self.spent)
         width = self.width, self.asked
         lanes = tuple(place.lane for place in self.arrays)
         self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width, lanes)
@@ -253,7 +260,7 @@ class Search:
             self._keeper.close()
         finally:
             self.storage.mark_own(OWNER, gone(self._seat.number))
-            self._ledger.note(self._spent())
+            self._ledger.note(self.spent)
 
     # ---- an epoch
 
@@ -262,7 +269,7 @@ class Search:
         points: list[tuple[Running, dict[str, Any]]] = []
         for (place, array), tried in zip(list(self.arrays.items()), self._attempts(), strict=True):
             outcomes = self._outcomes(place, array, tried)
-            self._slowest[place.shape] = max(tried.seconds, self._slowest.get(place.shape, 0.0))
+            self._slowest[place] = max(tried.seconds, self._slowest.get(place, 0.0))
             for running, outcome in zip(array.slots, outcomes, strict=True):
                 running.error = outcome.error
                 if outcome.error is None and outcome.record is not None and outcome.scored is not None:
@@ -300,8 +307,8 @@ class Search:
         return found
 
     def _job(self, place: Place, array: Array) -> Job:
-        slowest = self._slowest.get(place.shape, 0.0)
-        return Job(place.lane, array.trainer, len(array.slots), max(self._watch, WATCH_TIMES * slowest))
+        slowest = self._slowest.get(place, 0.0)
+        return Job(place.lane, array.trainer, len(array.slots), max(self._watch, WATCH_TIMES * slowest), slowest)
 
     def _outcomes(self, place: Place, array: Array, tried: Attempt) -> list[Outcome]:
         """What came of an array's epoch; where it had no room, of as many of its trials as have."""
@@ -312,6 +319,8 @@ class Search:
                 if not self._make_room(place, array, error):
                     break
                 tried = attempt(self._job(place, array))
+            except DeviceError:
+                raise  # no trial is to blame: they go on elsewhere, or when the device is back
             except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
                 if len(array.slots) > 1:
                     told = Outcome.failed(error).error
@@ -372,7 +381,8 @@ class Search:
             self._endings.store(running, verdict, save)
         self.seconds["storing"] += self._clock() - started
 
-    def _spent(self) -> dict[str, float]:
+    @property
+    def spent(self) -> dict[str, float]:
         """The seconds of this run, by what they were spent on."""
         return {**self.seconds, "total": self._allowance.seconds, "gpu": self._allowance.gpu_seconds}
 

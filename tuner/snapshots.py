@@ -102,7 +102,7 @@ def read_state(path: Path) -> SearchState:
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise SnapshotError(f"the snapshot {path} is of version {header['version']}, this program reads {VERSION}")
         return _state(header, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OSError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError, RecursionError) as error:
         raise SnapshotError(f"the snapshot {path} cannot be read ({type(error).__name__}: {error})") from error
 
 

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, Engine, make_url
 from tuner.errors import StorageError
 
 DEFAULT_URL = "sqlite:///runs/tuner.db"
+PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
 SCHEMA_VERSION = 1
 LOCK = 0x74756E65
 BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE, AGAIN_SECONDS = 60, 5, 900.0, 2.0, 60.0
@@ -60,7 +61,7 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
             arguments["connect_args"] = {"timeout": BUSY_SECONDS}
         elif parsed.get_backend_name() == "postgresql":
             arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
-        storage = RDBStorage(url, engine_kwargs=arguments)
+        storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=arguments)
         if parsed.get_backend_name() == "sqlite":
             event.listen(storage.engine, "connect", _tune_sqlite)
             storage.engine.dispose()  # connections opened before are opened anew, tuned
@@ -73,8 +74,14 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
 
 
 def _parsed(url: str) -> URL:
+    """The URL, with the password that a file holds where it has none itself: command lines and environments are for others to see."""
     try:
-        return make_url(url)
+        parsed, name = make_url(url), os.environ.get(PASSWORD_FILE)
+        if parsed.get_backend_name() != "sqlite" and parsed.password is None and name:
+            parsed = parsed.set(password=Path(name).read_text().strip())
+        return parsed
+    except OSError as error:
+        raise StorageError(f"{PASSWORD_FILE} names {name}, which cannot be read ({error.strerror})") from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
         raise StorageError(
             "the storage URL cannot be read; allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"

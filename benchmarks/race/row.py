@@ -18,15 +18,22 @@ import psutil
 import tomli_w
 import torch
 
-from benchmarks.race.task import EVENTS, Task
+from benchmarks.race.task import EVENTS, Task, without_start
 from model.checkpoint import load_checkpoint
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.summary import summarise
 
-OURS, UNFUSED, PEERS = "tuner", "tuner without fusing", ("optuna-tpe", "optuna-median", "optuna-hyperband", "random", "look-once")
+OURS, UNFUSED, EMPTY, PEERS = (
+    "tuner",
+    "tuner without fusing",
+    "tuner without refill",
+    ("optuna-tpe", "optuna-median", "optuna-hyperband", "random", "look-once"),
+)
 ABLATIONS: dict[str, dict[str, Any]] = {
     UNFUSED: {},
+    EMPTY: {},
+    "tuner without a cheap start": {"search": without_start()},
     "tuner without stopping": {"pruning": {}},
     "tuner without baselines": {"baselines": []},
 }
@@ -39,7 +46,8 @@ def commands(searcher: str, task: Task) -> list[list[str]]:
     path, python = f"{task.folder}/task.json", sys.executable
     if searcher.startswith(OURS):
         width = ["--width", "1", "--workers", "2"] if searcher == UNFUSED else []
-        return [[python, "-m", "tuner", "search", f"{task.folder}/race.toml", "--no-confirm", *width]]
+        program = "benchmarks.race.without_refill" if searcher == EMPTY else "tuner"
+        return [[python, "-m", program, "search", f"{task.folder}/race.toml", "--no-confirm", *width]]
     if searcher in PEERS:
         return [[python, "-m", "benchmarks.race.optuna_peers", searcher, path, str(number)] for number in range(2)]
     return [[python, "-m", f"benchmarks.race.{searcher.partition('-')[0]}_peer", path]]

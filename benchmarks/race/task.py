@@ -21,6 +21,12 @@ REDUCTION = 3
 """What a rung keeps one of, for all who halve."""
 
 
+def without_start() -> dict[str, Any]:
+    """The space of `quick` without what its first trials take."""
+    space = tomllib.loads(studies.read("quick").decode())["search"]
+    return {name: {key: value for key, value in own.items() if key != "start"} for name, own in space.items()}
+
+
 @dataclass(frozen=True)
 class Task:
     """One searcher's run: `epochs` of a full trial, `minutes` of wall time, a folder of its own."""

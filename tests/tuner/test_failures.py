@@ -254,3 +254,11 @@ def test_a_forecast_says_what_a_search_would_cost_at_most() -> None:
     assert [shape["hidden_dim"] for shape in found["shapes"]] == [16, 32]
     assert found["memory_bytes"] > 0
     assert told(found)[0] == "8 trials, 24 epochs if none is stopped, 4 at once"
+
+
+def test_a_forecast_counts_what_confirms_the_best() -> None:
+    """The best three with two seeds each, and one baseline, of three epochs."""
+    notes = [{"name": "notes", "lr": 1e-3, "hidden_dim": 16}]
+    found = forecast(ScriptedTrainer, plain(budget={"trials": 8, "epochs": 3}, baselines=notes, confirm={"top": 3, "seeds": 2}), 4)
+    assert found["confirmation"] == {"runs": 8, "epochs": 24, "seconds_at_most": 24 * 10 // 4}
+    assert told(found)[2] == "then 8 runs, 24 epochs, to confirm the best beside the baselines: at most 0 h 1 min"

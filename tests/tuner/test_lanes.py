@@ -58,8 +58,19 @@ def test_one_lane_trains_one_array_after_the_other() -> None:
     assert seen == [(n, threading.main_thread()) for n in (1, 2, 3)]
 
 
-def test_one_that_hangs_is_told_to_end_and_the_rest_of_its_lane_goes_on() -> None:
-    """The other lane is not touched."""
+def test_the_longest_is_begun_first_whatever_its_lane() -> None:
+    """Both threads are at the long ones before the short one is begun; the results stand in the order of the jobs."""
+    meeting, began = threading.Barrier(2), list[int]()
+
+    def doing(number: int) -> Doing:
+        return Doing(lambda: (began.append(number), meeting.wait(60) if number else None))
+
+    advance_all([Job(0, doing(0), 1, 60, expected=1.0), Job(0, doing(1), 1, 60, expected=5.0), Job(1, doing(2), 1, 60, expected=3.0)])
+    assert (set(began[:2]), began[2]) == ({1, 2}, 0)
+
+
+def test_one_that_hangs_is_told_to_end_and_the_rest_goes_on() -> None:
+    """The others are not touched."""
     tried = advance_all([Job(0, Doing(spin), 1, 0.3), Job(1, Doing(int), 1, 60), Job(0, Doing(int), 1, 60)])
     with pytest.raises(TrainerHangs, match="no epoch within 0 seconds"):
         tried[0].result()
@@ -67,7 +78,7 @@ def test_one_that_hangs_is_told_to_end_and_the_rest_of_its_lane_goes_on() -> Non
 
 
 def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can raise an error in what waits for a lock; what is behind it in its lane is to be tried again."""
+    """Nothing can raise an error in what waits for a lock; another thread does what else there is."""
     monkeypatch.setattr(lanes, "LEAVE_SECONDS", 0.2)
     never = threading.Event()
     try:
@@ -75,12 +86,11 @@ def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPa
     finally:
         never.set()
         for thread in threading.enumerate():
-            if isinstance(thread, lanes._Lane):
+            if isinstance(thread, lanes._Thread):
                 thread.join(60)
-    for lost in tried[:2]:
-        with pytest.raises(TrainerHangs, match="left behind"):
-            lost.result()
-    assert len(tried[2].result()) == 1
+    with pytest.raises(TrainerHangs, match="did not come back"):
+        tried[0].result()
+    assert [len(attempt.result()) for attempt in tried[1:]] == [1, 1]
 
 
 def test_what_interrupts_the_search_ends_the_lanes() -> None:
@@ -89,7 +99,7 @@ def test_what_interrupts_the_search_ends_the_lanes() -> None:
     with pytest.raises(KeyboardInterrupt):
         advance_all([Job(0, Doing(lambda: spin(stopped)), 1, 600), Job(1, Doing(_thread.interrupt_main), 1, 600)])
     assert stopped.is_set()
-    assert not any(isinstance(thread, lanes._Lane) and thread.is_alive() for thread in threading.enumerate())
+    assert not any(isinstance(thread, lanes._Thread) and thread.is_alive() for thread in threading.enumerate())
 
 
 def test_a_search_in_two_lanes_comes_to_the_same_ends(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.kills import COUNTING, outcome, search, started
 from tests.postgres import PASSWORD, Server, binaries
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
-from tuner.storage import Patience, open_storage
+from tuner.storage import Patience, open_storage, shown
 from tuner.tables import CurveTable
 
 names = (f"db{number}" for number in itertools.count())
@@ -55,6 +55,26 @@ def test_a_wrong_password_is_told_of_and_not_shown(server: Server) -> None:
         open_storage(server.url("postgres", "wrong secret"))
     assert "wrong secret" not in str(caught.value)
     assert PASSWORD not in str(caught.value)
+
+
+def test_the_password_comes_from_a_file_that_the_environment_names(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the URL has none; it is never shown. A file that is not there is told of by its name."""
+    url = re.sub(r":[^:@/]+@", "@", server.create(next(names)))
+    assert "//tuner@127.0.0.1:" in url
+    with pytest.raises(StorageError):
+        open_storage(url)
+    secret = tmp_path / "secret"
+    secret.write_text(PASSWORD + "\n")
+    monkeypatch.setenv("TUNER_STORAGE_PASSWORD_FILE", str(secret))
+    assert open_storage(url).get_all_studies() == []
+    assert PASSWORD not in shown(url)
+    secret.write_text("another")
+    with pytest.raises(StorageError) as caught:
+        open_storage(url)
+    assert "another" not in str(caught.value)
+    secret.unlink()
+    with pytest.raises(StorageError, match=r"TUNER_STORAGE_PASSWORD_FILE names .*secret, which cannot be read"):
+        open_storage(url)
 
 
 def test_a_server_that_dies_is_waited_for_and_nothing_is_lost(server: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import signal
 import subprocess
@@ -12,12 +14,17 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
+from model.errors import DeviceError
+from model.trainer import EpochRecord
 from tests.kills import COUNTING
-from tuner.definition import load_definition
+from tuner import job
+from tuner.definition import load_definition, validated
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
+from tuner.training import SavingTrainer
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
 SEARCH = ("search", "quick", "--num-stories", "30", "--no-confirm", "--width", "2")
@@ -55,7 +62,7 @@ def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
     assert all(t.state.is_finished() for t in trials)
     assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 2
     assert all(len(t.intermediate_values) == t.user_attrs["epochs_run"] for t in trials)
-    drawn = Counter(t.params["lr"] for t in trials if "baseline" not in t.user_attrs and "suggested" not in t.user_attrs)
+    drawn = Counter(str(t.params) for t in trials if "baseline" not in t.user_attrs and "suggested" not in t.user_attrs)
     assert set(drawn.values()) == {1}
 
 
@@ -125,6 +132,34 @@ def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (tmp_path / "ended").read_text() == "quick@synthetic-30"
     assert "ended with status 3" in done.stderr
+
+
+def test_a_device_that_fails_is_left_out_and_its_trials_go_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken in the third epoch of the process that began the search: the other worker ends all trials, those that were running too."""
+    monkeypatch.chdir(tmp_path)
+    advanced = []
+
+    class Breaking(SavingTrainer):
+        def train_epoch(self) -> list[EpochRecord | None]:
+            advanced.append(1)
+            if len(advanced) > 2:
+                raise DeviceError("the device has failed: unspecified launch failure")
+            return super().train_epoch()
+
+    monkeypatch.setattr(job, "find_trainer", lambda name: Breaking)
+    content = {"data": {"source": "synthetic", "stories": 30, "seed": 1}, "budget": {"trials": 6, "epochs": 3}, "pruning": {}}
+    made = validated({"name": "broken", "search": {"lr": {"low": 1e-3, "high": 4e-3}}, "fixed": {"hidden_dim": 16}, **content}, "the test")
+    base = job.SearchRequest(made, f"sqlite:///{tmp_path}/runs/tuner.db", 2, "cpu", None, False, confirm=False)
+    said = io.StringIO()
+    with pytest.raises(DeviceError, match="unspecified launch failure"):
+        job.run_search(base, Console(file=said, width=200))
+    advanced.clear()
+    found = job.run_search(dataclasses.replace(base, fresh=True, others=("cpu",)), Console(file=said, width=200))
+    assert "cpu is left out: the device has failed: unspecified launch failure; its trials go to the others" in said.getvalue()
+    trials = find_study(open_storage(base.storage), found.summary["study"]).get_trials()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
+    assert [len(t.intermediate_values) for t in trials] == [3] * 6
+    assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 1
 
 
 def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:

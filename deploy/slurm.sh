@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# A search by an array of workers, one GPU each: sbatch --array=0-3 deploy/slurm.sh plateau [OPTIONS OF tuner search]
+# Task 0 begins the study, the others join it. All of them need the storage (TUNER_STORAGE, PostgreSQL) and a folder that all nodes see, or a
+# bucket (TUNER_ARTIFACTS). A task whose time is up is asked to end two minutes before, writes its state and goes to the end of the queue.
+#SBATCH --job-name=tuner
+#SBATCH --gpus-per-task=1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=16G
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=tuner-%A-%a.log
+set -euo pipefail
+
+study=${1:?"name the study: sbatch --array=0-3 deploy/slurm.sh plateau"}
+shift
+: "${TUNER_STORAGE:?"name the storage that all workers share: export TUNER_STORAGE=postgresql+psycopg://tuner@HOST/tuner"}"
+export TUNER_ARTIFACTS=${TUNER_ARTIFACTS:-$PWD/runs/artifacts}
+
+if [[ ${SLURM_ARRAY_TASK_ID:-0} == 0 ]]; then
+  tuner search "$study" --log-format json "$@" &
+else
+  until tuner status "$study" >/dev/null 2>&1; do sleep 10; done
+  tuner worker "$study" &
+fi
+worker=$!
+trap 'kill -TERM "$worker"' TERM
+status=0
+wait "$worker" || status=$?
+if kill -0 "$worker" 2>/dev/null; then # the wait was cut short by the signal, the worker is still writing its state
+  status=0
+  wait "$worker" || status=$?
+fi
+if [[ $status == 143 && -n ${SLURM_JOB_ID:-} ]]; then # preempted or out of time: not finished
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"

@@ -1,0 +1,164 @@
+"""A search that is watched by machines: figures for Prometheus, a pulse, events as lines of JSON."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+from prometheus_client.parser import text_string_to_metric_families
+from rich.console import Console
+
+from tests.tuner.scripted import scripted
+from tests.tuner.test_search import definition, quiet, request
+from tuner.definition import StudyDefinition
+from tuner.errors import TunerError
+from tuner.events import JsonEvents, json_console
+from tuner.health import LEAST_SECONDS, Pulse, health
+from tuner.job import run_search
+from tuner.metrics import Metrics, MetricsServer
+from tuner.observer import Beating, Observer, Several, Watched
+
+
+def plain(**changes: Any) -> StudyDefinition:
+    """Six trials of a script."""
+    content = {"baselines": [], "pruning": {"explosion": {}}, "budget": {"trials": 12, "epochs": 3}}
+    return definition(**{**content, **changes})
+
+
+def scraped(port: int) -> dict[tuple[str, str], float]:
+    """What Prometheus' own parser reads, by name and by cause or activity."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
+    families = text_string_to_metric_families(text)
+    return {(s.name, s.labels.get("cause", s.labels.get("activity", ""))): s.value for family in families for s in family.samples}
+
+
+def test_prometheus_reads_the_figures_of_a_search(tmp_path: Path) -> None:
+    """Counts agree with the study; while it runs slots are busy; afterwards nobody listens."""
+    metrics, seen = Metrics("tiny@x", "cpu"), []
+    with MetricsServer(metrics, "127.0.0.1", 0) as server:
+
+        class Scraping(Observer):
+            def epoch(self, search: Watched) -> None:
+                seen.append(scraped(server.port))
+
+        study, _, _ = scripted(tmp_path, plain(), 4, observer=Several(metrics, Scraping()))
+        found = scraped(server.port)
+    trials = study.get_trials()
+    causes = [t.user_attrs["verdict"]["cause"] for t in trials]
+    for cause in ("finished", "exploded", "outpaced"):
+        assert found["tuner_trials_total", cause] == causes.count(cause)
+    assert found["tuner_epochs_total", ""] == sum(len(t.intermediate_values) for t in trials)
+    assert found["tuner_best_objective", ""] == max(t.value for t in trials if t.state == TrialState.COMPLETE)
+    assert seen[0]["tuner_slots_busy", ""] == seen[0]["tuner_slots", ""] == 4
+    assert {activity for name, activity in found if name == "tuner_seconds_total"} == {
+        "training",
+        "evaluating",
+        "asking",
+        "storing",
+        "keeping",
+    }
+    assert found["tuner_seconds_total", "storing"] > 0
+    assert "tuner_device_memory_bytes" not in {name for name, _ in found}
+    with pytest.raises(OSError, match="refused"):
+        scraped(server.port)
+
+
+def test_figures_are_served_on_this_machine_only_unless_asked_otherwise(tmp_path: Path) -> None:
+    """Loopback by default; an address that is taken is said."""
+    with MetricsServer(Metrics("a", "cpu"), "127.0.0.1", 0) as server:
+        assert server._server.server_address[0] == "127.0.0.1"
+        with pytest.raises(TunerError, match=r"127.0.0.1:\d+ cannot be served on .*--metrics-port and --metrics-host"):
+            MetricsServer(Metrics("b", "cpu"), "127.0.0.1", server.port)
+    said = io.StringIO()
+    made = request(tmp_path, definition(budget={"trials": 2, "epochs": 1}), metrics=("127.0.0.1", 0), confirm=False)
+    run_search(made, Console(file=said, width=200))
+    assert "figures for Prometheus: http://127.0.0.1:" in said.getvalue()
+
+
+def test_a_pulse_tells_progress_from_silence(tmp_path: Path) -> None:
+    """Ten minutes or twenty times the longest epoch; without a file nothing is wrong."""
+    now = [1000.0]
+    path = tmp_path / "pulse"
+    assert health(path, 0.0).well
+    pulse = Pulse(path, lambda: now[0])
+    now[0] += 100
+    pulse.beat()
+    assert health(path, now[0] + 20 * 100).well
+    assert not health(path, now[0] + 20 * 100 + 1).well
+    assert "at most 2000 are" in health(path, now[0] + 3000).reason
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pulse"]
+    path.write_text("{")
+    assert not health(path, now[0]).well
+
+
+def test_a_search_beats_after_every_epoch(tmp_path: Path) -> None:
+    """As often as it advances, and at its beginning."""
+    beats: list[float] = []
+
+    def clock() -> float:
+        beats.append(1.0 * len(beats))
+        return beats[-1]
+
+    scripted(tmp_path, plain(budget={"trials": 4, "epochs": 3}, pruning={}), 4, observer=Beating(Pulse(tmp_path / "pulse", clock)))
+    assert len(beats) == 2 + 3
+
+
+def test_tuner_health_says_it_in_its_status(tmp_path: Path) -> None:
+    """0 and 1 as a container's health check takes them; 2 where nothing says where to look."""
+    path = tmp_path / "pulse"
+    told = {**os.environ, "TUNER_PULSE": str(path)}
+
+    def asked(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tuner", "health", "--json"], env=environment, capture_output=True, text=True, check=False
+        )
+
+    Pulse(path)
+    assert (asked(told).returncode, json.loads(asked(told).stdout)["well"]) == (0, True)
+    Pulse(path, lambda: 1000.0)  # long ago
+    assert (asked(told).returncode, json.loads(asked(told).stdout)["well"]) == (1, False)
+    assert asked({name: value for name, value in told.items() if name != "TUNER_PULSE"}).returncode == 2
+    assert LEAST_SECONDS >= 600
+
+
+def test_events_are_lines_of_json(tmp_path: Path) -> None:
+    """Each with its time, study, trial, slot and epoch; a trial's slot is its own while it runs."""
+    said = io.StringIO()
+    study, _, _ = scripted(tmp_path, plain(), 4, observer=JsonEvents("tiny@x", said, words=1))
+    events = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert {event["study"] for event in events} == {"tiny@x"}
+    ended = {event["trial"]: event for event in events if event["event"] == "ended"}
+    assert {number: event["cause"] for number, event in ended.items()} == {
+        t.number: t.user_attrs["verdict"]["cause"] for t in study.get_trials()
+    }
+    occupied: dict[int, int] = {}
+    for event in events:
+        if event["event"] == "started":
+            assert event["slot"] not in occupied.values()
+            assert 0 <= event["slot"] < 4
+            occupied[event["trial"]] = event["slot"]
+        assert occupied[event["trial"]] == event["slot"]
+        if event["event"] == "ended":
+            del occupied[event["trial"]]
+    epochs = [(event["trial"], event["epoch"]) for event in events if event["event"] == "epoch"]
+    assert len(epochs) == len(set(epochs)) > 12
+    assert {event["loss"] is None for event in ended.values() if event["cause"] == "exploded"} == {True}, "NaN is no number in JSON"
+
+
+def test_all_that_a_search_says_is_json_if_asked(tmp_path: Path) -> None:
+    """What is said in words too."""
+    said = io.StringIO()
+    made = request(tmp_path, definition(budget={"trials": 2, "epochs": 1}), events=said, confirm=False)
+    run_search(made, json_console(said))
+    events = [json.loads(line) for line in said.getvalue().splitlines()]
+    assert any("30 stories (--num-stories)" in event.get("message", "") for event in events)
+    assert sum(event["event"] == "ended" for event in events) == 2
+    quietly = io.StringIO()
+    run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 1}), events=quietly, words=-1, confirm=False), quiet())
+    assert quietly.getvalue() == ""

@@ -1,0 +1,120 @@
+"""A running search in figures, as Prometheus collects them (the only file that imports prometheus_client)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from tuner.errors import TunerError
+from tuner.observer import Observer, Watched
+from tuner.slots import Running
+from tuner.verdict import CAUSES, Verdict
+
+ACTIVITIES = ("training", "evaluating", "asking", "storing", "keeping")
+
+
+class Metrics(Observer):
+    """The figures of the last epoch; nothing is worked out when somebody asks.
+
+    Args:
+        device: whose memory and utilisation are told of, where it is a GPU.
+        clock: seconds.
+    """
+
+    def __init__(self, study: str, device: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._study, self._device, self._clock, self._began = study, device, clock, clock()
+        self._ended = Counter(dict.fromkeys(CAUSES, 0))
+        self._epochs = 0
+        self._best: float | None = None
+        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._now: dict[str, tuple[str, float]] = {}
+
+    def epoch(self, search: Watched) -> None:
+        """Reads what is to be told."""
+        self._epochs += len(search.running)
+        spent = search.spent
+        self._seconds = {name: spent.get(name, 0.0) for name in ACTIVITIES}
+        rate = self._epochs / max(1e-9, self._clock() - self._began)
+        self._now = {
+            "slots_busy": ("Trials in slots.", len(search.running)),
+            "slots": ("Trials that may train at once.", search.width),
+            "writes_waiting": ("Rows that the storage has not written yet.", search.waiting_writes),
+            "epochs_per_second": ("Epochs of trials a second, since this process began.", rate),
+            **_of_device(self._device),
+        }
+
+    def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+        """Counts the cause."""
+        self._ended[verdict.cause] += 1
+        if value is not None and not running.baseline:
+            self._best = value if self._best is None else max(self._best, value)
+
+    def collect(self) -> Iterator[Any]:
+        """All of it, in the client's own classes."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["study"]
+        ended = CounterMetricFamily("tuner_trials", "Trials that have ended in this process, by cause.", labels=[*labels, "cause"])
+        for cause, count in self._ended.items():
+            ended.add_metric([self._study, cause], count)
+        spent = CounterMetricFamily("tuner_seconds", "Seconds of this process, by what on.", labels=[*labels, "activity"])
+        for activity, seconds in self._seconds.items():
+            spent.add_metric([self._study, activity], seconds)
+        epochs = CounterMetricFamily("tuner_epochs", "Epochs of trials trained by this process.", labels=labels)
+        epochs.add_metric([self._study], self._epochs)
+        now = dict(self._now)
+        if self._best is not None:
+            now["best_objective"] = ("Component accuracy of the best trial that has finished in this process.", self._best)
+        gauges = [GaugeMetricFamily(f"tuner_{name}", text, labels=labels) for name, (text, _) in now.items()]
+        for gauge, (_, value) in zip(gauges, now.values(), strict=True):
+            gauge.add_metric([self._study], value)
+        yield from (ended, spent, epochs, *gauges)
+
+
+def _of_device(device: str) -> dict[str, tuple[str, float]]:
+    """A GPU's memory, and how busy it is where its driver's library is there to say so."""
+    if not device.startswith("cuda"):
+        return {}
+    found = {"device_memory_bytes": ("Memory that tensors take on the GPU.", float(torch.cuda.memory_allocated(device)))}
+    with contextlib.suppress(ModuleNotFoundError, RuntimeError):
+        found["device_utilisation"] = ("Share of the last second in which the GPU computed.", torch.cuda.utilization(device) / 100)
+    return found
+
+
+class MetricsServer:
+    """Serves figures on an address while it is open.
+
+    Raises:
+        TunerError: the client is not installed, or the address cannot be bound.
+    """
+
+    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, start_http_server
+        except ModuleNotFoundError as error:
+            raise TunerError("--metrics-port needs the Prometheus client: pip install 'tuner[metrics]'") from error
+        registry = CollectorRegistry()
+        registry.register(metrics)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except (OSError, OverflowError) as error:
+            raise TunerError(f"{host}:{port} cannot be served on ({error}); name another with --metrics-port and --metrics-host") from error
+
+    @property
+    def port(self) -> int:
+        """Where it is served."""
+        return int(self._server.server_port)
+
+    def __enter__(self) -> MetricsServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
