@@ -129,7 +129,7 @@ def doctor(storage: str, as_json: bool) -> None:
 def health(pulse: Path | None, as_json: bool) -> None:
     """Says whether a search of this container makes progress; status 1 if it hangs.
 
-    Example: TUNER_PULSE=/dev/shm/tuner tuner health
+    Example: tuner health --pulse /dev/shm/tuner-pulse
     """
     import time
 

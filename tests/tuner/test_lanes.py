@@ -1,6 +1,7 @@
 """Arrays beside each other: at the same time, to the same end, and none waits for one that hangs."""
 
 import _thread
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -95,9 +96,12 @@ def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPa
 
 def test_what_interrupts_the_search_ends_the_lanes() -> None:
     """No thread trains on when the program is asked to stop."""
-    stopped = threading.Event()
-    with pytest.raises(KeyboardInterrupt):
-        advance_all([Job(0, Doing(lambda: spin(stopped)), 1, 600), Job(1, Doing(_thread.interrupt_main), 1, 600)])
+    stopped, before = threading.Event(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            advance_all([Job(0, Doing(lambda: spin(stopped)), 1, 600), Job(1, Doing(_thread.interrupt_main), 1, 600)])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.is_set()
     assert not any(isinstance(thread, lanes._Thread) and thread.is_alive() for thread in threading.enumerate())
 
