@@ -11,7 +11,6 @@ shows that it runs.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import platform
 import shutil
@@ -29,62 +28,38 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.flops import step_flops
-from benchmarks.fused_throughput import GROWTH
+from benchmarks.fused_throughput import GROWTH, trial_steps_per_second
+from benchmarks.trainer_speed import epoch_gflops, loaded, matmul_gflops
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
 from model.trainer import FusedTrainer, find_device
 from tuner.definition import load_definition
 from tuner.job import SearchRequest, run_search
 
-SETTINGS = Hyperparameters(lr=3e-3, epochs=1000)
-NEIGHBOURS, STEPS = 4, 3
+NEIGHBOURS = 4
 LOOK_SECONDS = 0.25
 
 
-def trainer(corpus: Corpus, slots: int, dim: int, device: str, dtype: torch.dtype = torch.float32) -> FusedTrainer:
-    """K slots that are all taken, each with a seed and a rate of its own."""
-    made = FusedTrainer(ModelShape(hidden_dim=dim, batch_size=32), corpus, slots, device, dtype)
-    for slot in range(slots):
-        made.load(slot, dataclasses.replace(SETTINGS, seed=slot, lr=SETTINGS.lr * (1 + slot % NEIGHBOURS) / NEIGHBOURS))
-    return made
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+def neighbour(slot: int) -> Hyperparameters:
+    """A trial with a seed and a rate of its own."""
+    return Hyperparameters(lr=3e-3 * (1 + slot) / NEIGHBOURS, epochs=1000, seed=slot)
 
 
 def parity(corpus: Corpus, dim: int, device: str, dtype: torch.dtype) -> float:
     """How far a slot among neighbours is from the same trial alone after an epoch, relative to the largest number of the tensor."""
-    fused = trainer(corpus, NEIGHBOURS, dim, device, dtype)
-    fused.train_epoch()
-    worst = 0.0
+    shape, worst = ModelShape(hidden_dim=dim), 0.0
+    fused = FusedTrainer(shape, corpus, NEIGHBOURS, device, dtype)
     for slot in range(NEIGHBOURS):
-        alone = trainer(corpus, 1, dim, device, dtype)
-        alone.load(0, dataclasses.replace(SETTINGS, seed=slot, lr=SETTINGS.lr * (1 + slot % NEIGHBOURS) / NEIGHBOURS))
+        fused.load(slot, neighbour(slot))
+    fused.train_epoch()
+    for slot in range(NEIGHBOURS):
+        alone = FusedTrainer(shape, corpus, 1, device, dtype)
+        alone.load(0, neighbour(slot))
         alone.train_epoch()
         for ours, theirs in zip(fused.parameters(slot).values(), alone.parameters(0).values(), strict=True):
             scale = float(theirs.abs().max()) or 1.0
             worst = max(worst, float((ours - theirs).abs().max()) / scale)
     return worst
-
-
-def best_product(device: str) -> float:
-    """The device's best rate of float32 products, operations a second."""
-    best = 0.0
-    for size in (512, 1024, 2048, 4096):
-        left, right = torch.rand(size, size, device=device), torch.rand(size, size, device=device)
-        left @ right
-        wait(device)
-        began, times = time.perf_counter(), 0
-        while time.perf_counter() - began < 0.3:
-            left @ right
-            times += 1
-            wait(device)
-        best = max(best, 2 * size**3 * times / (time.perf_counter() - began))
-    return best
 
 
 def by_width(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[int, dict[str, float]]:
@@ -97,15 +72,9 @@ def by_width(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[int,
             if cuda:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
-            made = trainer(corpus, slots, dim, device)
-            made.train_epoch()
-            made.seconds["training"], epochs = 0.0, 0
-            while made.seconds["training"] < 1.0:
-                made.train_epoch()
-                epochs += 1
+            rate = trial_steps_per_second(loaded(corpus, slots, dim, device), least=1.0)
         except torch.OutOfMemoryError:
             break
-        rate = epochs * made.steps_an_epoch * slots / made.seconds["training"]
         memory = torch.cuda.max_memory_allocated(device) if cuda else 0
         found[slots] = {"trial_steps_per_second": round(rate, 1), "memory_mib": memory >> 20}
         if slots > 1 and rate < GROWTH * found[slots // 2]["trial_steps_per_second"]:
@@ -114,20 +83,11 @@ def by_width(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[int,
     return found
 
 
-def flops_a_step(corpus: Corpus, dim: int) -> float:
-    """What one trial's step costs by the book, on average over an epoch."""
-    made = trainer(corpus, 1, dim, "cpu")
-    sentences = corpus.sentences["train"]
-    tokens, facts = sum(len(s.tokens) for s in sentences), sum(len(s.propositions) for s in sentences)
-    count, steps = len(sentences), made.steps_an_epoch
-    return step_flops(made.shape, made.symbols_a_step, tokens // steps, facts // steps, tokens / count, facts / count)
-
-
 def waits_an_epoch(corpus: Corpus, dim: int, device: str) -> int | None:
     """How often an epoch of training and evaluation waits for the device; None where there is none to wait for."""
     if not device.startswith("cuda"):
         return None
-    made = trainer(corpus, 8, dim, device)
+    made = loaded(corpus, 8, dim, device)
     made.train_epoch()
     made.evaluate()
     torch.cuda.set_sync_debug_mode("warn")
@@ -208,7 +168,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     widths = by_width(corpus, dim, device, options.seconds)
     rates = {slots: point["trial_steps_per_second"] for slots, point in widths.items()}
     best = max(rates, key=lambda slots: rates[slots])
-    limit = best_product(device)
+    limit, one = matmul_gflops(device), loaded(corpus, 1, dim)
     eight = widths.get(8, {}).get("memory_mib", 0) << 20
     return {
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else "cpu",
@@ -219,8 +179,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "parity_float32": single,
         "widths": {str(slots): point for slots, point in widths.items()},
         "over_one_at_a_time": round(rates[best] / rates[1], 2),
-        "best_product_tflops": round(limit / 1e12, 2),
-        "share_of_best_product": round(rates[best] * flops_a_step(corpus, dim) / limit, 4),
+        "best_product_tflops": round(limit / 1e3, 2),
+        "share_of_best_product": round(rates[best] / one.steps_an_epoch * epoch_gflops(one) / limit, 4),
         "waits_an_epoch": waits_an_epoch(corpus, dim, device),
         "short_of_memory": short_of_memory(device, 60, 2 * eight),
         "search": searched(device, options.stories, options.trials, None),

@@ -40,13 +40,26 @@ def best_seconds(work: Callable[[], object], least: float = 0.3) -> float:
     return best
 
 
-def matmul_gflops() -> float:
+def matmul_gflops(device: str = "cpu") -> float:
     """The best rate of a float32 product over several sizes."""
-    rates = []
-    for size in (256, 512, 1024, 2048):
-        a, b = torch.randn(size, size), torch.randn(size, size)
-        rates.append(2 * size**3 / best_seconds(lambda a=a, b=b: a @ b) / 1e9)
+    on_gpu, rates = device.startswith("cuda"), []
+    for size in (256, 512, 1024, 2048, *((4096, 8192) if on_gpu else ())):
+        a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+
+        def product(a: torch.Tensor = a, b: torch.Tensor = b) -> None:
+            _ = a @ b
+            if on_gpu:
+                torch.cuda.synchronize(device)
+
+        rates.append(2 * size**3 / best_seconds(product) / 1e9)
     return max(rates)
+
+
+def epoch_gflops(trainer: FusedTrainer) -> float:
+    """What an epoch of one slot costs by the book, in 10^9 operations."""
+    train = trainer.corpus.splits["train"]
+    tokens, facts = int(train.token_counts_N.sum()), int(train.proposition_counts_N.clamp(max=8).sum())
+    return step_flops(trainer.shape, trainer.symbols_a_step, tokens, facts, tokens / len(train), facts / len(train)) / 1e9
 
 
 class _Operations(TorchDispatchMode):
@@ -120,15 +133,12 @@ def measure(corpus: Corpus, slots: int, dim: int, best_rate: float) -> dict[str,
     seconds = trainer.seconds["training"] - before
     trainer.evaluate()
     outside = trainer.seconds["evaluating"] / seconds
-    train = corpus.splits["train"]
-    tokens, facts = int(train.token_counts_N.sum()), int(train.proposition_counts_N.clamp(max=8).sum())
-    sizes = tokens, facts, tokens / len(train), facts / len(train)
-    gflops = slots * step_flops(trainer.shape, trainer.symbols_a_step, *sizes) / seconds / 1e9
+    gflops = slots * epoch_gflops(trainer) / seconds
     return {
         "slots": slots,
         "hidden_dim": dim,
         "batch_size": trainer.shape.batch_size,
-        "sentences_per_second": round(slots * len(train) / seconds, 1),
+        "sentences_per_second": round(slots * len(corpus.splits["train"]) / seconds, 1),
         "gflops": round(gflops, 2),
         "utilization": round(gflops / best_rate, 4),
         "operations_per_step": round(operations, 1),

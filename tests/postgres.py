@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -9,8 +10,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import sqlalchemy
 
 NOBODY, PASSWORD = 65534, "it is a secret"
@@ -122,3 +125,17 @@ class Server:
             self.stop()
         finally:
             shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server that is there for the time of the `with`; where there are no programs for one, the test is skipped."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("needs a PostgreSQL server: pip install pgserver")
+    server = Server(programs)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -11,13 +10,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.postgres import PASSWORD, Server, binaries
+from tests.postgres import PASSWORD, Server, serving
 from tuner.cli import cli
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML (extra `dev`)")
@@ -134,20 +132,6 @@ def substituted(value: Any, of: dict[str, str]) -> Any:
     return value
 
 
-@contextlib.contextmanager
-def postgres() -> Iterator[Server]:
-    """A real one."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("needs a PostgreSQL server: pip install pgserver")
-    server = Server(programs)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.remove()
-
-
 def test_what_compose_starts_runs_by_hand(tmp_path: Path) -> None:
     """The same three parts from the same variables and commands: PostgreSQL, the search that is watched, the dashboard with its login."""
     (tmp_path / "small.toml").write_text(SMALL)
@@ -157,7 +141,7 @@ def test_what_compose_starts_runs_by_hand(tmp_path: Path) -> None:
     for name, secret in (("postgres", PASSWORD), ("dashboard", "a token of some length")):
         (tmp_path / name).write_text(secret)
     ports = {"9464": str(Server.free_port()), "8080": str(Server.free_port())}
-    with postgres() as server:
+    with serving() as server:
         server.create("tuner")
         told = {
             name: value.replace("@postgres/", f"@127.0.0.1:{server.port}/").replace("/run/secrets", str(tmp_path))
@@ -180,14 +164,14 @@ def test_what_compose_starts_runs_by_hand(tmp_path: Path) -> None:
         found, said = searching.communicate()
         assert searching.returncode == 0, said
         assert PASSWORD not in found + said
-        serving = begun(dashboard["command"])
+        dashing = begun(dashboard["command"])
         try:
-            assert serving.stderr is not None
-            assert any(ports["8080"] in line for line in serving.stderr)
+            assert dashing.stderr is not None
+            assert any(ports["8080"] in line for line in dashing.stderr)
             health = [word.replace("8080", ports["8080"]) for word in dashboard["healthcheck"]["test"][1:]]
             assert subprocess.run([sys.executable, *health[1:]], check=False).returncode == 0
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(f"http://127.0.0.1:{ports['8080']}/api/studies", timeout=60)
         finally:
-            serving.terminate()
-            serving.communicate()
+            dashing.terminate()
+            dashing.communicate()

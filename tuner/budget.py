@@ -76,12 +76,7 @@ class Allowance:
 
     def spent(self) -> bool:
         """Whether no more trials are to begin."""
-        budget = self._budget
-        if budget.minutes and self.seconds >= 60 * budget.minutes:
-            return True
-        if budget.gpu_minutes and self.earlier + self.gpu_seconds >= 60 * budget.gpu_minutes:
-            return True
-        return bool(budget.total_epochs) and self._epochs() >= budget.total_epochs
+        return self.share(begun=0) >= 1
 
     def share(self, begun: int) -> float:
         """How much of the budget is used up, of whatever is scarcest, when so many trials have begun."""

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from tuner.errors import TunerError
+from tuner.health import PULSE
 from tuner.options import artifacts_option, json_option, show, storage_option, study_argument
 
 
@@ -122,9 +123,7 @@ def doctor(storage: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--pulse", type=click.Path(path_type=Path), envvar="TUNER_PULSE", metavar="FILE", help="What the search writes after each epoch."
-)
+@click.option("--pulse", type=click.Path(path_type=Path), envvar=PULSE, metavar="FILE", help="What the search writes after each epoch.")
 @json_option
 def health(pulse: Path | None, as_json: bool) -> None:
     """Says whether a search of this container makes progress; status 1 if it hangs.

@@ -280,16 +280,18 @@ class StudyDefinition(_Section):
         return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
 
     @property
+    def _cheap(self) -> dict[str, Value]:
+        """What the space names for its first trials."""
+        return {name: space.start for name, space in self.search.items() if isinstance(space, Choices) and space.start is not None}
+
+    @property
     def starting(self) -> int:
         """How many trials begin with what is cheap; none where nothing is named for it."""
-        named = any(isinstance(space, Choices) and space.start is not None for space in self.search.values())
-        return min(STARTING, self.budget.trials // 4) if named else 0
+        return min(STARTING, self.budget.trials // 4) if self._cheap else 0
 
     def start(self, number: int) -> dict[str, Value]:
         """What is not drawn for the trial of this number: the first that nobody has put in begin with what is cheap."""
-        if number >= len(self.baselines) + len(self.enqueue) + self.starting:
-            return {}
-        return {name: space.start for name, space in self.search.items() if isinstance(space, Choices) and space.start is not None}
+        return self._cheap if number < len(self.baselines) + len(self.enqueue) + self.starting else {}
 
     def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings, fixed ones included."""

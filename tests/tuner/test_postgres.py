@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
 from tests.kills import COUNTING, outcome, search, started
-from tests.postgres import PASSWORD, Server, binaries
+from tests.postgres import PASSWORD, Server, serving
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
 from tuner.storage import Patience, open_storage, shown
@@ -28,13 +28,8 @@ names = (f"db{number}" for number in itertools.count())
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server of this module's own."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("needs a PostgreSQL server: pip install pgserver")
-    started = Server(programs)
-    started.start()
-    yield started
-    started.remove()
+    with serving() as started:
+        yield started
 
 
 @pytest.fixture
