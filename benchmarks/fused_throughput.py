@@ -20,7 +20,8 @@ import torch
 
 from benchmarks.trainer_speed import loaded
 from model.corpus import Corpus, load_corpus
-from model.trainer import FusedTrainer, find_device
+from model.devices import find_device
+from model.trainer import FusedTrainer
 
 GROWTH = 1.03
 """K doubles no further when that brings less than this."""

@@ -75,15 +75,15 @@ class _Operations(TorchDispatchMode):
 def operations_per_step(trainer: FusedTrainer) -> float:
     """Operations dispatched by a training step, optimizer included; the batch is cut from what was drawn for the epoch."""
     operations = _Operations()
-    step = trainer._step
+    step = trainer._replayed
 
     def counted(*arguments: Any) -> Any:
         with operations:
             return step(*arguments)
 
-    trainer._step = counted  # type: ignore[method-assign]
+    trainer._replayed = counted  # type: ignore[assignment]
     trainer.train_epoch()
-    trainer._step = step  # type: ignore[method-assign]
+    trainer._replayed = step
     return operations.count / trainer.steps_an_epoch
 
 

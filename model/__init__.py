@@ -12,6 +12,9 @@ losses.py       the four components
 optimizer.py    AdamW per slot
 evaluation.py   component accuracy and its neighbours
 trainer.py      the fused trainer
+settings.py     what K slots ask of an epoch's steps
+replay.py       steps recorded once and replayed, on a GPU
+devices.py      where numbers lie and how they get there
 checkpoint.py   saved models that name their own shape
 errors.py       the ModelError tree
 """

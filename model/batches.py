@@ -5,44 +5,68 @@ Everything random about them is drawn once an epoch for each length class, from 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.augmentation import WordSwap
 from model.corpus import Corpus, LengthClass, Split, length_classes
-from model.layout import Layout, lay_out
+from model.devices import sent
+from model.layout import lay_out
 from model.losses import Batch
 from model.network import SymmetricNetwork
 from model.noise import generator_for, uniform
+from model.replay import Inputs, Recorder, Replayed, recorder_for
 from model.shortlist import shortlist_size
 from model.vocabulary import PAD
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What the slots ask of an epoch's batches: their seeds, how many epochs they have made, how much is swapped and hidden."""
+    """What the slots ask of an epoch's batches: their seeds and how many epochs they have made, how much is swapped and hidden."""
 
-    seeds: tuple[int, ...]
-    epochs: tuple[int, ...]
+    seed_K: Tensor
+    epoch_K: Tensor
+    orders: tuple[tuple[int, int], ...]
+    """Seeds and epochs, by which the order of sentences is drawn on the CPU."""
     word_swap: tuple[float, ...]
     word_dropout: tuple[float, ...]
+
+
+class _Varied(NamedTuple):
+    """Whether words are swapped and hidden."""
+
+    swaps: bool
+    hides: bool
 
 
 class Batches:
     """Cuts a corpus's train split into batches; all slots and epochs share one sequence of length classes."""
 
-    def __init__(self, corpus: Corpus, train: Split, batch_size: int, places: int, network: SymmetricNetwork, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        train: Split,
+        network: SymmetricNetwork,
+        dtype: torch.dtype,
+        recorder: Callable[[torch.device], Recorder | None] = recorder_for,
+    ) -> None:
+        """The corpus cut into classes; `recorder` as in the trainer."""
         self.train, self.network, self.dtype = train, network, dtype
-        self._aligned_NQ3 = corpus.aligned_NQ3.to(train.tokens_NT.device)
-        self.classes = length_classes(corpus.splits["train"], batch_size, places)
+        device, batch_size, places = train.tokens_NT.device, network.shape.batch_size, network.shape.max_propositions
+        self._aligned_NQ3 = corpus.aligned_NQ3.to(device)
+        self._replayed: Replayed[_Varied, list[Batch]] = Replayed(functools.partial(recorder, device))
+        self.classes = [each.to(device) for each in length_classes(corpus.splits["train"], batch_size, places)]
         self.schedule = _fixed_schedule(self.classes)
-        self._swap = WordSwap(corpus, train.tokens_NT.device)
+        self._swap = WordSwap(corpus, device)
         counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
         counts[PAD] = math.inf
-        self._word_counts_S = counts.to(train.tokens_NT.device)
+        self._word_counts_S = counts.to(device)
 
     def symbols_a_step(self, shortlist: int) -> int:
         """The mean size of a shortlist over an epoch's steps."""
@@ -51,28 +75,37 @@ class Batches:
         return round(sum(shortlist_size(shortlist, need, symbols) for need in needed) / len(needed))
 
     def epoch(self, draw: Draw) -> list[Batch]:
-        """Draws an epoch for slots of these seeds: its batches in the order of its steps."""
-        device = self.train.tokens_NT.device
-        seed_K = torch.tensor(draw.seeds, device=device)
-        epoch_K = torch.tensor(draw.epochs, device=device)
-        generators = [generator_for("order", seed, epoch) for seed, epoch in zip(draw.seeds, draw.epochs, strict=True)]
-        drawn: list[list[Batch]] = []
-        for number, length_class in enumerate(self.classes):
-            rows_KN = torch.stack([length_class.draw(generator) for generator in generators]).to(device)
-            drawn.append(self._vary(length_class, rows_KN, seed_K, epoch_K, draw, 16 + 2 * number))
+        """Draws an epoch for slots of these seeds: its batches in the order of its steps; valid until the next is drawn."""
+        device, sentences = self.train.tokens_NT.device, sum(len(length_class.sentences) for length_class in self.classes)
+        generators = (generator_for("order", seed, epoch) for seed, epoch in draw.orders)
+        chances_KN = torch.stack([torch.rand(sentences, generator=generator, dtype=torch.float64) for generator in generators])
+        rates = [torch.tensor(rates, dtype=torch.float64) for rates in (draw.word_swap, draw.word_dropout) if any(rates)]
+        inputs = [draw.seed_K, draw.epoch_K, *(sent(numbers, device) for numbers in (chances_KN, *rates))]
+        return self._replayed(self._drawn, inputs, _Varied(any(draw.word_swap), any(draw.word_dropout)))
+
+    def forget(self) -> None:
+        """The number of slots is another from now on."""
+        self._replayed.forget()
+
+    def _drawn(self, inputs: Inputs, kind: _Varied) -> list[Batch]:
+        _, _, chances_KN, *_ = inputs
+        by_class = torch.split(chances_KN, [len(length_class.sentences) for length_class in self.classes], dim=1)
+        drawn = [self._vary(number, chances, inputs, kind) for number, chances in enumerate(by_class)]
         return [drawn[number][place] for number, place, _ in self.schedule]
 
-    def _vary(self, length_class: LengthClass, rows_KN: Tensor, seed_K: Tensor, epoch_K: Tensor, draw: Draw, stream: int) -> list[Batch]:
+    def _vary(self, number: int, chances_KN: Tensor, inputs: Inputs, kind: _Varied) -> list[Batch]:
         """All batches of a class, each in memory of its own, so that a step copies nothing, whatever the number of slots."""
+        seed_K, epoch_K, _, *rates = inputs
+        length_class, stream = self.classes[number], 16 + 2 * number
+        rows_KN = length_class.draw(chances_KN)
         tokens = self.train.tokens_NT[:, : length_class.tokens][rows_KN]
         propositions = self.train.propositions_NQ3[:, : length_class.propositions][rows_KN]
-        if any(draw.word_swap):
-            rate_K = torch.tensor(draw.word_swap, device=tokens.device)
-            tokens, propositions = self._swap.swap(tokens, propositions, seed_K, epoch_K, rate_K, stream)
+        if kind.swaps:
+            tokens, propositions = self._swap.swap(tokens, propositions, seed_K, epoch_K, rates[0].to(torch.float32), stream)
         seen = tokens
-        if any(draw.word_dropout):
+        if kind.hides:
             chances = uniform(seed_K, epoch_K, tokens[0].numel(), stream + 1).view(tokens.shape)
-            strength = torch.tensor(draw.word_dropout, dtype=self._word_counts_S.dtype, device=tokens.device)[:, None, None]
+            strength = rates[-1].to(self._word_counts_S.dtype)[:, None, None]
             hidden = chances * (self._word_counts_S[tokens] + strength) < strength
             seen = torch.where(hidden, self.network.hide(tokens), tokens)
         aligned = self._aligned_NQ3[:, : length_class.propositions][rows_KN]
@@ -82,7 +115,7 @@ class Batches:
         fields = (tokens, propositions, seen, aligned, *layout)
         cut = [torch.split(field, list(length_class.batches), dim=1) for field in fields]
         whole = ([part.contiguous() for part in parts] for parts in zip(*cut, strict=True))
-        return [Batch(*(*parts[:4], Layout(*parts[4:]), length_class.facts)) for parts in whole]
+        return [Batch.of(list(parts), length_class.facts) for parts in whole]
 
 
 def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[int, int, int]]:

@@ -109,12 +109,16 @@ class LengthClass:
     facts: int
     batches: tuple[int, ...]
 
-    def draw(self, generator: torch.Generator) -> Tensor:
-        """The sentences of the class in a random order, one batch after the other."""
-        number, count = len(self.batches), len(self.sentences)
-        strata = torch.arange(count) // number
-        shuffled = (strata + torch.rand(count, generator=generator, dtype=torch.float64)).argsort()
-        return torch.cat([self.sentences[shuffled[batch::number]] for batch in range(number)])
+    def draw(self, chances_KN: Tensor) -> Tensor:
+        """The sentences of the class in a random order, one batch after the other, from as many numbers in [0, 1): `rows_KN`."""
+        number, place_N = len(self.batches), torch.arange(len(self.sentences), device=chances_KN.device)
+        shuffled_KN = (place_N // number + chances_KN).argsort(dim=1)
+        dealt_N = torch.cat([place_N[batch::number] for batch in range(number)])
+        return self.sentences[shuffled_KN[:, dealt_N]]
+
+    def to(self, device: torch.device) -> LengthClass:
+        """The same on `device`."""
+        return replace(self, sentences=self.sentences.to(device))
 
 
 class Corpus:

@@ -23,6 +23,9 @@ from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
 KINDS = (*NOT_VERBS, "verb")
 WORDS_AT_ONCE = 8192
+"""On a CPU: what then stays in its caches."""
+SCORES_AT_ONCE = 1 << 26
+"""On a GPU, which is to have much to do at a time: so many scores of symbols, 256 MiB of them."""
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,10 @@ def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
     return {relation: vocabulary.id(relation) for relation in KINDS if relation != "verb"}
 
 
-def parts(split: Split, slots: int) -> tuple[Tensor, ...]:
-    """The sentences of a split in groups of similar length that so many slots can look at together."""
-    at_once = max(1, WORDS_AT_ONCE // (split.tokens_NT.shape[1] * slots))
+def parts(split: Split, slots: int, symbols: int) -> tuple[Tensor, ...]:
+    """The sentences of a split in groups of similar length that so many slots with so many symbols can look at together."""
+    words = WORDS_AT_ONCE if split.tokens_NT.device.type == "cpu" else SCORES_AT_ONCE // symbols
+    at_once = max(1, words // (split.tokens_NT.shape[1] * slots))
     return torch.split(split.token_counts_N.argsort(stable=True), at_once)
 
 
@@ -226,7 +230,7 @@ def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds
     counter = Counter(kinds)
     places = network.shape.max_propositions
     width = min(split.tokens_NT.shape[1], network.max_tokens)
-    for rows in parts(split, slots):
+    for rows in parts(split, slots, network.symbols):
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
         counter.parsing(parse_ids(network, p, tokens, split.unknowns), gold)

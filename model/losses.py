@@ -13,6 +13,7 @@ the likeliest symbols, as when a sentence is really written and read, with the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,16 @@ class Batch:
     """No slot has more propositions than this in the batch."""
     chances_KS: Tensor | None = None
     """What decides which symbols a shortlist samples; None: the whole table."""
+
+    def tensors(self) -> list[Tensor]:
+        """What it holds, save the chances."""
+        return [self.tokens_KBT, self.propositions_KBP3, self.seen_tokens_KBT, self.aligned_KBP3, *self.layout]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], facts: int, chances_KS: Tensor | None = None) -> Batch:
+        """The inverse of `tensors`."""
+        tokens, propositions, seen, aligned, *layout = tensors
+        return cls(tokens, propositions, seen, aligned, Layout(*layout), facts, chances_KS)
 
 
 class ComponentLosses:
@@ -150,13 +161,21 @@ class _Gold:
     def of(cls, batch: Batch, dtype: torch.dtype) -> _Gold:
         slots = batch.tokens_KBT.shape[0]
         filled_KM = batch.layout.filled_KBP.flatten(1)
-        packed_KF = filled_KM.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : batch.facts]
+        packed_KF = _filled_first(filled_KM)[:, : batch.facts]
         symbols = batch.propositions_KBP3.reshape(slots, -1, 3).gather(1, packed_KF[..., None].expand(-1, -1, 3))
         facts_K1 = filled_KM.sum(1, keepdim=True, dtype=dtype).clamp(min=1)
         mask_KBT = (batch.tokens_KBT != PAD).to(dtype)
         mask_KM = mask_KBT.view(slots, -1)
         tokens_K1 = mask_KM.sum(1, keepdim=True)
         return cls(packed_KF, symbols, facts_K1, mask_KBT, tokens_K1, (mask_KM / tokens_K1)[:, None])
+
+
+def _filled_first(filled_KM: Tensor) -> Tensor:
+    """The places in their order, the filled before the empty (a sort would be one of its own for each slot)."""
+    before_KM = filled_KM.cumsum(1)
+    place_M = torch.arange(filled_KM.shape[1], device=filled_KM.device)
+    to_KM = torch.where(filled_KM, before_KM - 1, before_KM[:, -1:] + place_M - before_KM)
+    return torch.empty_like(to_KM).scatter_(1, to_KM, place_M.expand_as(to_KM))
 
 
 def _counted(parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> Tensor:

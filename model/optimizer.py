@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,38 +34,27 @@ def learning_rate(hyperparameters: Hyperparameters, step: int, steps_an_epoch: i
     return hyperparameters.lr * (hyperparameters.final_lr + (1 - hyperparameters.final_lr) * cosine)
 
 
-@dataclass(frozen=True)
-class StepFactors:
-    """What the steps of one epoch need, worked out beforehand: (steps, K) each, on the device."""
+def step_factors(slots: Sequence[tuple[Hyperparameters, int]], steps: int) -> Tensor:
+    """What the steps of one epoch need, worked out beforehand for slots of given hyperparameters and steps made so far: `factors_E4K`.
 
-    rate_EK: Tensor
-    correction1_EK: Tensor
-    correction2_EK: Tensor
-    fresh_EK: Tensor
-    """The weight of a step's values in their average."""
-
-    @classmethod
-    def of(cls, slots: Sequence[tuple[Hyperparameters, int]], steps: int, store: ParameterStore) -> StepFactors:
-        """For slots of given hyperparameters and steps made so far."""
-        rows = range(steps)
-        rates = [[learning_rate(hp, done + step, steps) for hp, done in slots] for step in rows]
-        first = [[1 / (1 - BETA1 ** (done + step + 1)) for _, done in slots] for step in rows]
-        second = [[1 / math.sqrt(1 - BETA2 ** (done + step + 1)) for _, done in slots] for step in rows]
-        fresh = [[(AVERAGE_ETA + 1) / (done + step + 1 + AVERAGE_ETA) for _, done in slots] for step in rows]
-        tables = (torch.tensor(table, dtype=torch.float64) for table in (rates, first, second, fresh))
-        return cls(*(table.to(store.device, store.dtype) for table in tables))
+    The rate, the corrections of both moments, and the weight of a step's values in their average; float64, on the CPU.
+    """
+    rows = range(steps)
+    rates = [[learning_rate(hp, done + step, steps) for hp, done in slots] for step in rows]
+    first = [[1 / (1 - BETA1 ** (done + step + 1)) for _, done in slots] for step in rows]
+    second = [[1 / math.sqrt(1 - BETA2 ** (done + step + 1)) for _, done in slots] for step in rows]
+    fresh = [[(AVERAGE_ETA + 1) / (done + step + 1 + AVERAGE_ETA) for _, done in slots] for step in rows]
+    return torch.tensor([rates, first, second, fresh], dtype=torch.float64).transpose(0, 1)
 
 
-def step_rows(store: ParameterStore, factors: StepFactors, step: int, decay_K: Tensor, clip_K: Tensor) -> Tensor:
+def step_rows(store: ParameterStore, factors_4K: Tensor, decay_K: Tensor, clip_K: Tensor) -> Tensor:
     """One optimizer step for all slots from `store.gradient`; returns the gradient norm of each slot before clipping."""
     scratch = store.scratch
     squares_R = torch.mul(store.gradient, store.gradient, out=scratch).sum(1)
     norm_K = squares_R[store.slot_rows_KR].sum(1).sqrt()
     scale_K = (clip_K / norm_K).clamp(max=1.0)
-    rate_K = factors.rate_EK[step]
-    per_slot = torch.stack(
-        (scale_K, rate_K * factors.correction1_EK[step], factors.correction2_EK[step], rate_K * decay_K, factors.fresh_EK[step])
-    )
+    rate_K, correction1_K, correction2_K, fresh_K = factors_4K
+    per_slot = torch.stack((scale_K, rate_K * correction1_K, correction2_K, rate_K * decay_K, fresh_K))
     scale_R1, stride_R1, correction_R1, shrink_R1, fresh_R1 = per_slot[:, store.row_slot_R, None]
     gradient = store.gradient.mul_(scale_R1)
     store.moment1.lerp_(gradient, 1 - BETA1)

@@ -45,7 +45,7 @@ def tally_split(network: SymmetricNetwork, p: Parameters, split: Split) -> list[
     """Every slot's tally of a split; `p` with its tables, `split` on the parameters' device."""
     slots, width = p["table"].shape[0], min(split.tokens_NT.shape[1], network.max_tokens)
     right_KN4 = torch.zeros(slots, len(split), len(ROLES) + 1, dtype=torch.int64, device=split.tokens_NT.device)
-    for rows in parts(split, slots):
+    for rows in parts(split, slots, network.symbols):
         said = parse_ids(network, p, split.tokens_NT[rows, :width].expand(slots, -1, -1), split.unknowns)
         _, right_KBW3 = compared(said.propositions_KBP3, split.propositions_NQ3[rows].expand(slots, -1, -1, -1))
         right_KN4[:, rows] = torch.cat((right_KBW3.sum(2), right_KBW3.all(-1).sum(2)[..., None]), dim=-1)

@@ -9,31 +9,28 @@ unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of anot
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.batches import Batches, Draw
+from model.batches import Batches
 from model.config import COMPONENTS, MODEL_VERSION, Hyperparameters, ModelShape
 from model.corpus import Corpus, Split
-from model.errors import DeviceError
+from model.devices import find_device
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.losses import Batch, ComponentLosses
-from model.network import MASKED_SITES, Conditions, SymmetricNetwork, dropout_masks
-from model.noise import uniform
-from model.optimizer import StepFactors, step_rows
+from model.network import Conditions, SymmetricNetwork
+from model.optimizer import step_rows
 from model.parameters import ParameterStore
 from model.probe import PROBED_BATCHES, Probe, answered, figures, moved, pulls
+from model.replay import Inputs, Recorder, Replayed, Result, recorder_for
+from model.settings import EpochSettings, SlotState, StepKind, StepNumbers
 from model.shortlist import SHORTLIST
+from model.softmax import Scratch
 from model.tally import StoryTally, tally_split
-
-AHEAD = 8
-"""For so many steps random numbers are drawn at once."""
 
 
 @dataclass(frozen=True)
@@ -57,30 +54,6 @@ class Snapshot:
     rows: tuple[Tensor, ...]
 
 
-@dataclass
-class _Slot:
-    hyperparameters: Hyperparameters
-    epoch: int = 0
-    step: int = 0
-
-
-def find_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        DeviceError: the device does not exist here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or name.endswith(":") or (kind == "cpu" and number):
-        raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
-    return torch.device(name)
-
-
 class FusedTrainer:
     """K slots over one corpus on one device."""
 
@@ -92,28 +65,29 @@ class FusedTrainer:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         shortlist: int = SHORTLIST,
+        recorder: Callable[[torch.device], Recorder | None] = recorder_for,
     ) -> None:
         """K free slots.
 
         Args:
             shortlist: about how many symbols a step's softmax looks at where the table has more than four times as many.
+            recorder: gives what records steps on a device, to be replayed; with None all are done as they stand (see `replay`).
         """
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
         self.network = SymmetricNetwork(shape, corpus.vocabulary, corpus.max_tokens, self.device)
-        self.store = ParameterStore(self.network.specs(), slots, self.device, dtype, MODEL_VERSION)
+        self.dtype = dtype
         self.losses = ComponentLosses(self.network, shape.proposition_loss, shortlist)
+        device, losses = self.device, self.losses  # a recorder must not hold the trainer, whose memory is to go when it goes
+        self._replayed: Replayed[StepKind, Tensor] = Replayed(lambda: _with_own_scratch(losses, recorder(device)))
         self.seconds = {"training": 0.0, "evaluating": 0.0}
-        self._slots: list[_Slot | None] = [None] * slots
+        self.slots = slots  # how many there are, free ones included; behind them may stand some that nobody has asked for
+        self.store = self._new_store(slots)
+        self._slots: list[SlotState | None] = [None] * self.store.slots
         self._splits: dict[str, Split] = {}
-        self._batches = Batches(corpus, self._split("train"), shape.batch_size, shape.max_propositions, self.network, dtype)
+        self._batches = Batches(corpus, self._split("train"), self.network, dtype, recorder)
         self._kinds = relation_kinds(corpus.vocabulary)
         self._shortens = len(corpus.vocabulary) > 4 * shortlist and shape.proposition_loss != "mse"
-
-    @property
-    def slots(self) -> int:
-        """How many slots there are, free ones included."""
-        return len(self._slots)
 
     @property
     def steps_an_epoch(self) -> int:
@@ -128,7 +102,7 @@ class FusedTrainer:
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot."""
         self.store.write(slot, self.store.initial_rows(hyperparameters.seed, hyperparameters.num_rules))
-        self._slots[slot] = _Slot(hyperparameters)
+        self._slots[slot] = SlotState(hyperparameters)
 
     def unload(self, slot: int) -> None:
         """Empties a slot."""
@@ -137,7 +111,7 @@ class FusedTrainer:
 
     def snapshot(self, slot: int) -> Snapshot:
         """The slot's whole state, on the CPU."""
-        state = self._state(slot)
+        state = self.state(slot)
         rows = tuple(rows.cpu() for rows in self.store.read(slot))
         return Snapshot(self.store.layout, state.hyperparameters, state.epoch, state.step, rows)
 
@@ -150,16 +124,32 @@ class FusedTrainer:
         if snapshot.layout != self.store.layout:
             raise ValueError(f"the snapshot's layout {snapshot.layout} is not this trainer's {self.store.layout}")
         self.store.write(slot, *snapshot.rows)
-        self._slots[slot] = _Slot(snapshot.hyperparameters, snapshot.epoch, snapshot.step)
+        self._slots[slot] = SlotState(snapshot.hyperparameters, snapshot.epoch, snapshot.step)
 
     def resize(self, keep: Sequence[int], slots: int) -> None:
         """Makes `slots` slots of which the first hold the old slots `keep`, in that order."""
         kept = [(self._slots[old], self.store.read(old)) for old in keep]
-        self.store = ParameterStore(self.network.specs(), slots, self.device, self.store.dtype, MODEL_VERSION)
-        self._slots = [None] * slots
+        if not self._has_room(slots):
+            self._replayed.forget()
+            self._batches.forget()
+            self.losses.scratch = Scratch()
+            self.store = self._new_store(slots)
+        self.slots, self._slots = slots, [None] * self.store.slots
         for new, (state, rows) in enumerate(kept):
             self.store.write(new, *rows)
             self._slots[new] = state
+
+    def _has_room(self, slots: int) -> bool:
+        """Whether the store holds so many and not many more."""
+        there, room = self.store.slots, self._room(slots)
+        return room == there or (self._replayed.records and there // 2 <= room < there)
+
+    def _room(self, slots: int) -> int:
+        """For how many slots there is to be room; where steps are recorded a power of two, for each number has recordings of its own."""
+        return 1 << (slots - 1).bit_length() if slots and self._replayed.records else slots
+
+    def _new_store(self, slots: int) -> ParameterStore:
+        return ParameterStore(self.network.specs(), self._room(slots), self.device, self.dtype, MODEL_VERSION)
 
     def parameters(self, slot: int) -> dict[str, Tensor]:
         """The slot's averaged parameters by name, on the CPU."""
@@ -168,48 +158,51 @@ class FusedTrainer:
     def train_epoch(self) -> list[EpochRecord | None]:
         """Trains all slots for one epoch; None for a free slot. Reads the device once, at the end."""
         started = time.perf_counter()
-        rows = self._steps(None).cpu().tolist()
+        settings = self._settings()
+        rows = self._steps(settings, self._batches.epoch(settings.draw)).cpu().tolist()
         self.seconds["training"] += time.perf_counter() - started
         return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
 
     def rehearse(self, steps: int) -> float:
-        """Seconds a step of an epoch's longest, after one that is not timed; the slots' numbers are worth nothing afterwards."""
-        self._steps(1).cpu()
+        """Seconds a step of an epoch's longest, once it is done as it will be; the slots' numbers are worth nothing afterwards."""
+        settings = self._settings()
+        longest = max(self._batches.epoch(settings.draw), key=lambda batch: batch.tokens_KBT.shape[2])
+        self._steps(settings, [longest] * self._replayed.before).cpu()
         started = time.perf_counter()
-        self._steps(steps).cpu()
+        self._steps(settings, [longest] * steps).cpu()
         return (time.perf_counter() - started) / steps
 
-    def _steps(self, count: int | None) -> Tensor:
-        """The steps of an epoch, or so many of its longest; sums of what each gives, `sums_5K`."""
-        states = [state or _Slot(Hyperparameters()) for state in self._slots]
-        settings = _SlotTensors(states, self.store)
-        factors = StepFactors.of([(state.hyperparameters, state.step) for state in states], self.steps_an_epoch, self.store)
-        cycles = bool((settings.weights_4K[2:] != 0).any())
-        sums_5K = torch.zeros(5, self.slots, device=self.device, dtype=self.store.dtype)
-        batches = self._batches.epoch(settings.draw)
-        if count is not None:
-            batches = sorted(batches, key=lambda batch: -batch.tokens_KBT.shape[2])[:count]
-        for step, batch in enumerate(batches):
-            sums_5K += self._step(step, batch, settings, factors, cycles)
+    def _steps(self, settings: EpochSettings, batches: Sequence[Batch]) -> Tensor:
+        """One step with each batch; sums of what each gives, `sums_5K`."""
+        symbols = self.network.symbols if self._shortens else 0
+        sums_5K = torch.zeros(5, self.store.slots, device=self.device, dtype=self.store.dtype)
+        for number, batch in enumerate(batches):
+            sums_5K += self._replayed(self._step, *settings.step(number % self.steps_an_epoch, batch, self.shape, symbols))
         return sums_5K
 
-    def _step(self, step: int, batch: Batch, settings: _SlotTensors, factors: StepFactors, cycles: bool) -> Tensor:
+    def _settings(self) -> EpochSettings:
+        spare = next(filter(None, self._slots), SlotState(Hyperparameters()))  # a free slot asks for nothing that the others do not
+        return EpochSettings([state or spare for state in self._slots], self.steps_an_epoch, self.store)
+
+    def _step(self, inputs: Inputs, kind: StepKind) -> Tensor:
         """One optimizer step of all slots; the losses times the batch's size and the gradient norms, `sums_5K`."""
-        size = batch.tokens_KBT.shape[1]
-        conditions, sampled_KS = settings.chances(step, size, self.shape, self.network.symbols if self._shortens else 0)
-        batch = dataclasses.replace(batch, chances_KS=sampled_KS)
+        numbers_VK, *tensors = inputs
+        numbers, sampled_KS = StepNumbers.of(numbers_VK), tensors.pop() if kind.shortens else None
+        keep_KSBD = tensors.pop() if kind.drops else None
+        batch = Batch.of(tensors, kind.facts, sampled_KS)
         p = self.network.with_tables(self.store.views, train=True)
-        losses_4K = torch.where(settings.asked_4K, self.losses(p, batch, conditions, cycles, self.store.again), settings.none)
-        self._backward((losses_4K * settings.weights_4K).sum())
-        norm_K = step_rows(self.store, factors, step, settings.decay_K, settings.clip_K)
-        return torch.cat((losses_4K.detach() * size, norm_K[None]))
+        losses_4K = self.losses(p, batch, Conditions(keep_KSBD), kind.cycles, self.store.again)
+        asked_4K = numbers.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
+        losses_4K = torch.where(asked_4K, losses_4K, 0.0)
+        self._backward((losses_4K * numbers.weights_4K).sum())
+        norm_K = step_rows(self.store, numbers.factors_4K, numbers.decay_K, numbers.clip_K)
+        return torch.cat((losses_4K.detach() * batch.tokens_KBT.shape[1], norm_K[None]))
 
     def probe(self, slot: int) -> Probe:
         """Looks into one slot's averaged parameters; changes nothing."""
-        state = self._state(slot)
+        state = self.state(slot)
         leaves = {name: value.detach().clone().requires_grad_() for name, value in self.store.average_views.items()}
-        draw = _SlotTensors([each or _Slot(Hyperparameters()) for each in self._slots], self.store).draw
-        batches = self._batches.epoch(draw)[:PROBED_BATCHES]
+        batches = self._batches.epoch(self._settings().draw)[:PROBED_BATCHES]
         weighted, norms = pulls(self.losses, leaves, batches, state.hyperparameters.loss_weights, slot)
         with torch.no_grad():
             p = self.network.with_tables(leaves)
@@ -224,14 +217,14 @@ class FusedTrainer:
         parameters = self.network.with_tables(self.store.average_views)
         evaluations = evaluate_split(self.network, parameters, self._split(split), self._kinds)
         self.seconds["evaluating"] += time.perf_counter() - started
-        return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)]
+        return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)][: self.slots]
 
     def tally(self, split: str = "test") -> list[StoryTally | None]:
         """What the averaged parameters of all slots get right on a split, story by story; None for a free slot."""
         started = time.perf_counter()
         tallies = tally_split(self.network, self.network.with_tables(self.store.average_views), self._split(split))
         self.seconds["evaluating"] += time.perf_counter() - started
-        return [tally if state else None for tally, state in zip(tallies, self._slots, strict=True)]
+        return [tally if state else None for tally, state in zip(tallies, self._slots, strict=True)][: self.slots]
 
     def _split(self, name: str) -> Split:
         """A split on the device, brought there once."""
@@ -239,7 +232,12 @@ class FusedTrainer:
             self._splits[name] = self.corpus.splits[name].to(self.device)
         return self._splits[name]
 
-    def _state(self, slot: int) -> _Slot:
+    def state(self, slot: int) -> SlotState:
+        """What is in a slot.
+
+        Raises:
+            ValueError: nothing.
+        """
         state = self._slots[slot]
         if state is None:
             raise ValueError(f"slot {slot} is free: load or restore a trial first")
@@ -270,39 +268,17 @@ class FusedTrainer:
         return EpochRecord(state.epoch, loss, losses, sums[4] / self.steps_an_epoch)
 
 
-class _SlotTensors:
-    """The slots' settings as tensors of length K."""
+def _with_own_scratch(losses: ComponentLosses, recorder: Recorder | None) -> Recorder | None:
+    """What is recorded takes scratch memory of its own: the steps between recordings may let theirs grow and move."""
+    if recorder is None:
+        return None
+    record = recorder
 
-    def __init__(self, states: list[_Slot], store: ParameterStore) -> None:
-        hps = [state.hyperparameters for state in states]
+    def apart(work: Callable[[], Result]) -> tuple[Callable[[], object], Result]:
+        usual, losses.scratch = losses.scratch, Scratch()
+        try:
+            return record(work)
+        finally:
+            losses.scratch = usual
 
-        def tensor(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64).to(store.device, store.dtype)
-
-        self.weights_4K = torch.stack([tensor([getattr(hp.loss_weights, name) for hp in hps]) for name in COMPONENTS])
-        self.asked_4K = self.weights_4K != 0  # what is not asked for does not count, though a neighbour may have it computed
-        self.none = self.weights_4K.new_zeros(())
-        self.decay_K, self.clip_K = tensor([hp.weight_decay for hp in hps]), tensor([hp.clip_norm for hp in hps])
-        self.dropout_K = tensor([hp.dropout for hp in hps])
-        seeds, epochs = tuple(hp.seed for hp in hps), tuple(state.epoch for state in states)
-        self.draw = Draw(seeds, epochs, tuple(hp.word_swap for hp in hps), tuple(hp.word_dropout for hp in hps))
-        self.drops = any(hp.dropout for hp in hps)
-        self.seed_K = torch.tensor([hp.seed for hp in hps], device=store.device)
-        self.step_K = torch.tensor([state.step for state in states], device=store.device)
-        self._sampled_AKS, self._keep_AKSBD = torch.zeros(0), torch.zeros(0)
-
-    def chances(self, step: int, sentences: int, shape: ModelShape, symbols: int) -> tuple[Conditions, Tensor | None]:
-        """The dropout masks of one step and what its shortlist samples by (None without `symbols`); drawn for `AHEAD` steps at a time."""
-        if step % AHEAD == 0:
-            self._draw_ahead(step, shape, symbols)
-        keep_KSBD = self._keep_AKSBD[step % AHEAD, :, :, :sentences] if self.drops else None
-        return Conditions(keep_KSBD), self._sampled_AKS[step % AHEAD] if symbols else None
-
-    def _draw_ahead(self, step: int, shape: ModelShape, symbols: int) -> None:
-        slots, masked = len(self.seed_K), (MASKED_SITES, shape.batch_size, shape.hidden_dim)
-        count = symbols + (math.prod(masked) if self.drops else 0)  # the symbols stand first, for neighbours decide whether masks are drawn
-        steps_AK = self.step_K + torch.arange(step, step + AHEAD, device=self.step_K.device)[:, None]
-        drawn_AKN = uniform(self.seed_K.repeat(AHEAD), steps_AK.flatten(), count, stream=1).view(AHEAD, slots, count)
-        self._sampled_AKS, chances_AKN = drawn_AKN[..., :symbols], drawn_AKN[..., symbols:]
-        if self.drops:
-            self._keep_AKSBD = dropout_masks(chances_AKN, self.dropout_K).view(AHEAD, slots, *masked)
+    return apart

@@ -85,9 +85,10 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
 
 def test_what_only_a_gpu_can_show_runs_without_one_too() -> None:
     """In small, on the CPU: slots train as alone to 1e-9 in float64, the real search ends, and what has no meaning here is null."""
-    found = gpu_check.measure(argparse.Namespace(device="cpu", dim=16, stories=20, trials=2, seconds=0.1))
+    found = gpu_check.measure(argparse.Namespace(device="cpu", dim=16, stories=20, searched=20, trials=2, seconds=0.1))
     assert found["parity_float64"] < 1e-9
     assert found["parity_float32"] < 1e-3
-    assert found["widths"]["1"]["trial_steps_per_second"] > 0
+    assert found["replayed_beside_as_it_stands"] == 0
+    assert found["throughput"]["widths"]["1"]["trial_steps_per_second"] > 0
     assert sum(found["search"]["trials"].values()) == 2
     assert (found["device"], found["waits_an_epoch"], found["short_of_memory"]) == ("cpu", None, None)

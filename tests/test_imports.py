@@ -15,9 +15,9 @@ ALONE = {
     "prometheus_client": "tuner/metrics.py",
 }
 MODEL = """
-errors files config stories extraction hub sources vocabulary layout alignment corpus description
-noise parameters layers augmentation softmax network shortlist losses batches optimizer evaluation tally
-probe trainer checkpoint inference
+errors devices replay files config stories extraction hub sources vocabulary layout alignment corpus description
+noise parameters layers augmentation softmax network shortlist losses batches optimizer settings evaluation
+tally probe trainer checkpoint inference
 """
 TUNER = """
 errors options health intervals verdict judges pruning definition budget storage tables buffer study climb warm seam single trainers

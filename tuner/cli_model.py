@@ -113,7 +113,7 @@ def train(
 
 def _loaded(path: Path, device: str) -> Checkpoint:
     from model.checkpoint import load_checkpoint
-    from model.trainer import find_device
+    from model.devices import find_device
 
     return load_checkpoint(path, find_device(device))
 

@@ -12,9 +12,10 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import flat_settings
 from model.corpus import Corpus, load_corpus
+from model.devices import find_device
 from model.errors import CheckpointError
 from model.probe import Probe
-from model.trainer import FusedTrainer, Snapshot, find_device
+from model.trainer import FusedTrainer, Snapshot
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run

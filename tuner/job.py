@@ -20,8 +20,8 @@ from rich.console import Console
 from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
+from model.devices import find_device
 from model.errors import DeviceError
-from model.trainer import find_device
 from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm

@@ -63,6 +63,8 @@ def attempt(job: Job) -> Attempt:
         return Attempt(advance(job.trainer, job.slots, job.seconds), None, time.monotonic() - began)
     except TrainerHangs:
         return Attempt(None, TrainerHangs(f"no epoch within {job.seconds:.0f} seconds"), time.monotonic() - began)
+    except MemoryError as error:
+        return Attempt(None, MemoryError(*error.args), time.monotonic() - began)  # a new one: the old holds what there is no room for
     except Exception as error:  # noqa: BLE001  whoever asks for the result has it
         return Attempt(None, error, time.monotonic() - began)
 

@@ -65,7 +65,7 @@ class Tally(Protocol):
 
 @dataclass(frozen=True)
 class Held:
-    """A slot's whole state, from which training goes on as if never interrupted: numbers on the CPU, and what else there is, as JSON."""
+    """A slot's whole state, from which training goes on as if never interrupted: numbers, on whatever device, and what else, as JSON."""
 
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]

@@ -316,7 +316,7 @@ class Search:
             try:
                 return tried.result()
             except MemoryError as error:
-                if not self._make_room(place, array, error):
+                if not self._make_room(array, error):
                     break
                 tried = attempt(self._job(place, array))
             except DeviceError:
@@ -334,7 +334,7 @@ class Search:
         slots = self._state.slots
         return [slots[running.number].held for running in array.slots]
 
-    def _make_room(self, place: Place, array: Array, error: MemoryError) -> bool:
+    def _make_room(self, array: Array, error: MemoryError) -> bool:
         """Halves an array, the other half waits for a free slot; whether it is to be tried again."""
         held, keep = self._held(array), len(array.slots) // 2
         if len(self.running) == 1:
@@ -346,7 +346,10 @@ class Search:
         self._intake.park(array.slots[keep:])
         self.width = max(1, len(self.running) - len(array.slots) + keep)
         array.slots = array.slots[:keep]
-        array.restore(self.make_trainer(place.shape, 0), held[:keep])
+        try:
+            array.restart(held[:keep])
+        except MemoryError as more:
+            return self._make_room(array, more)
         return True
 
     def _judge(self) -> list[tuple[Place, int]]:

@@ -151,6 +151,11 @@ class Array:
         for slot, (running, state) in enumerate(zip(self.slots, held, strict=True)):
             trainer.resume(slot, running.hyperparameters, state)
 
+    def restart(self, held: Sequence[Held]) -> None:
+        """All slots anew, each from where it was held, once the trainer has given back what memory it had."""
+        self.trainer.resize((), 0)
+        self.restore(self.trainer, held)
+
     def one_by_one(self, make_trainer: Callable[[], Trainer], held: list[Held], seconds: float) -> list[Outcome]:
         """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again."""
         outcomes = []

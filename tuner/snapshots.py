@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from model.files import HEADER, save_numbers
 from tuner.artifacts import Artifacts
@@ -83,10 +85,18 @@ def write_state(path: Path, state: SearchState) -> None:
     for place, array in enumerate((*state.arrays, state.waiting)):
         arrays.append([{"trial": s.trial, "curve": s.curve, "seconds": s.seconds, "notes": s.held.notes} for s in array])
         for number, slot in enumerate(array):
-            tensors.update({f"{place}.{number}.{name}": tensor.contiguous() for name, tensor in slot.held.tensors.items()})
+            tensors.update({f"{place}.{number}.{name}": tensor for name, tensor in _fetched(slot.held).items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
     own["lanes"] = state.lanes or (0,) * len(state.arrays)
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
+
+
+def _fetched(held: Held) -> dict[str, Tensor]:
+    """The numbers on the CPU; OSError where the device that has them has failed."""
+    try:
+        return {name: tensor.cpu().contiguous() for name, tensor in held.tensors.items()}
+    except torch.AcceleratorError as error:
+        raise OSError(f"the device has failed: {error}") from error
 
 
 def read_state(path: Path) -> SearchState:

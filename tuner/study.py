@@ -56,6 +56,14 @@ def open_study(
     return study
 
 
+def _version() -> str:
+    """This project's version, as it is installed."""
+    try:
+        return importlib.metadata.version("tuner")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
     """Writes what a study must know of itself; `ready` comes last, so that a half-made one is made up for."""
     data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
@@ -66,7 +74,7 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
         "most_frequent": corpus.most_frequent("valid"),
         "ceiling": corpus.ceiling("valid", PLACES),
         "mark": uuid.uuid4().hex,
-        "tuner_version": importlib.metadata.version("tuner"),
+        "tuner_version": _version(),
     }
     for key, value in attributes.items():
         study.set_user_attr(key, value)

@@ -12,6 +12,8 @@ from tuner.errors import DefinitionError
 from tuner.seam import Trainer
 
 GROUP = "tuner.trainers"
+OWN = importlib.metadata.EntryPoint("symmetric", "tuner.training:SavingTrainer", GROUP)
+"""Found also where the project is only a folder, not installed."""
 
 
 class MakeTrainer(Protocol):
@@ -27,7 +29,7 @@ def find_trainer(name: str) -> MakeTrainer:
     Raises:
         DefinitionError: there is none, or it cannot be imported.
     """
-    found = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+    found = {OWN.name: OWN, **{point.name: point for point in importlib.metadata.entry_points(group=GROUP)}}
     if name not in found:
         raise DefinitionError(f"trainer = {name!r} is not installed; there are: {', '.join(sorted(found))} (entry points {GROUP!r})")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ import studies
 from model.checkpoint import DataSource, check_writable, save_checkpoint
 from model.config import Hyperparameters, ModelShape, settings_from
 from model.corpus import Corpus, load_corpus
+from model.devices import find_device
 from model.evaluation import Evaluation
 from model.extraction import Progress, silent
-from model.trainer import EpochRecord, FusedTrainer, Snapshot, find_device
+from model.trainer import EpochRecord, FusedTrainer, Snapshot
 from tuner.choice import choose
 from tuner.errors import DefinitionError
 from tuner.seam import Held, Scored
@@ -29,23 +31,37 @@ ROWS = ("values", "moment1", "moment2", "averages")
 
 @contextlib.contextmanager
 def no_room() -> Iterator[None]:
-    """Raises MemoryError where torch says in its own ways that there is no room left."""
+    """Raises MemoryError where torch says in its own ways that there is no room left; what was worked on then is no longer held."""
     try:
         yield
+        return
     except torch.OutOfMemoryError as error:
+        said = _let_go(error)
         torch.cuda.empty_cache()
-        raise MemoryError(str(error).partition("\n")[0]) from error
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise
-        raise MemoryError(str(error).partition("\n")[0]) from error
+        said = _let_go(error)
+    raise MemoryError(said)
+
+
+def _let_go(error: RuntimeError) -> str:
+    """What the error says, its frames without the tensors they worked with."""
+    traceback.clear_frames(error.__traceback__)
+    return str(error).partition("\n")[0]
 
 
 class SavingTrainer(FusedTrainer):
     """The fused trainer as the search wants it: it can write a slot's model with the name of its data."""
 
     def __init__(self, shape: ModelShape, corpus: Corpus, slots: int, device: str, data: DataSource) -> None:
-        super().__init__(shape, corpus, slots, device)
+        """As the fused trainer's.
+
+        Raises:
+            MemoryError: the device has no room for it.
+        """
+        with no_room():
+            super().__init__(shape, corpus, slots, device)
         self.data = data
 
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
@@ -89,9 +105,14 @@ class SavingTrainer(FusedTrainer):
             super().resize(keep, slots)
 
     def held(self, slot: int) -> Held:
-        """The slot's whole state."""
-        found = self.snapshot(slot)
-        return Held(dict(zip(ROWS, found.rows, strict=True)), {"layout": found.layout, "epoch": found.epoch, "step": found.step})
+        """The slot's whole state, on the device as long as there is room: it is asked for after every epoch and seldom written."""
+        try:
+            rows = self.store.read(slot)
+        except torch.OutOfMemoryError:
+            own = self.store.slot_rows_KR[slot].cpu()
+            rows = tuple(buffer.cpu()[own] for buffer in self.store._state)
+        state = self.state(slot)
+        return Held(dict(zip(ROWS, rows, strict=True)), {"layout": self.store.layout, "epoch": state.epoch, "step": state.step})
 
     def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
         """Puts such a state into a slot.

@@ -9,10 +9,10 @@ import torch
 
 from model.config import Hyperparameters, ModelShape
 from tuner.definition import StudyDefinition
-from tuner.seam import TrainerFactory
+from tuner.seam import Trainer, TrainerFactory
 
-STEPS, WORTH = 3, 1.05
-"""So many steps are timed; a larger width must bring this factor of trial-steps a second."""
+STEPS, WORTH = 3, 1.2
+"""So many steps are timed; a larger width must bring this factor of trial-steps a second, for with it fewer trials learn from others."""
 WIDEST = 256
 A_CORE = 2
 """Trials at once for each core of a CPU."""
@@ -44,19 +44,22 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
     shape, hyperparameters = largest_shape(definition)
     rates: dict[int, float] = {}
     chosen, width = 1, 1
-    while width <= min(WIDEST, definition.budget.trials * 2):
+    while width <= max(1, min(WIDEST, definition.budget.trials // 2)):
         tell(width)
         try:
-            trainer = make_trainer(shape, width)
-            for slot in range(width):
-                trainer.load(slot, hyperparameters)
-            rates[width] = width / trainer.rehearse(STEPS)
+            rates[width] = _rate(make_trainer(shape, width), hyperparameters, width)
         except MemoryError:
             break
         if width > 1 and rates[width] < WORTH * rates[chosen]:
             break
         chosen, width = width, 2 * width
     return Measured(chosen, rates)
+
+
+def _rate(trainer: Trainer, hyperparameters: Hyperparameters, width: int) -> float:
+    for slot in range(width):
+        trainer.load(slot, hyperparameters)
+    return width / trainer.rehearse(STEPS)
 
 
 def fitting(

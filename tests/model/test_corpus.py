@@ -129,7 +129,7 @@ def test_every_trial_sees_every_sentence_once_within_the_bounds(small_corpus: Co
     split = small_corpus.splits["train"]
     seen = []
     for length_class in length_classes(split, batch_size, 8):
-        rows = length_class.draw(generator_for(seed))
+        rows = length_class.draw(torch.rand(1, len(length_class.sentences), generator=generator_for(seed), dtype=torch.float64))[0]
         seen += rows.tolist()
         assert int(split.token_counts_N[rows].max()) == length_class.tokens
         assert max(length_class.batches) <= batch_size

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.config import Hyperparameters
-from model.optimizer import BETA1, BETA2, EPSILON, StepFactors, learning_rate, step_rows
+from model.optimizer import BETA1, BETA2, EPSILON, learning_rate, step_factors, step_rows
 from model.parameters import ParameterSpec, ParameterStore
 
 SPECS = [ParameterSpec("a", (5, 7), std=1.0), ParameterSpec("b", (3,), std=1.0, decays=False)]
@@ -38,7 +38,7 @@ def test_each_slot_follows_torch_adamw_with_its_own_settings() -> None:
                 group["lr"] = learning_rate(hp, step, steps)
             optimizer.step()
         expected.append(parameters)
-    factors = StepFactors.of([(hp, 0) for hp in hps], steps, store)
+    factors = step_factors([(hp, 0) for hp in hps], steps)
     decay, clip = (torch.tensor(values, dtype=torch.float64) for values in ([0.3, 0.0], [0.5, 1e9]))
     for step in range(steps):
         store.gradient.copy_(gradients[step])
@@ -46,7 +46,7 @@ def test_each_slot_follows_torch_adamw_with_its_own_settings() -> None:
         for view in store._blocks(padding).values():
             view.zero_()
         store.gradient.mul_(1 - padding)
-        step_rows(store, factors, step, decay, clip)
+        step_rows(store, factors[step], decay, clip)
     for slot in range(2):
         for name, value in store.named(store.read(slot)[0]).items():
             assert torch.allclose(value, expected[slot][name].detach(), rtol=1e-4, atol=1e-6)
@@ -59,11 +59,11 @@ def test_the_average_weighs_late_steps_most_and_forgets_where_it_began() -> None
         store.write(slot, store.initial_rows(slot, 1))
         assert torch.equal(store.read(slot)[3], store.read(slot)[0])
     hps, done = [Hyperparameters(lr=0.1, epochs=2), Hyperparameters(lr=0.01, epochs=9)], (0, 40)
-    factors = StepFactors.of(list(zip(hps, done, strict=True)), 12, store)
+    factors = step_factors(list(zip(hps, done, strict=True)), 12)
     averages, none = [store.read(slot)[3] for slot in range(2)], torch.zeros(2, dtype=torch.float64)
     for step in range(12):
         store.gradient.copy_(torch.randn(store.values.shape, generator=torch.Generator().manual_seed(step), dtype=torch.float64))
-        step_rows(store, factors, step, none, none + 1e9)
+        step_rows(store, factors[step], none, none + 1e9)
         for slot in range(2):
             number = done[slot] + step + 1
             averages[slot] = (1 - 9 / (number + 8)) * averages[slot] + 9 / (number + 8) * store.read(slot)[0]

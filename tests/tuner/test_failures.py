@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from optuna.trial import TrialState
@@ -173,6 +174,43 @@ def test_a_trial_that_had_to_wait_goes_on_from_where_it_was(tmp_path: Path) -> N
     for number, curve in curves.read().items():
         assert [point["epoch"] for point in curve] == [1, 2, 3, 4], number
     assert {epoch for trainer in trainers for epoch in trainer.resumed} == {2}
+
+
+class Crammed(ScriptedTrainer):
+    """Ten units of memory for all trainers that are alive: one for each slot, and another while it trains."""
+
+    alive: ClassVar[weakref.WeakSet[ScriptedTrainer]] = weakref.WeakSet()
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        super().__init__(shape, slots)
+        self.alive.add(self)
+        self.take(0)
+
+    def take(self, more: int) -> None:
+        """Where there is as much."""
+        if sum(len(trainer.slots) for trainer in self.alive) + more > 10:
+            raise MemoryError(f"no room for {more} more")
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """If there is room."""
+        self.take(slots - len(self.slots))
+        super().resize(keep, slots)
+
+    def train_epoch(self) -> list[Step | None]:
+        """If there is room."""
+        self.take(len(self.slots))
+        return super().train_epoch()
+
+
+def test_an_array_gives_its_memory_back_before_its_half_begins_again(tmp_path: Path) -> None:
+    """Eight fit and cannot be trained; four could not begin beside eight."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 8, "epochs": 3})
+    listener = Listener()
+    study, _, curves = scripted(tmp_path, made, 8, Crammed, listener)
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    for number, curve in curves.read().items():
+        assert [point["epoch"] for point in curve] == [1, 2, 3], number
+    assert sum("no room for 8 trials at once" in line for line in listener.told) == 1
 
 
 class Crowded(ScriptedTrainer):

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from model.checkpoint import load_checkpoint
-from model.trainer import find_device
+from model.devices import find_device
 from tests.tuner.scripted import scripted
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError

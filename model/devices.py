@@ -1,0 +1,30 @@
+"""Where numbers lie and how they get there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from model.errors import DeviceError
+
+
+def find_device(name: str) -> torch.device:
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or name.endswith(":") or (kind == "cpu" and number):
+        raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
+    return torch.device(name)
+
+
+def sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """What was worked out on the CPU, on its way to the device: nobody waits for it to arrive."""
+    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)

@@ -1,0 +1,139 @@
+"""Work that is done again and again on tensors of few sizes: recorded once for each of them, then replayed as one thing to do.
+
+A step of a small model is a thousand small operations, and a GPU waits for the interpreter to ask for each: a replay asks once (CUDA
+graphs). What is replayed reads its inputs where they lay when it was recorded, so each recording has memory of its own for them. On a CPU
+nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Kind = TypeVar("Kind", bound=Hashable)
+Result = TypeVar("Result")
+Inputs = Sequence[Tensor]
+
+
+class Recorder(Protocol):
+    """Records work; its recordings may share memory, for one is replayed after the other."""
+
+    def __call__(self, work: Callable[[], Result]) -> tuple[Callable[[], object], Result]:
+        """What does it again, and where its result then lies. It need not be done once for that.
+
+        Raises:
+            OutOfMemoryError: there is no room for a recording.
+        """
+
+
+class CudaRecorder:
+    """Records on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = torch.device("cuda", device.index or 0)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], Result]) -> tuple[Callable[[], object], Result]:
+        """As a recorder does."""
+        graph = torch.cuda.CUDAGraph()
+        with (
+            _nothing_collected(),
+            torch.cuda.stream(torch.cuda.current_stream(self._device)),  # whence we go on, also where recording breaks off
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+        ):
+            result = work()
+        return graph.replay, result
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage is collected: a recording that is given up while another is made spoils it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def recorder_for(device: torch.device) -> Recorder | None:
+    """What records there; None on a CPU, which waits for nobody."""
+    return CudaRecorder(device) if device.type == "cuda" else None
+
+
+@dataclass(frozen=True)
+class _Recording(Generic[Result]):
+    """One recording and the memory of its inputs."""
+
+    inputs: tuple[Tensor, ...]
+    again: Callable[[], object]
+    result: Result
+
+    def __call__(self, inputs: Inputs) -> Result:
+        for dtype in dict.fromkeys(held.dtype for held in self.inputs):  # tensors of one type are copied at once
+            alike = [pair for pair in zip(self.inputs, inputs, strict=True) if pair[0].dtype == dtype]
+            torch._foreach_copy_([held for held, _ in alike], [given for _, given in alike])
+        self.again()
+        return self.result
+
+
+class Replayed(Generic[Kind, Result]):
+    """Does work; where there is a recorder, from the second time for inputs of a kind and their sizes on as a replay.
+
+    A result is valid until the next.
+    """
+
+    def __init__(self, make_recorder: Callable[[], Recorder | None]) -> None:
+        """Nothing is recorded yet; `make_recorder` gives what records, or None."""
+        self._make_recorder = make_recorder
+        self._recorder = make_recorder()
+        self._met: set[Hashable] = set()
+        self._recordings: dict[Hashable, _Recording[Result] | None] = {}  # None: there was no room for it
+
+    @property
+    def records(self) -> bool:
+        """Whether anything ever is a replay."""
+        return self._recorder is not None
+
+    @property
+    def before(self) -> int:
+        """How many times go before one that is as quick as all later ones."""
+        return 1 if self._recorder is None else 2
+
+    def __call__(self, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> Result:
+        """What `work` gives. At first it is done as it stands, so that what is made on first use is not made within a recording.
+
+        Args:
+            work: always the same. What else it reads or writes than its inputs stays where it is until all is forgotten.
+        """
+        if self._recorder is None:
+            return work(inputs, kind)
+        key = (kind, tuple((given.shape, given.dtype) for given in inputs))
+        if key in self._met and key not in self._recordings:
+            self._recordings[key] = self._recorded(work, inputs, kind)
+        self._met.add(key)
+        recording = self._recordings.get(key)
+        return work(inputs, kind) if recording is None else recording(inputs)
+
+    def _recorded(self, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> _Recording[Result] | None:
+        if self._recorder is None:
+            return None
+        try:
+            held = tuple(given.clone() for given in inputs)
+            return _Recording(held, *self._recorder(lambda: work(held, kind)))
+        except torch.OutOfMemoryError:
+            return None
+
+    def forget(self) -> None:
+        """Gives up all recordings: what they work with is elsewhere now."""
+        self._met.clear()
+        self._recordings.clear()
+        self._recorder = self._make_recorder()  # the memory that recordings shared is gone with the last of them
