@@ -1,10 +1,12 @@
 # One image for the search, its workers and the dashboard: docker run --gpus all -v "$PWD/runs:/runs" IMAGE search plateau
-# Build arguments: BASE_IMAGE, TORCH (cuda, or cpu for an image of a tenth of the size), TORCH_INDEX (where CPU builds of torch are found).
+# Build arguments: BASE_IMAGE, TORCH (cuda, or cpu for an image of a tenth of the size), and pip's own PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS
+# (where CPU builds of torch are found).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 ARG TORCH=cuda
-ARG TORCH_INDEX=
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
 RUN python3 -m venv /opt/tuner
@@ -12,7 +14,7 @@ COPY deploy/constraints.txt deploy/
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN case "${TORCH}" in cuda) suffix="" ;; cpu) suffix="+cpu" ;; *) echo "TORCH=${TORCH} is not known; allowed: cuda, cpu" >&2; exit 1 ;; esac; \
     version="$(grep '^torch==' deploy/constraints.txt)"; \
-    /opt/tuner/bin/pip install ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} --constraint deploy/constraints.txt "${version}${suffix}"
+    /opt/tuner/bin/pip install --constraint deploy/constraints.txt "${version}${suffix}"
 COPY pyproject.toml README.md ./
 COPY model model
 COPY studies studies
@@ -30,6 +32,7 @@ ENV PATH=/opt/tuner/bin:$PATH \
     HOME=/runs \
     XDG_CACHE_HOME=/runs/cache \
     TRITON_CACHE_DIR=/runs/cache/triton \
+    TMPDIR=/dev/shm \
     MPLCONFIGDIR=/dev/shm/matplotlib \
     TUNER_PULSE=/dev/shm/tuner-pulse \
     PYTHONUNBUFFERED=1 \
