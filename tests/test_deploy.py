@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from tests.postgres import PASSWORD, Server, serving
@@ -107,9 +108,12 @@ def test_a_slurm_task_whose_time_is_up_writes_its_state_and_is_queued_again(tmp_
 
 
 def test_the_kubernetes_job_says_what_there_is() -> None:
-    """Its options are ours, bad usage ends it, a preempted worker does not; nothing is root or writes beside its volumes."""
+    """It keeps to the schema; its options are ours, bad usage ends it, a preempted worker does not; nothing is root or writes elsewhere."""
     (job,) = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    with pytest.raises(kubernetes_validate.ValidationError, match="parallelism"):
+        kubernetes_validate.validate({**job, "spec": {**job["spec"], "parallelism": "many"}}, kubernetes_validate.latest_version())
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     for line in re.findall(r"tuner (\w+ .*)", container["args"][0]):
