@@ -30,6 +30,7 @@ from optuna.trial import create_trial
 from rich.console import Console
 
 from tuner.buffer import BufferedStorage
+from tuner.climb import guide
 from tuner.definition import validated
 from tuner.job import SearchRequest, report, run_search
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
@@ -101,10 +102,17 @@ def beside_finished(folder: Path, finished: int) -> dict[str, float]:
     opened.get_trials(deepcopy=False)
     start = time.perf_counter() - began
     asked = milliseconds(lambda: opened.ask(distributions), 5)
+    guided = milliseconds(lambda: guide(made, opened.get_trials(deepcopy=False), finished + 1, 2), 5)
     storage.flush()
     began = time.perf_counter()
     report(url, study.study_name)
-    return {"trials": finished, "ask_ms": asked, "open_s": round(start, 2), "status_s": round(time.perf_counter() - began, 2)}
+    return {
+        "trials": finished,
+        "ask_ms": asked,
+        "guide_ms": guided,
+        "open_s": round(start, 2),
+        "status_s": round(time.perf_counter() - began, 2),
+    }
 
 
 def definition(trials: int, epochs: int) -> Any:
