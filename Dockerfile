@@ -1,5 +1,5 @@
 # One image for the search, its workers and the dashboard: docker run --gpus all -v "$PWD/runs:/runs" IMAGE search plateau
-# Build arguments: BASE_IMAGE, TORCH (cuda, or cpu for an image of a tenth of the size), and pip's own PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS
+# Build arguments: BASE_IMAGE, TORCH (cuda, or cpu for an image of a quarter of the size), and pip's own PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS
 # (where CPU builds of torch are found).
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 

@@ -32,11 +32,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.fused_throughput import GROWTH, trial_steps_per_second
-from benchmarks.trainer_speed import epoch_gflops, matmul_gflops
+from benchmarks.trainer_speed import epoch_gflops, loaded, matmul_gflops
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
-from model.replay import Recorder, recorder_for
+from model.replay import recorder_for
 from model.trainer import FusedTrainer
 from tuner.definition import StudyDefinition, load_definition
 from tuner.job import SearchRequest, run_search
@@ -96,14 +96,6 @@ def replayed(corpus: Corpus, dim: int, device: str) -> float:
     return max(apart(trainers[0], slot, trainers[1], slot) for slot in range(2))
 
 
-def loaded(corpus: Corpus, slots: int, dim: int, device: str, recorder: Callable[[torch.device], Recorder | None]) -> FusedTrainer:
-    """A trainer with a trial in every slot."""
-    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots, device, recorder=recorder)
-    for slot in range(slots):
-        trainer.load(slot, Hyperparameters(seed=slot, epochs=1000))
-    return trainer
-
-
 def by_width(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[int, dict[str, float]]:
     """Trial-steps a second and peak memory by K, which doubles until that brings no more, memory ends, or the time is up."""
     found: dict[int, dict[str, float]] = {}
@@ -114,7 +106,7 @@ def by_width(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[int,
             if cuda:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats(device)
-            made = loaded(corpus, slots, dim, device, recorder_for)
+            made = loaded(corpus, slots, dim, device)
             for _ in range(2 if cuda else 0):
                 made.train_epoch()  # recorded
             rate = trial_steps_per_second(made, least=1.0)
@@ -136,7 +128,7 @@ def waits_an_epoch(corpus: Corpus, dim: int, device: str) -> int | None:
     """How often an epoch of training and evaluation waits for the device; None where there is none to wait for."""
     if not device.startswith("cuda"):
         return None
-    made = loaded(corpus, 8, dim, device, recorder_for)
+    made = loaded(corpus, 8, dim, device)
     for _ in range(3):
         made.train_epoch()
     made.evaluate()
@@ -223,7 +215,7 @@ def throughput(corpus: Corpus, dim: int, device: str, seconds: float) -> dict[st
     plain = trial_steps_per_second(loaded(corpus, 1, dim, device, as_it_stands), least=1.0)
     widths = by_width(corpus, dim, device, seconds)
     rates = {slots: point["trial_steps_per_second"] for slots, point in widths.items()}
-    best, limit, one = max(rates.values()), matmul_gflops(device), loaded(corpus, 1, dim, "cpu", as_it_stands)
+    best, limit, one = max(rates.values()), matmul_gflops(device), loaded(corpus, 1, dim)
     return {
         "widths": {str(slots): point for slots, point in widths.items()},
         "one_at_a_time": round(plain, 1),

@@ -24,6 +24,7 @@ from benchmarks.flops import step_flops
 from benchmarks.original_form import OriginalTrainer, batches
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, load_corpus
+from model.replay import Recorder, recorder_for
 from model.trainer import FusedTrainer
 
 ORIGINAL_BATCHES = 100
@@ -106,9 +107,11 @@ def beside_the_original(corpus: Corpus, dim: int, slots: int, rounds: int = 3) -
     return {"hidden_dim": dim, "slots": slots, **{name: round(rate, 1) for name, rate in rates.items()}, **ratios}
 
 
-def loaded(corpus: Corpus, slots: int, dim: int, device: str = "cpu") -> FusedTrainer:
+def loaded(
+    corpus: Corpus, slots: int, dim: int, device: str = "cpu", recorder: Callable[[torch.device], Recorder | None] = recorder_for
+) -> FusedTrainer:
     """A trainer with a trial in every slot, all with epochs enough."""
-    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots, device)
+    trainer = FusedTrainer(ModelShape(hidden_dim=dim), corpus, slots, device, recorder=recorder)
     for slot in range(slots):
         trainer.load(slot, Hyperparameters(seed=slot, epochs=1000))
     return trainer

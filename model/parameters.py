@@ -134,9 +134,12 @@ class ParameterStore:
         return self.values, self.moment1, self.moment2, self.averages
 
     def read(self, slot: int) -> tuple[Tensor, ...]:
-        """Copies of one slot's values, moments and averages."""
+        """Copies of one slot's values, moments and averages; on the CPU where the device has no room for them."""
         rows = self.slot_rows_KR[slot]
-        return tuple(buffer[rows] for buffer in self._state)
+        try:
+            return tuple(buffer[rows] for buffer in self._state)
+        except torch.OutOfMemoryError:
+            return tuple(buffer.cpu()[rows.cpu()] for buffer in self._state)
 
     def write(self, slot: int, *state: Tensor) -> None:
         """Overwrites one slot with values, moments and averages; values alone are those of a new model."""

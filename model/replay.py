@@ -118,22 +118,21 @@ class Replayed(Generic[Kind, Result]):
             return work(inputs, kind)
         key = (kind, tuple((given.shape, given.dtype) for given in inputs))
         if key in self._met and key not in self._recordings:
-            self._recordings[key] = self._recorded(work, inputs, kind)
+            self._recordings[key] = _recorded(self._recorder, work, inputs, kind)
         self._met.add(key)
         recording = self._recordings.get(key)
         return work(inputs, kind) if recording is None else recording(inputs)
-
-    def _recorded(self, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> _Recording[Result] | None:
-        if self._recorder is None:
-            return None
-        try:
-            held = tuple(given.clone() for given in inputs)
-            return _Recording(held, *self._recorder(lambda: work(held, kind)))
-        except torch.OutOfMemoryError:
-            return None
 
     def forget(self) -> None:
         """Gives up all recordings: what they work with is elsewhere now."""
         self._met.clear()
         self._recordings.clear()
         self._recorder = self._make_recorder()  # the memory that recordings shared is gone with the last of them
+
+
+def _recorded(recorder: Recorder, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> _Recording[Result] | None:
+    try:
+        held = tuple(given.clone() for given in inputs)
+        return _Recording(held, *recorder(lambda: work(held, kind)))
+    except torch.OutOfMemoryError:
+        return None

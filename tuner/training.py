@@ -106,12 +106,7 @@ class SavingTrainer(FusedTrainer):
 
     def held(self, slot: int) -> Held:
         """The slot's whole state, on the device as long as there is room: it is asked for after every epoch and seldom written."""
-        try:
-            rows = self.store.read(slot)
-        except torch.OutOfMemoryError:
-            own = self.store.slot_rows_KR[slot].cpu()
-            rows = tuple(buffer.cpu()[own] for buffer in self.store._state)
-        state = self.state(slot)
+        rows, state = self.store.read(slot), self.state(slot)
         return Held(dict(zip(ROWS, rows, strict=True)), {"layout": self.store.layout, "epoch": state.epoch, "step": state.step})
 
     def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:

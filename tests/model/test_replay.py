@@ -149,7 +149,7 @@ def test_a_step_for_whose_recording_there_is_no_room_is_done_as_it_stands() -> N
 
 
 def test_each_kind_and_size_has_a_recording_of_its_own() -> None:
-    """Two calls go before the first replay of each; a replay reads the inputs of its call."""
+    """One call goes before the first replay of each; a replay reads the inputs of its call."""
     played: list[tuple[int, ...]] = []
     sizes: list[tuple[int, ...]] = []
 
