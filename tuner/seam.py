@@ -122,10 +122,18 @@ class Trainer(Protocol):
         """
 
     def evaluate(self) -> Sequence[Scored | None]:
-        """The validation figures of all slots; None for a free one."""
+        """The validation figures of all slots; None for a free one.
+
+        Raises:
+            MemoryError: the device has no room for it.
+        """
 
     def tally(self) -> Sequence[Tally | None]:
-        """What all slots get right on the test split; None for a free one. Asked for once, of models that are confirmed."""
+        """What all slots get right on the test split; None for a free one. Asked for once, of models that are confirmed.
+
+        Raises:
+            MemoryError: the device has no room for it.
+        """
 
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
         """Writes the slot's model to a file that appears whole or not at all."""

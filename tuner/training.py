@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -27,6 +28,8 @@ from tuner.seam import Held, Scored
 
 SYNTHETIC = DataSource("synthetic", None, 1)
 ROWS = ("values", "moment1", "moment2", "averages")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -51,8 +54,19 @@ def _let_go(error: RuntimeError) -> str:
     return str(error).partition("\n")[0]
 
 
+def roomy(method: Callable[P, R]) -> Callable[P, R]:
+    """The same method, which raises MemoryError where the device has no room for what it does."""
+
+    @functools.wraps(method)
+    def within(*args: P.args, **named: P.kwargs) -> R:
+        with no_room():
+            return method(*args, **named)
+
+    return within
+
+
 class SavingTrainer(FusedTrainer):
-    """The fused trainer as the search wants it: it can write a slot's model with the name of its data."""
+    """The fused trainer as the search wants it: it writes a slot's model with the name of its data, and raises MemoryError without room."""
 
     def __init__(self, shape: ModelShape, corpus: Corpus, slots: int, device: str, data: DataSource) -> None:
         """As the fused trainer's.
@@ -64,45 +78,17 @@ class SavingTrainer(FusedTrainer):
             super().__init__(shape, corpus, slots, device)
         self.data = data
 
+    load = roomy(FusedTrainer.load)
+    restore = roomy(FusedTrainer.restore)
+    resize = roomy(FusedTrainer.resize)
+    train_epoch = roomy(FusedTrainer.train_epoch)
+    rehearse = roomy(FusedTrainer.rehearse)
+    evaluate = roomy(FusedTrainer.evaluate)
+    tally = roomy(FusedTrainer.tally)
+
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
         """Writes the slot's model with its validation figures."""
         save_checkpoint(path, self, slot, self.data, Evaluation(dict(evaluation.figures), self.references()))
-
-    def train_epoch(self) -> list[EpochRecord | None]:
-        """As the fused trainer's.
-
-        Raises:
-            MemoryError: the device has no room for so many slots.
-        """
-        with no_room():
-            return super().train_epoch()
-
-    def rehearse(self, steps: int) -> float:
-        """Seconds a step, after one that is not counted.
-
-        Raises:
-            MemoryError: the device has no room for so many slots.
-        """
-        with no_room():
-            return super().rehearse(steps)
-
-    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
-        """As the fused trainer's.
-
-        Raises:
-            MemoryError: the device has no room for it.
-        """
-        with no_room():
-            super().load(slot, hyperparameters)
-
-    def resize(self, keep: Sequence[int], slots: int) -> None:
-        """As the fused trainer's.
-
-        Raises:
-            MemoryError: the device has no room for so many slots; then all are as they were.
-        """
-        with no_room():
-            super().resize(keep, slots)
 
     def held(self, slot: int) -> Held:
         """The slot's whole state, on the device as long as there is room: it is asked for after every epoch and seldom written."""
@@ -114,6 +100,7 @@ class SavingTrainer(FusedTrainer):
 
         Raises:
             ValueError: it is of another layout.
+            MemoryError: the device has no room for it.
         """
         rows, notes = tuple(held.tensors[name] for name in ROWS), held.notes
         self.restore(slot, Snapshot(notes["layout"], hyperparameters, notes["epoch"], notes["step"], rows))

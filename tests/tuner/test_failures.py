@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
-from model.config import ModelShape
+from model.config import ModelShape, settings_from
+from model.corpus import load_corpus
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
@@ -20,6 +22,7 @@ from tuner.errors import SearchError
 from tuner.forecast import forecast, told
 from tuner.observer import Observer
 from tuner.slots import Running
+from tuner.training import SYNTHETIC, SavingTrainer
 from tuner.verdict import Verdict
 from tuner.width import measure
 
@@ -211,6 +214,56 @@ def test_an_array_gives_its_memory_back_before_its_half_begins_again(tmp_path: P
     for number, curve in curves.read().items():
         assert [point["epoch"] for point in curve] == [1, 2, 3], number
     assert sum("no room for 8 trials at once" in line for line in listener.told) == 1
+
+
+class Dazzled(Crammed):
+    """Has room to train, and to evaluate four at most."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """In any case."""
+        return ScriptedTrainer.train_epoch(self)
+
+    def evaluate(self) -> list[Step | None]:
+        """If there is room."""
+        self.take(len(self.slots))
+        return super().evaluate()
+
+
+def test_an_evaluation_without_room_halves_the_array_too(tmp_path: Path) -> None:
+    """No trial is taken for the one whose fault it is; the epoch that could not be evaluated is trained again from before it, once."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 8, "epochs": 3})
+    listener = Listener()
+    study, _, curves = scripted(tmp_path, made, 8, Dazzled, listener)
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    for number, curve in curves.read().items():
+        assert [point["epoch"] for point in curve] == [1, 2, 3], number
+    assert sum("no room for 8 trials at once" in line for line in listener.told) == 1
+    assert not any("one by one" in line for line in listener.told)
+
+
+class Full:
+    """In the place of a trainer's store: whatever is wanted of it, torch is asked for more memory than there can be."""
+
+    def __getattr__(self, name: str) -> Any:
+        return torch.empty(1 << 58)
+
+
+@pytest.mark.parametrize("name", ["load", "resume", "resize", "train_epoch", "rehearse", "evaluate", "tally"])
+def test_whatever_a_trainer_does_without_room_is_a_memory_error(name: str) -> None:
+    """As torch says it, it would be the trial's fault."""
+    shape, hyperparameters = settings_from({"hidden_dim": 16, "num_rules": 2, "batch_size": 8}, epochs=2, seed=0)
+    trainer = SavingTrainer(shape, load_corpus("synthetic", 30, 1), 1, "cpu", SYNTHETIC)
+    trainer.load(0, hyperparameters)
+    held = trainer.held(0)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "load": (0, hyperparameters),
+        "resume": (0, hyperparameters, held),
+        "resize": ([0], 2),
+        "rehearse": (1,),
+    }
+    trainer.store = Full()  # type: ignore[assignment]
+    with pytest.raises(MemoryError, match="can't allocate memory"):
+        getattr(trainer, name)(*arguments.get(name, ()))
 
 
 class Crowded(ScriptedTrainer):
