@@ -87,6 +87,11 @@ class Numbers(_Section):
             return optuna.distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
         return optuna.distributions.FloatDistribution(float(self.low), float(self.high), log=self.log)
 
+    def at(self, share: float) -> float:
+        """The value that lies this share of the range above its low end, by its logarithm where it is searched so."""
+        value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
+        return min(float(self.high), max(float(self.low), value))
+
     def corners(self) -> list[Value]:
         """The values that must be valid for the whole range to be."""
         return [self.low, self.high]
@@ -291,7 +296,12 @@ class StudyDefinition(_Section):
 
     def start(self, number: int) -> dict[str, Value]:
         """What is not drawn for the trial of this number: the first that nobody has put in begin with what is cheap."""
-        return self._cheap if number < len(self.baselines) + len(self.enqueue) + self.starting else {}
+        return self._cheap if number < self.first_starter + self.starting else {}
+
+    @property
+    def first_starter(self) -> int:
+        """The number of the first trial that nobody has put in."""
+        return len(self.baselines) + len(self.enqueue)
 
     def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings, fixed ones included."""

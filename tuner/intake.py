@@ -179,11 +179,11 @@ class Intake:
         return trial
 
     def _guide(self, trial_id: int, number: int) -> None:
-        """Says some parameters of a new trial, where nobody has: those of a cheap start, or of a step from the best."""
+        """Says some parameters of a new trial, where nobody has: those of a cheap start, evenly spread, or of a step from the best."""
         known = self.storage.get_trial(trial_id)
         if FIXED in known.system_attrs or known.params:
             return
-        said, best = guide(self.definition, self.study.get_trials(deepcopy=False), number, self.steps)
+        said, best = guide(self.definition, self.study.get_trials(deepcopy=False), number, self.steps, warm=bool(self._earlier))
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)
         if said:

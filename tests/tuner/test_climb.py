@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.tuner.scripted import scripted
@@ -53,10 +56,36 @@ def places(trials: list[FrozenTrial], count: int) -> list[tuple[Any, ...]]:
 def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
     """Ten at most, a quarter of the budget at most; those that somebody has put in are not counted."""
     assert MADE.starting == 10
-    assert guide(MADE, [], 9, 2) == ({"hidden_dim": 16}, None)
+    for number in range(MADE.starting):
+        said, best = guide(MADE, [], number, 2)
+        assert (said.keys(), said["hidden_dim"], best) == ({"hidden_dim", "lr"}, 16, None)
     assert guide(MADE, [], 10, 2) == ({}, None)
     assert definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3}).starting == 3
     assert definition().starting == 0
+
+
+@given(st.integers(0, 2**31), st.integers(4, 60), st.booleans(), st.integers(0, 3))
+def test_the_first_have_one_in_each_part_of_each_range(seed: int, trials: int, log: bool, enqueued: int) -> None:
+    """Whatever the seed, their number and what somebody has put in before them; one range says nothing about another."""
+    ranges = {"lr": (1e-4, 1e-2, log), "loss_weights.generate": (0.5, 3.0, False)}
+    space = {**SPACE, **{name: {"low": low, "high": high, "log": by_log} for name, (low, high, by_log) in ranges.items()}}
+    put_in = [{"name": f"mine {n}", "lr": 1e-3, "hidden_dim": 64, "num_rules": 2, "batch_size": 8} for n in range(enqueued)]
+    made = definition(search=space, fixed={}, baselines=[], enqueue=put_in, seed=seed, budget={"trials": trials, "epochs": 3})
+    count = made.starting
+    starters = [guide(made, [], enqueued + number, 2)[0] for number in range(count)]
+    for name, (low, high, by_log) in ranges.items():
+        edges = np.geomspace(low, high, count + 1) if by_log else np.linspace(low, high, count + 1)
+        values = [one[name] for one in starters]
+        assert all(low <= value <= high for value in values)
+        assert sorted(np.clip(np.searchsorted(edges, values) - 1, 0, count - 1)) == list(range(count))
+    assert all("lr" not in guide(made, [], number, 2)[0] for number in range(enqueued))
+
+
+def test_the_first_are_not_spread_where_something_is_known_or_a_random_sampler_was_asked_for() -> None:
+    """They still take what is cheap."""
+    drawn = definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}, sampler="random")
+    assert guide(drawn, [], 0, 2) == ({"hidden_dim": 16}, None)
+    assert guide(MADE, [], 0, 2, warm=True) == ({"hidden_dim": 16}, None)
 
 
 def test_every_place_beside_the_best_is_tried_once_shapes_first() -> None:
