@@ -44,7 +44,7 @@ from tuner.verdict import Verdict
 
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
-BASELINES_AT = 0.5
+BASELINES_AT = 2 / 3
 """When so much of the budget is spent the baselines begin, all together: they are never stopped, and mostly large."""
 WATCH_SECONDS, WATCH_TIMES = 1800.0, 20
 POLL_SECONDS = 2.0

@@ -126,7 +126,7 @@ def test_a_start_must_be_one_of_the_choices() -> None:
 
 def test_a_search_starts_small_climbs_and_leaves_the_baselines_for_later(tmp_path: Path) -> None:
     """The scripted trainer likes high rates whatever the shape: the start is of one shape and all at once, every shape beside it is tried
-    with the best rate known, and the baselines begin together when half of the budget is spent."""
+    with the best rate known, and the baselines begin together when two thirds of the budget are spent."""
     notes = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4, "batch_size": 8} for n in range(3)]
     content = {"search": SPACE, "fixed": {"loss_weights.parse": 1.0}, "baselines": notes, "budget": {"trials": 40, "epochs": 3}}
     study, trainers, _ = scripted(tmp_path, definition(**content, pruning={}), 4)
@@ -136,7 +136,7 @@ def test_a_search_starts_small_climbs_and_leaves_the_baselines_for_later(tmp_pat
     assert len({t.params["lr"] for t in trials[3:13]}) == 10
     began = sorted(trials, key=lambda t: t.datetime_start)
     assert len(trainers[0].slots) + len(trainers[1].slots) <= 10 == max(trainers[0].widths) + max(trainers[1].widths)
-    assert [began.index(trials[n]) for n in range(3)] == [20, 21, 22], [t.number for t in began]
+    assert [began.index(trials[n]) for n in range(3)] == [27, 28, 29], [t.number for t in began]
     steps = [t for t in trials if STEP in t.user_attrs]
     assert steps
     for step in steps:
