@@ -32,7 +32,7 @@ from tuner.study import find_study
 from tuner.tables import CurveTable
 from tuner.views import StudyView, view
 
-SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "6", "--width", "6")
+SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "8", "--width", "6")
 
 
 @pytest.fixture(scope="module")
