@@ -128,8 +128,7 @@ def rates(seen: StudyView) -> Chart:
 
 def spent(seen: StudyView) -> Chart:
     """Epochs trained, by how the trials ended."""
-    epochs = {cause: sum(len(t.curve) for t in seen.trials if t.cause == cause) for cause in CAUSES}
-    there = {cause: count for cause, count in epochs.items() if count}
+    there = {cause: seen.epochs[cause] for cause in CAUSES if cause in seen.epochs}
     series = [Series("bars", "", [cause], [count], COLOURS[cause]) for cause, count in there.items()]
     if seen.saved:
         series.append(Series("bars", "", ["saved by stopping"], [seen.saved], "#b9d8c2"))

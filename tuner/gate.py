@@ -175,8 +175,8 @@ class Gate:
 
     # ---- answers
 
-    def _ask(self, start: StartResponse, status: str, said: str = "") -> Iterable[bytes]:
-        return _answer(start, status, PAGE.format(said=html.escape(said)))
+    def _ask(self, start: StartResponse, status: str, said: str = "", headers: list[tuple[str, str]] | None = None) -> Iterable[bytes]:
+        return _answer(start, status, PAGE.format(said=html.escape(said)), headers)
 
     def _slow(self, start: StartResponse, environ: WSGIEnvironment, wait: float) -> Iterable[bytes]:
         seconds = max(1, round(wait + 0.5))
@@ -189,9 +189,7 @@ class Gate:
         if environ.get("PATH_INFO", "").startswith(("/api", "/artifacts", "/csv")):
             return _answer(start, status, json.dumps({"reason": why}), headers, "application/json")
         if status.startswith(("401", "429")):
-            return _answer(
-                start, status, PAGE.format(said="" if status.startswith("401") else html.escape(f"Too many guesses: {why}.")), headers
-            )
+            return self._ask(start, status, "" if status.startswith("401") else f"Too many guesses: {why}.", headers)
         return _answer(start, status, html.escape(why), headers)
 
 

@@ -85,10 +85,7 @@ def verdicts(seen: StudyView) -> list[list[str]]:
 
 def cost(seen: StudyView) -> list[list[str]]:
     """Epochs by cause, what stopping saved, seconds by what they were spent on."""
-    epochs: dict[str, int] = {}
-    for trial in seen.trials:
-        epochs[trial.cause] = epochs.get(trial.cause, 0) + len(trial.curve)
-    rows = [[f"epochs of trials {cause.replace('_', ' ')}", f"{count:,}"] for cause, count in sorted(epochs.items())]
+    rows = [[f"epochs of trials {cause.replace('_', ' ')}", f"{count:,}"] for cause, count in sorted(seen.epochs.items())]
     rows.append(["epochs saved by stopping", f"{seen.saved:,}"])
     return rows + [[f"seconds, {name}", f"{value:,.1f}"] for name, value in seen.summary["seconds"].items()]
 

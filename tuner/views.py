@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,11 @@ class StudyView:
     def saved(self) -> int:
         """The epochs that stopping saved."""
         return int(self.summary["epochs_saved"])
+
+    @property
+    def epochs(self) -> Mapping[str, int]:
+        """How many epochs were run, by how their trials ended."""
+        return Counter(trial.cause for trial in self.trials for _ in trial.curve)
 
     @property
     def plateau(self) -> tuple[float, float] | None:
