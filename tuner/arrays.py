@@ -29,6 +29,13 @@ class Slot(NamedTuple):
     running: Running
 
 
+def work(shape: ModelShape, slots: int) -> int:
+    """About how long an epoch of an array takes on one core, in a unit of its own; counted, so that the same search is laid out the same.
+
+    As measured on 100 real stories: hidden 128 takes twice as long as 64, 32 four fifths of it; two slots 1.68 times as long as one."""
+    return (96**2 + shape.hidden_dim**2) * (2 * slots + 1)
+
+
 class Arrays:
     """All trials that train on one device, by shape and lane.
 
@@ -86,15 +93,17 @@ class Arrays:
         return self._definition.settings(running.trial.params, running.hyperparameters.seed)[0]
 
     def place_for(self, running: Running, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> Place:
-        """The array for a new trial beside other `fresh` ones, once the `ended` are gone: in the lane that has the fewest, of these in one
-        that has an array of its shape."""
+        """The array for a new trial beside other `fresh` ones, once the `ended` are gone: in the lane that then has the least to do."""
         held = Counter({place: len(array.slots) for place, array in self._arrays.items()})
         held.subtract(slot.place for slot in ended)
         held.update({place: len(more) for place, more in fresh.items()})
-        shape, lanes = self._shape(running), Counter(dict.fromkeys(range(self._lanes), 0))
-        for place, count in held.items():
-            lanes[place.lane] += count
-        return Place(shape, min(lanes, key=lambda lane: (lanes[lane], held[Place(shape, lane)] == 0, lane)))
+        shape = self._shape(running)
+
+        def with_it(lane: int) -> int:
+            among = held + Counter([Place(shape, lane)])
+            return sum(work(place.shape, slots) for place, slots in among.items() if place.lane == lane)
+
+        return Place(shape, min(range(self._lanes), key=lambda lane: (with_it(lane), lane)))
 
     def restore(self, lane: int, slots: list[Running]) -> None:
         """An array as it was held."""

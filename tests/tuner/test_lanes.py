@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import create_trial
 
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
@@ -15,8 +16,10 @@ from model.trainer import FusedTrainer
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition, ended
 from tuner import lanes
+from tuner.arrays import Arrays
 from tuner.failures import TrainerHangs
 from tuner.lanes import Job, advance_all, lanes_of
+from tuner.slots import Running
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
 
@@ -115,6 +118,23 @@ def test_a_search_in_two_lanes_comes_to_the_same_ends(tmp_path: Path) -> None:
         found.append((ended(study), trainers))
     assert found[0][0] == found[1][0]
     assert max(max(trainer.widths) for trainer in found[0][1]) > 2 == max(max(trainer.widths) for trainer in found[1][1])
+
+
+def test_what_is_large_has_a_lane_to_itself() -> None:
+    """Three small trials beside it, fused in the other, take about as long; then the lanes are even again."""
+    made = definition(search={"lr": {"low": 1e-4, "high": 1e-2}, "hidden_dim": {"choices": [64, 128]}}, fixed={}, baselines=[])
+    arrays = Arrays(made, ScriptedTrainer, width=6, lanes=2, watch=60, notice=pytest.fail)
+
+    def lane(number: int, hidden: int) -> int:
+        trial = create_trial(value=0.0, params={"lr": 1e-3, "hidden_dim": hidden}, distributions=made.distributions())
+        trial.number = number
+        running = Running(trial, Hyperparameters())
+        place = arrays.place_for(running, [], {})
+        assert arrays.refill([], {place: [running]}) == []
+        return place.lane
+
+    assert [lane(number, hidden) for number, hidden in enumerate((64, 128, 64, 64, 128, 64))] == [0, 1, 0, 0, 1, 0]
+    assert [running.number for running in arrays.running] == list(range(6))
 
 
 def test_real_models_in_lanes_train_as_alone() -> None:
