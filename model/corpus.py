@@ -133,8 +133,14 @@ class Corpus:
         self.name, self.seed = name, seed
         self.sentences, self.left_out = split_sentences(sentences, seed)
         stories = len({s.story_id for s in sentences})
+        if not any(s.propositions for s in sentences):
+            raise DataError(f"{name}: none of its {len(sentences):,} sentences has propositions, so there is nothing to learn from them")
         if not all(any(s.propositions for s in self.sentences[split]) for split in SPLITS):
-            raise DataError(f"{name}: {stories} stories leave a split without propositions; at least 30 stories are advisable")
+            left = sum(self.left_out.values())
+            raise DataError(
+                f"{name}: {stories} stories leave a split without propositions ({left} sentences are left out as repeats of train); "
+                "at least 30 stories of different sentences are advisable"
+            )
         train = self.sentences["train"]
         self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in train))
         self.vocabulary = Vocabulary.of(train, verbs_read(train, self.aligned_NQ3))

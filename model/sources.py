@@ -25,6 +25,7 @@ WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
 MEMORY_SHARE = 1 / 20
 """Sentences take some ten times the bytes of their lines; more of them than this share of the machine's memory are not read."""
+MOST_SYNTHETIC = 1_000_000
 PARSED_STORIES = Path("runs/cache/stories")
 
 
@@ -116,6 +117,8 @@ def load_sentences(source: str, stories: int | None, seed: int, progress: Progre
     """
     if source == "synthetic":
         count = stories or 300
+        if count > MOST_SYNTHETIC:
+            raise DataError(f"{count:,} synthetic stories are asked for; allowed: up to {MOST_SYNTHETIC:,}")
         return f"synthetic-{count}", tell_stories(count, seed)
     path = Path(source)
     stem = path.name.removesuffix(".gz")

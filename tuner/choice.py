@@ -26,6 +26,7 @@ class Choice:
     Args:
         data: as the study has it: source, stories, seed.
         confirmed: its figures with fresh seeds, if it has been confirmed.
+        suggested: what it was called by whoever put it in; None: it was searched.
     """
 
     study: str
@@ -37,12 +38,13 @@ class Choice:
     data: Mapping[str, Any]
     checkpoint: str | None
     confirmed: Mapping[str, Any] | None = None
+    suggested: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As `tuner best --json` prints it."""
         own = {"trial": self.trial, "value": self.value, "hyperparameters": dict(self.settings), "seed": self.seed, "epochs": self.epochs}
         data = {name: self.data[name] for name in ("source", "stories", "seed")}
-        return {**own, "data": data, "checkpoint": self.checkpoint, "confirmed": self.confirmed}
+        return {**own, "data": data, "checkpoint": self.checkpoint, "confirmed": self.confirmed, "suggested": self.suggested}
 
     def said(self, form: str | None) -> list[str]:
         """As lines: `cli` (options of `tuner train`), `toml` (a preset's file), else in words."""
@@ -93,7 +95,18 @@ def choice_of(
     settings, seed = definition.filled(trial.params), int(trial.user_attrs.get("seed", 0))
     value = trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None
     data, kept = study.user_attrs["data"], trial.user_attrs.get("checkpoint")
-    return Choice(study.study_name, trial.number, value, settings, seed, definition.budget.epochs, data, kept, confirmed)
+    return Choice(
+        study.study_name,
+        trial.number,
+        value,
+        settings,
+        seed,
+        definition.budget.epochs,
+        data,
+        kept,
+        confirmed,
+        trial.user_attrs.get("suggested"),
+    )
 
 
 def settings_toml(settings: Mapping[str, Any], epochs: int) -> str:

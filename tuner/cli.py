@@ -202,6 +202,14 @@ class _Signals:
         raise SystemExit(self.status)
 
 
+def _interrupted(arguments: list[str]) -> str:
+    """What becomes of a command that was broken off."""
+    named = next((word for word in arguments if word in cli.commands), "")
+    if named in ("search", "worker", "confirm") and "--dry-run" not in arguments:
+        return f"interrupted; the {'search' if named == 'worker' else named} goes on when it is run again"
+    return "interrupted; no checkpoint was written" if named == "train" else "interrupted"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed, 2 bad usage or input, 130 and 143 after signals."""
     signals = _Signals()
@@ -216,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit:
         if not signals.status:
             raise
-        click.echo("interrupted; a search goes on when it is run again", err=True)
+        click.echo(_interrupted(sys.argv[1:] if arguments is None else arguments), err=True)
     except click.Abort:
         return INTERRUPTED
     return signals.status

@@ -64,11 +64,16 @@ def stop(study: str, storage: str) -> None:
 
     Example: tuner stop quick
     """
+    from optuna.trial import TrialState
+
     from tuner.budget import STOP
     from tuner.storage import open_storage
     from tuner.study import find_study
 
     found = find_study(open_storage(storage, create=False), study)
+    if not any(trial.state == TrialState.RUNNING for trial in found.get_trials(deepcopy=False)):
+        click.echo(f"no trial of {found.study_name} runs; there is nothing to stop", err=True)
+        return
     found.set_user_attr(STOP, datetime.datetime.now(datetime.UTC).isoformat())
     click.echo(f"{found.study_name} is asked to stop; it does so after the epoch it is in", err=True)
 
@@ -89,6 +94,9 @@ def enqueue(study: str, settings: tuple[str, ...], storage: str, as_json: bool) 
     found = find_study(open_storage(storage, create=False), study)
     point = definition_of(found).reachable(dict(map(_setting, settings)))
     found.enqueue_trial(point, user_attrs={"suggested": "by hand"})
+    known, budget = len(found.get_trials(deepcopy=False)), definition_of(found).budget.trials
+    if known > budget:
+        click.echo(f"with it there are {known} trials, and the study's budget is {budget}: search on with --trials {known}", err=True)
     show(as_json, {"study": found.study_name, "enqueued": point}, [f"{found.study_name}: enqueued {point}"])
 
 

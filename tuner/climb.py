@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import SHAPE_NAMES
 from model.noise import derived_seed
 from tuner.definition import Choices, Numbers, StudyDefinition
+from tuner.study import standing
 
 STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
@@ -65,9 +66,9 @@ def _spread(definition: StudyDefinition, number: int) -> dict[str, float]:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The best that has finished above the floors, the first of equals."""
+    """The best that has finished above the floors."""
     finished = (t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values()))
-    return max(finished, key=lambda t: (t.value, -t.number), default=None)
+    return min(finished, key=standing, default=None)
 
 
 def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:

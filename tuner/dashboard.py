@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import secrets
@@ -83,15 +84,17 @@ def serve(
     Raises:
         TunerError: the address cannot be had.
     """
-    token = given_token(os.environ)
-    if token is None and not is_loopback(host):
-        token = made_token(KEPT_TOKEN, tell)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host.strip("[]"), port), family=family)
     except OSError as error:
-        raise TunerError(f"port {port} of {host} cannot be had ({error.strerror}); name another with --port, or 0 for any") from error
+        foreign = error.errno in (socket.EAI_NONAME, errno.EADDRNOTAVAIL)
+        advice = "--host must be an address of this machine" if foreign else "name another with --port, or 0 for any"
+        raise TunerError(f"port {port} of {host} cannot be had ({error.strerror}); {advice}") from error
     with listening:
+        token = given_token(os.environ)
+        if token is None and not is_loopback(host):
+            token = made_token(KEPT_TOKEN, tell)
         gate = Gate(wsgi(storage, artifact_store=artifacts), token, (*names, host), read_only)
         page = "/dashboard" if study is None else f"/dashboard/studies/{study}"
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}{page}"

@@ -21,6 +21,7 @@ from scipy.special import gammaln
 
 Numbers = NDArray[Any]
 LEFT_SHARE, LEAST_RISE, FEWEST, SURE = 0.25, 0.03, 10, 0.05
+MOST_LEFT = 0.75
 MOST_CUTS = 64
 """A setting with more values is cut between no more than so many of them, evenly spread."""
 
@@ -97,7 +98,9 @@ def diagnose_study(study: optuna.Study, chance: float) -> list[Finding]:
     cuts = sorted((cut for cut in _best_cuts(trials, left) if cut.chance < SURE), key=lambda cut: cut.chance)
     if not cuts:
         finding = f"{away} of {len(trials)} trials left the plateau (above {level:.3f}); no setting tells them apart beyond chance"
-        return [Finding("left_by_no_setting", finding, "run more trials, or look at the curves in the dashboard", evidence)]
+        most = away >= MOST_LEFT * len(trials)
+        advice = "nothing to do: most trials leave it" if most else "run more trials, or look at the curves in the dashboard"
+        return [Finding("left_by_no_setting", finding, advice, evidence)]
     return [_finding(cut, level) for cut in cuts]
 
 

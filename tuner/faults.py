@@ -102,7 +102,7 @@ NEAR_CHANCE, SAMENESS = 0.02, 0.5
 
 
 def constant_answers(run: Run) -> Iterator[Finding]:
-    """Answers that are the same whatever is read, and a score at the level of the most frequent answer."""
+    """Answers that are the same whatever is read."""
     if run.probe is None:
         return
     same = {r: a for r, a in run.probe.answers.items() if a[1] > a[2] + SAMENESS * (1 - a[2])}
@@ -112,8 +112,15 @@ def constant_answers(run: Run) -> Iterator[Finding]:
         )
         advice = "the model answers without reading: raise the learning rate; `tuner diagnose STUDY` says where others left this level"
         yield Finding("constant_answer", f"nearly one answer for all sentences: {said}", advice, {r: list(a) for r, a in same.items()})
-    level, reached = run.chance["component_accuracy"], float(run.probe.valid["component_accuracy"])
-    if reached < level + NEAR_CHANCE:
+
+
+def at_chance(run: Run) -> Iterator[Finding]:
+    """A score at the level of the most frequent answer: that of the model, or else the last of the curve."""
+    if run.probe is None and not run.curve:
+        return
+    reached = float(run.probe.valid["component_accuracy"] if run.probe else run.curve[-1]["objective"])
+    level = run.chance["component_accuracy"]
+    if not reached >= level + NEAR_CHANCE:  # so that what is no number is found too
         finding = f"component accuracy {reached:.3f} is not above always giving the most frequent answer ({level:.3f})"
         yield Finding(
             "at_chance", finding, "the run has learnt nothing of the sentences yet", {"accuracy": reached, "most_frequent": level}
@@ -219,6 +226,7 @@ FAULTS: tuple[Callable[[Run], Iterator[Finding]], ...] = (
     drowned_components,
     frozen_parts,
     constant_answers,
+    at_chance,
     hiding_metric,
     learning_rate,
     capacity,

@@ -35,7 +35,29 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
         study = find_study(storage, subject)
         return [*diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"]), *_saved(study)]
     study = find_study(storage, name)
-    return diagnose_run(run_of_trial(study, int(number), CurveTable(storage, study._study_id), find_device(device)))
+    run = run_of_trial(study, int(number), CurveTable(storage, study._study_id), find_device(device))
+    return [*_stopped(study, int(number)), *diagnose_run(run)]
+
+
+ADVICE = {
+    "plateaued": "`tuner diagnose STUDY` says in which part of the space others left this level",
+    "exploded": "a lower learning rate; `tuner diagnose STUDY` says where others went on",
+    "outpaced": "nothing is wrong with it but that others did better: `tuner best STUDY`",
+    "out_of_memory": "a smaller hidden_dim or batch_size, or another device",
+    "failed": "see what its trainer said; the trial can be put in again with `tuner enqueue`",
+}
+"""What to do about a verdict."""
+
+
+def _stopped(study: optuna.Study, number: int) -> list[Finding]:
+    """The verdict that ended a trial before its time."""
+    (trial,) = (t for t in study.get_trials(deepcopy=False) if t.number == number)
+    verdict = trial.user_attrs.get("verdict", {})
+    if verdict.get("cause") not in ADVICE:
+        return []
+    finding = f"{verdict['cause'].replace('_', ' ')} in epoch {verdict['epoch']}: {verdict['reason']}"
+    advice = ADVICE[verdict["cause"]].replace("STUDY", study.study_name)
+    return [Finding(verdict["cause"], finding, advice, dict(verdict.get("evidence", {})))]
 
 
 def _saved(study: optuna.Study) -> list[Finding]:

@@ -222,9 +222,15 @@ def _begin(request: SearchRequest, console: Console) -> _Prepared:
         before = request.definition.budget.epochs
         _plainly(console)(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
     storage = BufferedStorage(open_storage(request.storage), Patience(_plainly(console)))
+    open_artifacts(request.place)
+    if request.warm_start is not None:
+        find_study(storage, request.warm_start)  # what is not there is told of before a study is begun
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if request.warm_start is not None:
         remember(study, storage, request.warm_start, definition.distributions())
+    if definition.budget.trials <= len(definition.baselines):
+        known = len(definition.baselines)
+        _plainly(console)(f"{definition.budget.trials} trials are all for the {known} baselines, nothing is searched; raise --trials")
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
     console.print(
@@ -257,7 +263,15 @@ def run_search(request: SearchRequest, console: Console) -> Report:
             _plainly(aside)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
         elif request.confirm:
             prepared.confirm(width, aside)
-    return report(request.storage, study.study_name)
+    found = report(request.storage, study.study_name)
+    return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None)])
+
+
+def _next(study: str, found: bool) -> str:
+    """What can be done with a search that is over."""
+    if not found:
+        return f"next: tuner diagnose {study}"
+    return f"next: tuner report {study} -o report.html; tuner best {study} --format cli; tuner train --from {study}"
 
 
 def _search_with_ray(request: SearchRequest, study: optuna.Study, width: int, tick: Callable[[], None]) -> None:

@@ -156,7 +156,8 @@ class PlateauRule:
         noise = max(self.noise, error * math.sqrt((self.window * (self.window**2 - 1)) / 12))
         if self._matters(history, level, reach) or epoch < self._patience(history, level, noise):
             return None
-        flat = f"; the loss fell by {fallen:.3g} of {span:.3g}" if history.loss else ""
+        moved = f"fell by {fallen:.3g} of" if fallen >= 0 else f"rose by {-fallen:.3g}, its range being"
+        flat = f"; the loss {moved} {span:.3g}" if history.loss else ""
         where, parts = self._where(history, level), ", ".join(f"{name} loss flat at {curve[-1]:.3g}" for name, curve in self._flat(history))
         reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
         reason += f"; {parts}" if parts else ""

@@ -34,6 +34,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 METADATA = MetaData()
+ALLOWED = "allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
 
 
 def _records(name: str, key: str) -> Table:
@@ -68,9 +69,14 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         _check_schema(storage.engine)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         cause = getattr(error, "orig", None) or error
-        advice = "; install the driver with `pip install 'tuner[postgres]'`" if isinstance(error, ImportError) else ""
+        advice = f"; {_missing(parsed)}" if isinstance(error, ImportError) else ""
         raise StorageError(f"the storage {shown(url)} cannot be opened: {_hide(str(cause), parsed)}{advice}") from error
     return storage
+
+
+def _missing(url: URL) -> str:
+    """What to do where a driver is not installed."""
+    return "install the driver with `pip install 'tuner[postgres]'`" if url.get_backend_name() == "postgresql" else ALLOWED
 
 
 def _parsed(url: str) -> URL:
@@ -83,9 +89,7 @@ def _parsed(url: str) -> URL:
     except OSError as error:
         raise StorageError(f"{PASSWORD_FILE} names {name}, which cannot be read ({error.strerror})") from error
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-        raise StorageError(
-            "the storage URL cannot be read; allowed: sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-        ) from error
+        raise StorageError(f"the storage URL cannot be read; {ALLOWED}") from error
 
 
 def shown(url: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from model.checkpoint import DataSource
 from model.corpus import Corpus
@@ -107,6 +108,11 @@ def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
                 f"not {json.dumps(new[section])[:200]}; {ADVICE}"
             )
+
+
+def standing(trial: FrozenTrial) -> tuple[float, float, int]:
+    """By which finished trials are sorted, the best first: by value, then by round trip, then the earlier."""
+    return -(trial.value or 0.0), trial.constraints.get("round_trip", 0.0), trial.number
 
 
 def complete(study: optuna.Study, definition: StudyDefinition) -> bool:

@@ -83,10 +83,11 @@ def _percent(share: float | None) -> str:
 def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) -> list[str]:
     """The table best / baselines / most frequent / ceiling, one line each."""
     best = summary["best"]
-    lines = [f"study {summary['study']}", f"{'':44} objective  entity relation   value"]
+    lines = [f"study {summary['study']}", f"{'':44} objective  entity relation   value round trip"]
 
     def row(label: str, value: float | None, figures: dict[str, Any]) -> str:
-        return f"{label[:44]:44} {_percent(value):>9} " + " ".join(f"{_percent(figures.get(role)):>7}" for role in ROLES)
+        parts = " ".join(f"{_percent(figures.get(role)):>7}" for role in ROLES)
+        return f"{label[:44]:44} {_percent(value):>9} {parts} {_percent(figures.get('round_trip')):>10}"
 
     def last(trial: int) -> dict[str, Any]:
         return curves[trial][-1] if curves.get(trial) else {}
@@ -94,11 +95,12 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     ceiling, frequent = summary["ceiling"], summary["most_frequent"]
     lines.append(row("ceiling without copying (words, places)", ceiling["component_accuracy"], ceiling))
     if best is not None:
-        lines.append(row(f"best: trial {best['trial']}", best["value"], last(best["trial"])))
+        named = "" if best["suggested"] is None else f" ({best['suggested']})"
+        lines.append(row(f"best: trial {best['trial']}{named}", best["value"], last(best["trial"])))
     lines += [row(b["name"], b["value"], last(b["trial"])) for b in summary["baselines"]]
     lines.append(row("always the most frequent answer", frequent["component_accuracy"], frequent))
     if best is None:
-        lines.append("no trial has finished above the floor on round_trip yet")
+        lines += _none_sound(curves)
     else:
         if summary["confirmation"] is not None:
             lines += told(summary["confirmation"])
@@ -108,6 +110,17 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     lines.append(f"trials: {counts}; {summary['running']} running; {epochs}")
     if summary["audit"]["stops"]:
         lines.append(_audit_line(summary["audit"]))
+    return lines
+
+
+def _none_sound(curves: dict[int, list[dict[str, Any]]]) -> list[str]:
+    """What is said where no trial is a candidate: how far the highest has come, and why that does not count."""
+    lines = ["no trial has finished above the floor on round_trip yet (propositions that survive being written and read again)"]
+    reached = {number: points[-1] for number, points in curves.items() if points and points[-1]["objective"] > 0}
+    if reached:
+        number, last = max(reached.items(), key=lambda one: (one[1]["objective"], -one[0]))
+        figures = f"component accuracy {100 * last['objective']:.2f}%, round trip {100 * last.get('round_trip', 0.0):.2f}%"
+        lines.append(f"the highest so far is trial {number}: {figures}; more epochs or more stories bring that too")
     return lines
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 import tomllib
 import traceback
@@ -23,7 +24,7 @@ from model.evaluation import Evaluation
 from model.extraction import Progress, silent
 from model.trainer import EpochRecord, FusedTrainer, Snapshot
 from tuner.choice import choose
-from tuner.errors import DefinitionError
+from tuner.errors import DefinitionError, TunerError
 from tuner.seam import Held, Scored
 
 SYNTHETIC = DataSource("synthetic", None, 1)
@@ -197,6 +198,11 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
         if record is None or evaluation is None:
             raise RuntimeError("the trainer lost its slot")
         tell(original_form(record, evaluation))
+        if not math.isfinite(record.loss):
+            raise TunerError(
+                f"the loss is {record.loss} after epoch {record.epoch}: there is nothing left to train, and no checkpoint is written; "
+                f"try a lower --lr than {hyperparameters.lr:g}"
+            )
         accuracy = {role: evaluation.figures[role] for role in ("entity", "relation", "value")}
         losses = {"epoch": record.epoch, "loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
         curve.append({**losses, "objective": evaluation.objective, **accuracy})

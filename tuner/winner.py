@@ -21,15 +21,16 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ROLES
 from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
 from tuner.definition import StudyDefinition
+from tuner.study import standing
 
 CONFIRMED = "confirmed"
 FIGURES = (*ROLES, "exact")
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials whose constraints hold, the best first, the earlier of equals first."""
+    """The complete trials whose constraints hold, the best first."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
-    return sorted(complete, key=lambda t: (-(t.value or 0.0), t.number))
+    return sorted(complete, key=standing)
 
 
 def candidates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -125,7 +126,7 @@ def finding_of(found: Sequence[Confirmed], floor: float, uses: int) -> dict[str,
     """
     sound = [one for one in found if fmean(one.round_trips) >= floor]
     ours = [one for one in sound if not one.baseline]
-    chosen = max(ours, key=lambda one: (one.mean, -one.trial), default=None)
+    chosen = max(ours, key=lambda one: (one.mean, fmean(one.round_trips), -one.trial), default=None)
     against = [one for one in found if one.baseline]
     gaps = [] if chosen is None else _gaps(chosen, against, LEVEL * min(1.0, 2 / len(ours)))
     won = chosen is not None and bool(gaps) and all(gap.low > 0 for gap in gaps)

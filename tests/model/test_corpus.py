@@ -61,6 +61,16 @@ def test_missing_empty_and_cut_files_are_named(tmp_path: Path) -> None:
         load_sentences("stories.csv", None, 1)
 
 
+def test_data_from_which_nothing_can_be_learnt_are_refused_with_the_reason() -> None:
+    """No propositions at all; or the same sentence over and over, which is left out of all splits but train."""
+    empty = [Sentence(f"s{n}", ("the", "end", str(n)), ()) for n in range(60)]
+    with pytest.raises(DataError, match="none of its 60 sentences has propositions"):
+        Corpus("empty", empty, 1)
+    repeats = [Sentence(f"s{n}", ("the", "cat"), (("cat", "type", "cat"),)) for n in range(40)]
+    with pytest.raises(DataError, match=r"40 stories leave a split without propositions \(\d+ sentences are left out as repeats of train"):
+        Corpus("repeats", repeats, 1)
+
+
 def test_fewer_stories_are_the_first_ones(tmp_path: Path) -> None:
     """`--num-stories N` takes the first N story ids."""
     path = write(tmp_path / "data.jsonl", *({**GOOD, "story_id": story} for story in "abcab"))

@@ -112,6 +112,60 @@ def test_train_prints_its_object(home: Path) -> None:
     assert first["curve"] == second["curve"]
 
 
+def test_a_loss_that_is_no_number_ends_the_training(home: Path) -> None:
+    """With what to do about it, and without a checkpoint."""
+    small = (
+        "--num-stories",
+        "30",
+        "--epochs",
+        "3",
+        "--hidden-dim",
+        "16",
+        "--num-rules",
+        "2",
+        "--lr",
+        "1e6",
+        "--checkpoint",
+        "nan.safetensors",
+    )
+    done = call(home, "train", *small)
+    assert done.returncode == 2
+    assert "try a lower --lr than 1e+06" in done.stderr
+    assert not (home / "nan.safetensors").exists()
+
+
+def test_a_verdict_is_told_again_by_diagnose(home: Path) -> None:
+    """Of the trial that it ended, with what to do about it; and it is told that baselines are all there is."""
+    few = call(home, "search", "plateau", "--num-stories", "30", "--trials", "3", "--epochs", "1", "--no-confirm")
+    assert "3 trials are all for the 3 baselines" in few.stderr
+    assert few.stdout.splitlines()[-1].startswith("next: tuner diagnose plateau@synthetic-30")
+    (home / "hot.toml").write_text((home / "tiny.toml").read_text().replace("1e-2", "1e6") + EXPLODING)
+    assert call(home, "search", "hot.toml", "--epochs", "4", "--no-confirm").returncode == 0
+    verdicts = call(home, "status", "hot").stdout
+    number = re.search(r"^trial (\d+) exploded in epoch (\d+): (.*)$", verdicts, re.M)
+    assert number is not None, verdicts
+    told = call(home, "diagnose", f"hot:{number[1]}").stdout
+    assert f"exploded in epoch {number[2]}: {number[3]}" in told
+    assert "a lower learning rate" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["search", "quick"], "the search goes on when it is run again"),
+        (["worker", "quick"], "the search goes on when it is run again"),
+        (["confirm", "quick"], "the confirm goes on when it is run again"),
+        (["search", "quick", "--dry-run"], "interrupted"),
+        (["train", "--lr", "1"], "no checkpoint was written"),
+        ([], "interrupted"),
+    ],
+)
+def test_what_becomes_of_a_command_that_is_interrupted(arguments: list[str], words: str) -> None:
+    """It is not promised that what is lost goes on."""
+    assert tuner.cli._interrupted(arguments).endswith(words)
+
+
+EXPLODING = '[pruning]\nexplosion = {}\n[[enqueue]]\nname = "hot"\nlr = 1e6\n'
 BAD_DATA = {
     "missing.jsonl": None,
     "empty.jsonl": b"",
@@ -140,6 +194,11 @@ BAD_DATA = {
         (["search", "quick", "--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/x"], ["cannot be opened"]),
         (["search", "quick", "--device", "cuda:99"], ["cuda:99", "--device cpu"]),
         (["search", "quick", "--device", "tpu"], ["tpu", "auto"]),
+        (["search", "quick", "--storage", "mysql://me@127.0.0.1/x"], ["cannot be opened", "allowed: sqlite:///FILE or postgresql"]),
+        (["search", "quick", "--num-stories", "100000000"], ["100,000,000 synthetic stories", "allowed: up to 1,000,000"]),
+        (["search", "tiny.toml", "--name", "none", "--warm-start", "nothing"], ["no study 'nothing'"]),
+        (["search", "tiny.toml", "--name", "none", "--artifacts", "s3://"], ["names no bucket"]),
+        (["dashboard", "--host", "999.1.1.1", "--port", "0"], ["999.1.1.1", "--host must be an address of this machine"]),
         (["search", "other/tiny.toml"], ["another search", "--name", "--fresh"]),
         (["status", "nothing"], ["'nothing'", "tiny@synthetic-30"]),
     ],
@@ -168,6 +227,8 @@ def test_bad_input_says_what_was_given_and_ends_with_status_2(home: Path, argume
     assert done.stdout == ""
     for word in words:
         assert word in done.stderr
+    if "none" in arguments:
+        assert "none@" not in call(home, "status", "nothing").stderr, "a search that cannot begin leaves no study"
     after = sorted(str(path) for path in home.rglob("*"))
     assert [path for path in after if path not in before and not path.endswith(("-wal", "-shm"))] == []
 

@@ -118,6 +118,11 @@ def test_the_best_is_above_the_floors() -> None:
     assert guide(drawn, [trial(1, 0.4)], LATE, 2) == ({}, None)
 
 
+def test_of_equals_the_best_is_the_one_with_the_best_round_trip() -> None:
+    """It decides where the value does not, and then the earlier."""
+    assert best_of([trial(0, 0.9, floor=-0.2), trial(1, 0.9, floor=-0.5), trial(2, 0.9, floor=-0.5), trial(3, 0.8, floor=-0.9)]).number == 1
+
+
 def test_a_start_must_be_one_of_the_choices() -> None:
     """What was given, what is allowed."""
     with pytest.raises(DefinitionError, match=r"hidden_dim: start = 48 is none of the choices; allowed: 64, 16, 32"):

@@ -1,6 +1,7 @@
 """Each kind of fault is found in a run that has exactly it, and a healthy run has none."""
 
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -132,6 +133,13 @@ def test_a_run_that_has_not_begun_to_learn_is_at_chance(corpus: Corpus) -> None:
     slow = dataclasses.replace(USUAL, lr=1e-7)
     trainer, curve = trained(corpus, slow, epochs=6)
     assert "at_chance" in kinds(run_of(trainer, curve, slow))
+
+
+@pytest.mark.parametrize(("reached", "stuck"), [(0.0, True), (0.21, True), (math.nan, True), (0.23, False)])
+def test_without_a_model_the_curve_says_that_nothing_was_learnt(reached: float, stuck: bool) -> None:
+    """As of a trial that was stopped on the plateau, whose model was not kept."""
+    point = {"epoch": 1, "loss": 1.0, "objective": reached, "gradient_norm": 1.0}
+    assert ("at_chance" in kinds(Run({}, [point], None, {"component_accuracy": 0.2}))) is stuck
 
 
 def test_a_large_model_on_few_stories_overfits(small_corpus: Corpus) -> None:

@@ -105,6 +105,11 @@ def test_a_trial_below_the_floor_on_the_round_trip_is_never_best(tmp_path: Path)
     found = run_search(request(tmp_path, made), quiet())
     assert found.summary["trials"] == {"finished": 2}
     assert found.summary["best"] is None
+    study = find_study(open_storage(request(tmp_path, made).storage), found.summary["study"])
+    ends = {trial.number: trial.intermediate_values[1] for trial in study.get_trials()}
+    highest = max(ends, key=lambda number: (ends[number], -number))
+    assert f"the highest so far is trial {highest}: component accuracy {100 * ends[highest]:.2f}%, round trip" in "\n".join(found.lines)
+    assert found.lines[-1].startswith("next: tuner diagnose ")
 
 
 def test_confirmation_can_be_left_out_and_waits_for_the_last_trial(tmp_path: Path) -> None:

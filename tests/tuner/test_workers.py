@@ -114,6 +114,9 @@ def test_a_trial_of_ones_own_is_the_next_to_begin(tmp_path: Path) -> None:
     done = run(tmp_path, "enqueue", "quick", "lr=3e-3", f"hidden_dim={choices[0]}")
     assert done.returncode == 0, done.stderr
     assert "enqueued" in done.stdout
+    known = len(study_in(tmp_path).get_trials())
+    assert f"search on with --trials {known}" in done.stderr
+    assert "there is nothing to stop" in run(tmp_path, "stop", "quick").stderr
     for wrong, why in {"lr=1e9": "cannot be reached; allowed: low", "hidden_dim": "is not NAME=VALUE", "x=1": "is not searched"}.items():
         refused = run(tmp_path, "enqueue", "quick", wrong)
         assert refused.returncode == 2
