@@ -128,7 +128,8 @@ def rates(seen: StudyView) -> Chart:
 
 def spent(seen: StudyView) -> Chart:
     """Epochs trained, by how the trials ended."""
-    there = {cause: seen.epochs[cause] for cause in CAUSES if cause in seen.epochs}
+    epochs = seen.epochs
+    there = {cause: epochs[cause] for cause in CAUSES if cause in epochs}
     series = [Series("bars", "", [cause], [count], COLOURS[cause]) for cause, count in there.items()]
     if seen.saved:
         series.append(Series("bars", "", ["saved by stopping"], [seen.saved], "#b9d8c2"))

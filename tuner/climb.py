@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import SHAPE_NAMES
 from model.noise import derived_seed
 from tuner.definition import Choices, Numbers, StudyDefinition
-from tuner.study import standing
+from tuner.study import feasible
 
 STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
@@ -56,9 +56,9 @@ def _spread(definition: StudyDefinition, number: int) -> dict[str, float]:
     which, parts = number - definition.first_starter, definition.starting
     if which < 0 or definition.sampler != "tpe":
         return {}
-    spread = dict[str, float]()
+    spread, distributions = dict[str, float](), definition.distributions()
     for name, space in definition.search.items():
-        if isinstance(space, Numbers) and isinstance(definition.distributions()[name], FloatDistribution):
+        if isinstance(space, Numbers) and isinstance(distributions[name], FloatDistribution):
             order = random.Random(derived_seed(definition.seed, "starters", name)).sample(range(parts), parts)
             within = random.Random(derived_seed(definition.seed, "starters", name, which)).random()
             spread[name] = space.at((order[which] + within) / parts)
@@ -67,8 +67,7 @@ def _spread(definition: StudyDefinition, number: int) -> dict[str, float]:
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     """The best that has finished above the floors."""
-    finished = (t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values()))
-    return min(finished, key=standing, default=None)
+    return next(iter(feasible(trials)), None)
 
 
 def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:

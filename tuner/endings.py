@@ -17,8 +17,9 @@ from tuner.errors import SearchError
 from tuner.observer import Observer
 from tuner.seam import Scored
 from tuner.slots import Running
+from tuner.study import feasible
 from tuner.verdict import Verdict
-from tuner.winner import candidates, feasible
+from tuner.winner import candidates
 
 FAILURES_IN_A_ROW = 5
 """So many failed trials with no other ending between them stop the search."""

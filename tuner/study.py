@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from model.checkpoint import DataSource
 from model.corpus import Corpus
@@ -110,9 +111,10 @@ def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus
             )
 
 
-def standing(trial: FrozenTrial) -> tuple[float, float, int]:
-    """By which finished trials are sorted, the best first: by value, then by round trip, then the earlier."""
-    return -(trial.value or 0.0), trial.constraints.get("round_trip", 0.0), trial.number
+def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete trials whose constraints hold, the best first: by value, then by round trip, then the earlier."""
+    sound = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
+    return sorted(sound, key=lambda t: (-(t.value or 0.0), t.constraints.get("round_trip", 0.0), t.number))
 
 
 def complete(study: optuna.Study, definition: StudyDefinition) -> bool:

@@ -21,16 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ROLES
 from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
 from tuner.definition import StudyDefinition
-from tuner.study import standing
+from tuner.study import feasible
 
 CONFIRMED = "confirmed"
 FIGURES = (*ROLES, "exact")
-
-
-def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete trials whose constraints hold, the best first."""
-    complete = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
-    return sorted(complete, key=standing)
 
 
 def candidates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
