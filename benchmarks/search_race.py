@@ -1,6 +1,7 @@
 """Who finds it first: `tuner search` and its peers on the same space, trainer, stories and cores, with equal wall time, in turns.
 
 python -m benchmarks.search_race --data stories.jsonl.gz --json [--stories 100] [--seeds 5] [--minutes 10] [--epochs 12] [--searchers A,B]
+[--device cuda]
 
 Each row (searcher, seed) is kept in --rows as it ends; those that are there are not run again, so the race can be stopped and
 continued; --count only counts. What counts as found is the value of a trial that has ended, when it has ended; the target is 98 %
@@ -30,7 +31,7 @@ def play(options: argparse.Namespace) -> list[Row]:
     for seed in range(options.seeds):
         names = options.searchers[seed % len(options.searchers) :] + options.searchers[: seed % len(options.searchers)]
         for searcher in names:
-            task = Task(str(options.data.absolute()), options.stories, options.epochs, options.minutes, seed, "")
+            task = Task(str(options.data.absolute()), options.stories, options.epochs, options.minutes, seed, "", options.device)
             if not any(row["searcher"] == searcher and row["task"]["seed"] == seed and _same(row, options) for row in there):
                 row = run(searcher, task)
                 options.rows.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,8 @@ def play(options: argparse.Namespace) -> list[Row]:
 
 def _same(row: Row, options: argparse.Namespace) -> bool:
     task = row["task"]
-    return (task["stories"], task["epochs"], task["minutes"]) == (options.stories, options.epochs, options.minutes)
+    asked = options.stories, options.epochs, options.minutes, options.device
+    return (task["stories"], task["epochs"], task["minutes"], task.get("device", "cpu")) == asked
 
 
 def main() -> None:
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=12, help="of a whole trial")
     parser.add_argument("--searchers", type=lambda text: text.split(","), default=list(SEARCHERS), help=", ".join((*SEARCHERS, *ABLATIONS)))
+    parser.add_argument("--device", default="cpu", help="cuda: all searchers on one GPU, a process of a peer for each core")
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/race_rows.jsonl"))
     parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
     parser.add_argument("--png", type=Path, help="write the anytime curve")

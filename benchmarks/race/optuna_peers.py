@@ -63,16 +63,16 @@ def optimise(kind: str, task: Task, corpus: Corpus, number: int) -> None:
 
 
 def look_once(task: Task, corpus: Corpus, number: int) -> None:
-    """Random settings for one epoch each for a share of the time; then the best of this process's half of ten to their end."""
+    """Random settings for one epoch each for a share of the time; then the best of this process's share of ten to their end."""
     began, looked = time.monotonic(), list[tuple[float, Trainee]]()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(1000 * task.seed + number))
-    space, points = task.definition.distributions(), task.baselines[number::2]
+    space, points = task.definition.distributions(), task.baselines[number :: task.processes]
     while points or time.monotonic() - began < LOOKING * 60 * task.minutes:
         params = points.pop() if points else study.ask(space).params
         seed = derived_seed(task.seed, number, len(looked)) % 2**31
         trainee = Trainee(task, corpus, params, seed, f"{number}-{len(looked)}")
         looked.append((trainee.train_epoch(), trainee))
-    for _, trainee in sorted(looked, key=lambda one: -one[0])[: KEPT // 2]:
+    for _, trainee in sorted(looked, key=lambda one: -one[0])[: max(1, KEPT // task.processes)]:
         while trainee.epoch < task.epochs:
             trainee.train_epoch()
 

@@ -1,4 +1,4 @@
-"""Ray Tune with ASHA and OptunaSearch, two trials at once: python -m benchmarks.race.ray_peer TASK.json"""
+"""Ray Tune with ASHA and OptunaSearch, a trial for each core at once: python -m benchmarks.race.ray_peer TASK.json"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> None:
     """Until it is ended."""
     task = Task.read(Path(sys.argv[1]))
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/r{os.getpid()}")
+    ray.init(num_cpus=task.processes, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/r{os.getpid()}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = OptunaSearch(
         space=dict(task.definition.distributions()), metric="value", mode="max", points_to_evaluate=task.baselines, seed=task.seed
@@ -46,7 +46,7 @@ def main() -> None:
             search_alg=search,
             scheduler=ASHAScheduler(max_t=task.epochs, grace_period=1, reduction_factor=REDUCTION),
             num_samples=-1,
-            max_concurrent_trials=2,
+            max_concurrent_trials=task.processes,
             time_budget_s=60 * task.minutes,
         ),
         run_config=tune.RunConfig(storage_path=f"{task.folder}/ray", verbose=0),

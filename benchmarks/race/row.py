@@ -45,11 +45,11 @@ def commands(searcher: str, task: Task) -> list[list[str]]:
     """The processes of a searcher, in the order of their start."""
     path, python = f"{task.folder}/task.json", sys.executable
     if searcher.startswith(OURS):
-        width = ["--width", "1", "--workers", "2"] if searcher == UNFUSED else []
+        width = ["--width", "1", "--workers", str(task.processes)] if searcher == UNFUSED else []
         program = "benchmarks.race.without_refill" if searcher == EMPTY else "tuner"
-        return [[python, "-m", program, "search", f"{task.folder}/race.toml", "--no-confirm", *width]]
+        return [[python, "-m", program, "search", f"{task.folder}/race.toml", "--no-confirm", "--device", task.device, *width]]
     if searcher in PEERS:
-        return [[python, "-m", "benchmarks.race.optuna_peers", searcher, path, str(number)] for number in range(2)]
+        return [[python, "-m", "benchmarks.race.optuna_peers", searcher, path, str(number)] for number in range(task.processes)]
     return [[python, "-m", f"benchmarks.race.{searcher.partition('-')[0]}_peer", path]]
 
 
@@ -63,7 +63,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
         (Path(name) / "race.toml").write_text(tomli_w.dumps(content))
         began = time.time()
         watched = _Watched(searcher, task)
-        wall = (time.time() - began) * (1 if _fused(searcher) else 2)
+        wall = (time.time() - began) * (1 if _fused(searcher) else task.processes)
         made = _of_tuner(task) if searcher.startswith(OURS) else _of_log(task)
         ends = [end for end in made.ends if end["at"] <= began + 60 * task.minutes]
         best = max((end for end in ends if end["round_trip"] >= task.definition.objective.round_trip_floor), key=_value, default=None)
@@ -131,7 +131,8 @@ class _Watched:
         self._count = _count_curves if searcher.startswith(OURS) else _count_events
         began, over = time.monotonic(), threading.Event()
         root = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": root, "SYNETUNE_FOLDER": task.folder}
+        paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": paths, "SYNETUNE_FOLDER": task.folder}
         if not _fused(searcher):
             environment["OMP_NUM_THREADS"] = "1"  # one process per core
         with (Path(task.folder) / "said.txt").open("wb") as said:

@@ -1,4 +1,4 @@
-"""Syne Tune with ASHA, two trials at once: python -m benchmarks.race.syne_peer TASK.json
+"""Syne Tune with ASHA, a trial for each core at once: python -m benchmarks.race.syne_peer TASK.json
 
 The same file is the script that Syne Tune starts for each trial.
 """
@@ -74,7 +74,7 @@ def search(task: Task) -> None:
         trial_backend=LocalBackend(entry_point=__file__),
         scheduler=scheduler,
         stop_criterion=StoppingCriterion(max_wallclock_time=60 * task.minutes),
-        n_workers=2,
+        n_workers=task.processes,
         tuner_name=f"race{task.seed}",
         sleep_time=0.5,
     ).run()

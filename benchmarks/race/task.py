@@ -29,7 +29,7 @@ def without_start() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Task:
-    """One searcher's run: `epochs` of a full trial, `minutes` of wall time, a folder of its own."""
+    """One searcher's run: `epochs` of a full trial, `minutes` of wall time, a folder of its own; on a GPU, if `device` names one."""
 
     data: str
     stories: int
@@ -37,6 +37,12 @@ class Task:
     minutes: float
     seed: int
     folder: str
+    device: str = "cpu"
+
+    @property
+    def processes(self) -> int:
+        """How many processes a peer has: one for each core, also where they share a GPU."""
+        return len(os.sched_getaffinity(0))
 
     @staticmethod
     def read(path: Path) -> Task:
@@ -77,7 +83,7 @@ class Trainee:
     def __init__(self, task: Task, corpus: Corpus, params: dict[str, Any], seed: int, name: str) -> None:
         shape, hyperparameters = task.definition.settings(params, seed)
         self.task, self.name, self.epoch, self.hyperparameters = task, name, 0, hyperparameters
-        self.trainer = SavingTrainer(shape, corpus, 1, "cpu", DataSource(task.data, task.stories, 1))
+        self.trainer = SavingTrainer(shape, corpus, 1, task.device, DataSource(task.data, task.stories, 1))
         self.trainer.load(0, hyperparameters)
 
     def train_epoch(self) -> float:
