@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ class Corpus:
         Raises:
             DataError: too few stories for three splits.
         """
-        self.name, self.seed = name, seed
+        self.name, self.seed, self._given = name, seed, sentences
         self.sentences, self.left_out = split_sentences(sentences, seed)
         stories = len({s.story_id for s in sentences})
         if not any(s.propositions for s in sentences):
@@ -144,6 +145,16 @@ class Corpus:
         train = self.sentences["train"]
         self.max_tokens = min(MAX_TOKENS, max(len(s.tokens) for s in train))
         self.vocabulary = Vocabulary.of(train, verbs_read(train, self.aligned_NQ3))
+
+    def content(self) -> dict[str, Any]:
+        """All that it is made of, as JSON can hold it."""
+        return {"name": self.name, "seed": self.seed, "sentences": [[s.story_id, s.tokens, s.propositions] for s in self._given]}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Corpus:
+        """The same corpus again."""
+        keys = ("story_id", "tokens", "propositions")
+        return cls(content["name"], [Sentence.of(dict(zip(keys, row, strict=True))) for row in content["sentences"]], content["seed"])
 
     @cached_property
     def fingerprint(self) -> str:

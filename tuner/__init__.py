@@ -6,6 +6,7 @@ job.py         one search, from request to summary
 search.py      the loop: ask, load a slot, train an epoch, report, judge, tell, refill
 confirm.py     the best few and the baselines again, with fresh seeds; winner.py says who has won
 seam.py        what the search asks of a trainer
+remote.py      trainers in processes of their own
 training.py    one configuration without a search
 study.py       studies in a storage: naming, beginning, continuing, finding
 definition.py  study definitions: TOML to a validated object

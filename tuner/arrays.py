@@ -189,7 +189,7 @@ class Arrays:
                 if not self._make_room(array, error, held):
                     break
                 tried = attempt(self._job(place, array))
-            except DeviceError:
+            except (DeviceError, SearchError):
                 raise  # no trial is to blame: they go on elsewhere, or when the device is back
             except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
                 if len(array.slots) > 1:

@@ -22,6 +22,10 @@ class TrainerHangs(Exception):
     """An epoch took far longer than it should."""
 
 
+class Elsewhere(Exception):
+    """What went wrong in another process, in words: what it was and where."""
+
+
 class TrainerNonsense(Exception):
     """A trainer returned something else than it must."""
 
@@ -37,6 +41,8 @@ class Outcome:
     @classmethod
     def failed(cls, error: BaseException) -> Outcome:
         """An error as it is stored: what it was and where."""
+        if isinstance(error, Elsewhere):
+            return cls(None, None, str(error))
         frames = traceback.extract_tb(error.__traceback__)
         where = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
         return cls(None, None, f"{type(error).__name__}: {str(error)[:500]}{where}")

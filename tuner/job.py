@@ -35,7 +35,8 @@ from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
 from tuner.progress import BarProgress, LiveProgress, PlainProgress, QuietProgress, WordyProgress
 from tuner.ray_engine import run_with_ray
-from tuner.seam import Trainer
+from tuner.remote import Processes
+from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
 from tuner.study import check_data, complete, definition_of, find_study, open_study
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from tuner.publish import Publisher
 
 BASE = Path("runs")
+PROCESSES_FROM = 20_000
+"""So many sentences trained once, about a minute of a core, pay for two seconds in which processes begin."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +145,13 @@ class _Prepared:
 
     def make_trainer(self, shape: ModelShape, slots: int) -> Trainer:
         """A trainer on the study's data."""
+        return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), self.source)
+
+    @property
+    def source(self) -> DataSource:
+        """Where the data come from."""
         data = self.definition.data
-        make = find_trainer(self.definition.trainer)
-        return make(shape, self.corpus, slots, str(self.device), DataSource(data.source, data.stories, data.seed))
+        return DataSource(data.source, data.stories, data.seed)
 
     def width(self, console: Console) -> int:
         """As asked for, else as measured when the study was begun, else measured now."""
@@ -186,11 +193,26 @@ class _Prepared:
 
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
+        lanes = lanes_of(self.device.type)
+        with self._makers(lanes) as make_trainer:
+            self._search(width, observer, make_trainer, lanes)
+
+    @contextlib.contextmanager
+    def _makers(self, lanes: int) -> Iterator[TrainerFactory]:
+        """What makes trainers: each lane has a process, unless the search is over before that pays. The numbers are the same."""
+        budget = self.definition.budget
+        if lanes == 1 or budget.trials * budget.epochs * len(self.corpus.sentences["train"]) < PROCESSES_FROM:
+            yield self.make_trainer
+        else:
+            with Processes(lanes, self.definition.trainer, self.corpus, str(self.device), self.source) as processes:
+                yield processes.make_trainer
+
+    def _search(self, width: int, observer: Observer, make_trainer: TrainerFactory, lanes: int) -> None:
         request, name = self.request, self.study.study_name
         Search(
             self.study,
             self.definition,
-            self.make_trainer,
+            make_trainer,
             CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
             width=width,
             device=str(self.device),
@@ -199,7 +221,7 @@ class _Prepared:
             artifacts=open_artifacts(request.place),
             observer=observer,
             keep=request.keep,
-            lanes=lanes_of(self.device.type),
+            lanes=lanes,
         ).run()
 
 

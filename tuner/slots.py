@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, Trial
 
 from model.config import Hyperparameters, ModelShape
-from tuner.errors import SnapshotError
+from tuner.errors import SearchError, SnapshotError
 from tuner.failures import Outcome, advance, plain
 from tuner.seam import Held, Record, Scored, Trainer
 from tuner.snapshots import SlotState
@@ -98,7 +98,7 @@ class Array:
         if running.held is None:
             try:
                 self.trainer.load(slot, running.hyperparameters)
-            except MemoryError:
+            except (MemoryError, SearchError):
                 raise
             except Exception as error:  # noqa: BLE001  it is stored with this trial
                 running.error = Outcome.failed(error).error
@@ -166,6 +166,8 @@ class Array:
                 (outcome,) = advance(alone.trainer, 1, seconds)
                 held[slot] = alone.trainer.held(0)
                 outcomes.append(outcome)
+            except SearchError:
+                raise  # nothing can be trained here
             except Exception as error:  # noqa: BLE001  it is stored with this trial
                 outcomes.append(Outcome.failed(error))
         self.restore(make_trainer(), held)

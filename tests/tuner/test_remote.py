@@ -1,0 +1,223 @@
+"""Trainers in processes of their own: the same numbers, and one that dies, hangs or talks nonsense costs its own trial alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from model.config import Hyperparameters, ModelShape
+from model.corpus import Corpus, load_corpus
+from tests.tuner.faulty import ENTRY, FAULTS
+from tests.tuner.scripted import scripted
+from tests.tuner.test_failures import plain
+from tests.tuner.test_search import definition, ended, quiet, request
+from tuner import job
+from tuner.errors import SearchError
+from tuner.failures import Elsewhere
+from tuner.job import run_search
+from tuner.remote import Processes
+from tuner.seam import Trainer
+from tuner.storage import open_storage
+from tuner.study import find_study
+from tuner.training import SYNTHETIC, SavingTrainer
+
+SHAPE = ModelShape(hidden_dim=16, batch_size=16)
+SETTINGS = [Hyperparameters(lr=3e-3, num_rules=2, epochs=4, seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """Small."""
+    return load_corpus("synthetic", 30, 1)
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faulty trainer, as a package that is installed."""
+    package = tmp_path / "site" / "faulty-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(ENTRY)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+def test_a_corpus_is_the_same_again(corpus: Corpus) -> None:
+    """With what it leaves out, as JSON would bring it."""
+    again = Corpus.of(corpus.content())
+    assert (again.fingerprint, again.left_out, again.vocabulary.symbols) == (corpus.fingerprint, corpus.left_out, corpus.vocabulary.symbols)
+
+
+def train(trainer: Trainer, path: Path) -> tuple[list[Any], list[torch.Tensor]]:
+    """Refills, narrows, goes on from a state and saves; what was seen, and all numbers at the end."""
+    seen: list[Any] = []
+    trainer.resize((), 2)
+    trainer.load(0, SETTINGS[0])
+    trainer.load(1, SETTINGS[1])
+    seen += [trainer.train_epoch(), trainer.evaluate()]
+    state = trainer.held(0)
+    trainer.load(0, SETTINGS[2])
+    seen += [trainer.train_epoch(), trainer.evaluate()]
+    trainer.resize([1, 0], 3)
+    trainer.resume(2, SETTINGS[0], state)
+    seen += [trainer.train_epoch(), trainer.evaluate()]
+    trainer.save(2, path, trainer.evaluate()[2])  # type: ignore[arg-type]
+    seen.append(trainer.tally())
+    plainly = [[None if one is None else {n: getattr(one, n) for n in names(one)} for one in several] for several in seen]
+    return plainly, [tensor for slot in range(3) for _, tensor in sorted(trainer.held(slot).tensors.items())]
+
+
+def names(one: object) -> tuple[str, ...]:
+    """What the seam knows of it."""
+    for fields in (("epoch", "loss", "losses", "gradient_norm"), ("objective", "round_trip", "figures"), ("stated", "right")):
+        if all(hasattr(one, name) for name in fields):
+            return fields
+    raise AssertionError(one)
+
+
+def test_a_process_trains_as_this_one_would(corpus: Corpus, tmp_path: Path) -> None:
+    """To the bit: figures, states, the file that is saved."""
+    here, numbers = train(SavingTrainer(SHAPE, corpus, 0, "cpu", SYNTHETIC), tmp_path / "here")
+    with Processes(2, "symmetric", corpus, "cpu", SYNTHETIC) as processes:
+        remote = processes.make_trainer(SHAPE, 0)
+        there, others = train(remote, tmp_path / "there")
+        assert remote.steps_an_epoch == SavingTrainer(SHAPE, corpus, 1, "cpu", SYNTHETIC).steps_an_epoch
+        assert remote.rehearse(2) > 0
+        assert remote.seconds["training"] > 0 < remote.seconds["evaluating"]
+    assert repr(there).replace("[", "(").replace("]", ")") == repr(here).replace("[", "(").replace("]", ")")
+    assert all(torch.equal(one, other) for one, other in zip(numbers, others, strict=True))
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+
+
+def test_a_search_in_processes_finds_what_it_finds_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one in two lanes, to the bit; afterwards no process is left."""
+    found = []
+    for folder, pays in (("with", 0), ("without", 1 << 40)):
+        monkeypatch.setattr(job, "PROCESSES_FROM", pays)
+        (tmp_path / folder).mkdir()
+        asked = request(tmp_path / folder, definition(), confirm=False)
+        name = run_search(asked, quiet()).summary["study"]
+        found.append(ended(find_study(open_storage(asked.storage), name)))
+        assert not [child for child in psutil.Process().children() if "tuner.remote_end" in child.cmdline()]
+    assert found[0] == found[1]
+
+
+REASONS = {
+    "raises": ("failed", r"ZeroDivisionError: the marked one \(faulty.py, line \d+\)"),
+    "hangs": ("failed", "TrainerHangs: no epoch within"),
+    "crashes": ("failed", "the process that trained it ended with SIGSEGV"),
+    "is killed": ("out_of_memory", "killed, as is done where memory runs short"),
+    "leaves": ("failed", "the process that trained it ended with exit status 3"),
+    "talks": ("failed", "the trainer returned {'excellent'} as objective, which is no number"),
+}
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("faults", [("raises", "crashes", "talks", "leaves"), ("hangs",), ("is killed",)])
+def test_a_trial_at_fault_costs_itself_alone(faults: tuple[str, ...], corpus: Corpus, tmp_path: Path) -> None:
+    """Also one that takes its process with it; all others have the curves that they have in one process."""
+    marked = {FAULTS[fault][0]: REASONS[fault] for fault in faults}
+    made = plain(enqueue=[{"name": "good", "lr": 1e-3, "hidden_dim": 16}, *({"name": str(r), "lr": r, "hidden_dim": 16} for r in marked)])
+    for folder in ("sound", "faulty"):
+        (tmp_path / folder).mkdir()
+    sound, _, _ = scripted(tmp_path / "sound", made, 4, lanes=2)
+    with Processes(2, "faulty", corpus, "cpu", SYNTHETIC) as processes:
+        study, _, _ = scripted(tmp_path / "faulty", made, 4, processes.make_trainer, lanes=2, watch=2.0)  # type: ignore[arg-type]
+    for trial, other in zip(study.get_trials(), sound.get_trials(), strict=True):
+        if trial.params["lr"] in marked:
+            cause, reason = marked.pop(trial.params["lr"])
+            assert trial.user_attrs["verdict"]["cause"] == cause
+            assert re.search(reason, trial.user_attrs["verdict"]["reason"])
+        else:
+            assert (trial.state, trial.values, trial.intermediate_values) == (other.state, other.values, other.intermediate_values)
+            assert trial.state == TrialState.COMPLETE
+    assert not marked
+
+
+@pytest.mark.usefixtures("installed")
+def test_where_no_process_can_be_started_no_trial_is_blamed(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search says so and can be run again: none can be started at its beginning, or none any more, when one has died."""
+    with pytest.raises(SearchError, match=r"exit status 5"), Processes(2, "still", corpus, "cpu", SYNTHETIC):
+        pytest.fail("it began")
+    with Processes(2, "faulty", corpus, "cpu", SYNTHETIC) as processes:
+        monkeypatch.setenv("TUNER_TEST_STILL", "1")
+        with pytest.raises(SearchError, match=r"exit status 5"):
+            scripted(
+                tmp_path, plain(enqueue=[{"name": "bad", "lr": FAULTS["leaves"][0], "hidden_dim": 16}]), 4, processes.make_trainer, lanes=2
+            )  # type: ignore[arg-type]
+    storage = open_storage(f"sqlite:///{tmp_path}/tuner.db")
+    (study,) = storage.get_all_studies()
+    assert {trial.state for trial in storage.get_all_trials(study._study_id)} == {TrialState.RUNNING}
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_answer_that_is_awaited_can_be_broken_off(corpus: Corpus) -> None:
+    """The process that was asked is ended, another one takes its place."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupted)
+    try:
+        with Processes(1, "faulty", corpus, "cpu", SYNTHETIC) as processes:
+            trainer = processes.make_trainer(SHAPE, 1)
+            trainer.load(0, Hyperparameters(lr=FAULTS["hangs"][0]))
+            (child,) = psutil.Process().children()
+            assert len(trainer.train_epoch()) == 1
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            with pytest.raises(KeyboardInterrupt):
+                trainer.train_epoch()
+            child.wait(60)
+            trainer.load(0, Hyperparameters(lr=FAULTS["raises"][0]))
+            trainer.train_epoch()
+            with pytest.raises(Elsewhere, match="ZeroDivisionError: the marked one"):
+                trainer.train_epoch()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes], list[psutil.Process]]]]:
+    """A search in processes, as a user would start it, and its processes, once it trains."""
+    program = "import tuner.job; tuner.job.PROCESSES_FROM = 0; from tuner.cli import entry; entry()"
+    words = ["search", "quick", "--num-stories", "100", "--trials", "50", "--no-confirm", "--storage", f"sqlite:///{tmp_path}/tuner.db"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+        search = subprocess.Popen([sys.executable, "-c", program, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        started.append(search)
+        assert search.stdout is not None
+        for line in search.stdout:
+            if b"starts" in line:
+                break
+        children = [child for child in psutil.Process(search.pid).children() if "tuner.remote_end" in child.cmdline()]
+        assert len(children) == min(4, torch.get_num_threads())
+        return search, children
+
+    yield start
+    for search in started:
+        search.kill()
+        search.communicate()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_its_processes_end_with_a_search(
+    end: signal.Signals, begun: Callable[[], tuple[subprocess.Popen[bytes], list[psutil.Process]]]
+) -> None:
+    """However that ends."""
+    search, children = begun()
+    search.send_signal(end)
+    search.communicate(timeout=120)
+    gone, alive = psutil.wait_procs(children, timeout=60)
+    assert (len(gone), alive) == (len(children), [])

@@ -1,0 +1,251 @@
+"""Trainers in processes of their own: on a CPU small models wait for the interpreter as long as for their products, and threads share one.
+
+A process knows the data and no trials: whatever it is asked comes with the states that it needs, and what it made of them goes back. So any
+process may train any array, and nothing is lost with one that dies or is ended because it hangs: the next one begins where that one did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from model.checkpoint import DataSource
+from model.config import Hyperparameters, ModelShape
+from model.corpus import Corpus
+from tuner.errors import SearchError
+from tuner.failures import Elsewhere
+from tuner.seam import Held, Scored
+from tuner.wire import Evaluated, Message, Recorded, Tallied, Wire, held, held_from, scored
+
+OWN_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (MemoryError, ValueError, KeyError)}
+"""What the seam says of these is also meant of a trainer elsewhere."""
+
+
+class Occupied(NamedTuple):
+    """A slot in use."""
+
+    hyperparameters: Hyperparameters
+    held: Held
+
+
+class RemoteTrainer:
+    """A trainer whose work is done by another process; the states of its slots are here."""
+
+    def __init__(self, processes: Processes, shape: ModelShape, slots: int) -> None:
+        self._processes, self._shape = processes, shape
+        self._slots: list[Occupied | None] = [None] * slots
+        self._scores: list[Evaluated | None] = []
+        self._seconds = Counter({"training": 0.0, "evaluating": 0.0})
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Those of the process."""
+        return self._seconds
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """As the trainer counts them."""
+        return int(self._ask("count", []).body["steps"])
+
+    def _ask(self, call: str, slots: Sequence[Occupied | None], **more: Any) -> Message:
+        notes, tensors = held({number: slot.held for number, slot in enumerate(slots) if slot is not None})
+        settings = [None if slot is None else dataclasses.asdict(slot.hyperparameters) for slot in slots]
+        return self._asked({"call": call, "slots": settings, "notes": notes, **more}, tensors)
+
+    def _asked(self, body: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
+        here = {"shape": dataclasses.asdict(self._shape), "threads": torch.get_num_threads()}
+        answer = self._processes.ask({**body, **here}, tensors)
+        if "error" in answer.body:
+            raise OWN_ERRORS.get(answer.body["error"], Elsewhere)(answer.body["told" if _strange(answer) else "message"])
+        self._seconds.update(answer.body["seconds"])
+        return answer
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Puts a new model into a slot."""
+        answer = self._asked({"call": "hold", "slots": [dataclasses.asdict(hyperparameters)], "notes": {}}, {})
+        self._slots[slot] = Occupied(hyperparameters, held_from(answer.body["notes"], answer.tensors)[0])
+
+    def held(self, slot: int) -> Held:
+        """The slot's whole state."""
+        return self._occupied(slot).held
+
+    def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
+        """Puts such a state into a slot."""
+        self._ask("hold", [Occupied(hyperparameters, held)])  # whether it can go on from there
+        self._slots[slot] = Occupied(hyperparameters, held)
+
+    def resize(self, keep: Sequence[int], slots: int) -> None:
+        """Makes `slots` slots."""
+        kept = [self._slots[slot] for slot in keep]
+        self._slots = [*kept, *[None] * (slots - len(kept))]
+
+    def train_epoch(self) -> list[Recorded | None]:
+        """One epoch for all slots, and its evaluation, which is kept until it is asked for."""
+        answer = self._ask("epoch", self._slots)
+        for slot, state in held_from(answer.body["notes"], answer.tensors).items():
+            self._slots[slot] = self._occupied(slot)._replace(held=state)
+        self._scores = [one and Evaluated(**one) for one in answer.body["scores"]]
+        return [one and Recorded(**one) for one in answer.body["records"]]
+
+    def evaluate(self) -> list[Evaluated | None]:
+        """The validation figures of the epoch before."""
+        return self._scores
+
+    def rehearse(self, steps: int) -> float:
+        """Seconds a step of all slots."""
+        return float(self._ask("rehearse", self._slots, steps=steps).body["seconds_a_step"])
+
+    def tally(self) -> list[Tallied | None]:
+        """What all slots get right on the test split."""
+        return [one and Tallied(**one) for one in self._ask("tally", self._slots).body["tallies"]]
+
+    def save(self, slot: int, path: Path, evaluation: Scored) -> None:
+        """Writes the slot's model to a file."""
+        self._ask("save", [self._occupied(slot)], path=str(path.absolute()), evaluation=scored(evaluation))
+
+    def _occupied(self, slot: int) -> Occupied:
+        found = self._slots[slot]
+        if found is None:
+            raise ValueError(f"slot {slot} is free")
+        return found
+
+
+def _strange(answer: Message) -> bool:
+    return answer.body["error"] not in OWN_ERRORS
+
+
+class _Process:
+    """One process, which ends with this one, however that ends."""
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tuner.remote_end", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.__stderr__,  # standard output is for what the command prints
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                start_new_session=True,  # ctrl-C is for this process, which then ends that one
+            )
+        self._wire, self._setup, self._ready, self._given_up = Wire(ours.detach()), setup, False, False
+
+    def begin(self) -> None:
+        """Waits until it can train."""
+        if not self._ready:
+            self._told(self._setup, {})
+            self._ready = True
+
+    def ask(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
+        """Asks and waits for the answer; whatever comes between ends the process."""
+        self.begin()
+        return self._told(body, tensors)
+
+    def _told(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
+        try:
+            self._wire.send(body, tensors)
+            return self._wire.receive()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        except BaseException:
+            self._given_up = True
+            self._process.kill()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return not self._given_up and self._process.poll() is None
+
+    def _died(self) -> Exception:
+        status = self._process.wait()
+        if not self._ready:
+            return SearchError(f"a process that trains could not be started (exit status {status}); what it said stands above")
+        if status == -signal.SIGKILL:
+            return MemoryError("the process that trained it was killed, as is done where memory runs short")
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return Elsewhere(f"the process that trained it ended with {how}")
+
+    def end(self) -> None:
+        """Ends it, whatever it does."""
+        self._wire.close()
+        self._process.kill()
+        self._process.wait()
+
+
+class Processes:
+    """Processes that train for a search, and do so until it leaves the context.
+
+    Args:
+        number: how many.
+        trainer: the name of what trains.
+    """
+
+    def __init__(self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource) -> None:
+        self._setup = {"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)}
+        self._number, self._all, self._free = number, set[_Process](), list[_Process]()
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Processes:
+        try:
+            self._free = [self._started() for _ in range(self._number)]
+            for process in self._free:
+                process.begin()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def _started(self) -> _Process:
+        process = _Process(self._setup)
+        self._all.add(process)
+        return process
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        for process in self._all:
+            process.end()
+
+    def make_trainer(self, shape: ModelShape, slots: int) -> RemoteTrainer:
+        """A trainer with so many free slots."""
+        return RemoteTrainer(self, shape, slots)
+
+    def ask(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
+        """Has one of them answer; if all are busy, as soon as one is free.
+
+        Raises:
+            MemoryError: it was killed.
+            Elsewhere: it died otherwise.
+            SearchError: none can be started.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._free))
+            process = self._free.pop()
+        try:
+            return process.ask(body, tensors)
+        finally:
+            self._give_back(process)
+
+    def _give_back(self, process: _Process) -> None:
+        """For whoever asks next; one that is dead has another in its place, which begins while the search sees what is to be done."""
+        if not process.alive:
+            process.end()
+            self._all.remove(process)
+            process = self._started()
+        with self._changed:
+            self._free.append(process)
+            self._changed.notify()
