@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test soak locks fuzz bench pictures constraints clean
+.PHONY: search test soak locks outage fuzz bench pictures constraints clean
 
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
@@ -19,6 +19,9 @@ soak: .venv/tested  ## fifty kills at random moments, to the same end
 
 locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite file
 	$(BIN)/python -m tests.locks --minutes 60 --json
+
+outage: .venv/tested  ## a search whose PostgreSQL is away for a minute
+	TUNER_TEST_AWAY=60 $(BIN)/pytest tests/tuner/test_postgres.py -k comes_back
 
 fuzz: .venv/tested  ## ten thousand damaged files of each kind
 	$(BIN)/python -m tests.fuzz --inputs 10000 --json

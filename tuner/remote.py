@@ -29,9 +29,6 @@ from tuner.failures import Elsewhere
 from tuner.seam import Held, Scored
 from tuner.wire import Evaluated, Message, Recorded, Tallied, Wire, held, held_from, scored
 
-OWN_ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in (MemoryError, ValueError, KeyError)}
-"""What the seam says of these is also meant of a trainer elsewhere."""
-
 
 class Occupied(NamedTuple):
     """A slot in use."""
@@ -68,7 +65,7 @@ class RemoteTrainer:
         here = {"shape": dataclasses.asdict(self._shape), "threads": torch.get_num_threads()}
         answer = self._processes.ask({**body, **here}, tensors)
         if "error" in answer.body:
-            raise OWN_ERRORS.get(answer.body["error"], Elsewhere)(answer.body["told" if _strange(answer) else "message"])
+            raise MemoryError(answer.body["error"]) if answer.body["no_room"] else Elsewhere(answer.body["error"])
         self._seconds.update(answer.body["seconds"])
         return answer
 
@@ -82,8 +79,11 @@ class RemoteTrainer:
         return self._occupied(slot).held
 
     def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
-        """Puts such a state into a slot."""
-        self._ask("hold", [Occupied(hyperparameters, held)])  # whether it can go on from there
+        """Puts such a state into a slot; ValueError where the trainer does not go on from there."""
+        try:
+            self._ask("hold", [Occupied(hyperparameters, held)])
+        except Elsewhere as error:
+            raise ValueError(str(error)) from error
         self._slots[slot] = Occupied(hyperparameters, held)
 
     def resize(self, keep: Sequence[int], slots: int) -> None:
@@ -120,10 +120,6 @@ class RemoteTrainer:
         if found is None:
             raise ValueError(f"slot {slot} is free")
         return found
-
-
-def _strange(answer: Message) -> bool:
-    return answer.body["error"] not in OWN_ERRORS
 
 
 class _Process:
@@ -217,7 +213,7 @@ class Processes:
         self._end()
 
     def _end(self) -> None:
-        for process in self._all:
+        for process in tuple(self._all):
             process.end()
 
     def make_trainer(self, shape: ModelShape, slots: int) -> RemoteTrainer:

@@ -105,7 +105,8 @@ def _serve(wire: Wire, heard: SimpleQueue[Message]) -> None:
         try:
             answer = trainers.answer(message)
         except Exception as error:  # noqa: BLE001  whoever asked has it
-            answer = {"error": type(error).__name__, "message": str(error)[:500], "told": Outcome.failed(error).error}, {}
+            no_room = isinstance(error, MemoryError)
+            answer = {"error": str(error) if no_room else Outcome.failed(error).error, "no_room": no_room}, {}
         wire.send(*answer)
 
 

@@ -28,7 +28,7 @@ from tuner.errors import SearchError
 from tuner.failures import Elsewhere
 from tuner.job import run_search
 from tuner.remote import Processes
-from tuner.seam import Trainer
+from tuner.seam import Held, Trainer
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.training import SYNTHETIC, SavingTrainer
@@ -94,6 +94,9 @@ def test_a_process_trains_as_this_one_would(corpus: Corpus, tmp_path: Path) -> N
         there, others = train(remote, tmp_path / "there")
         assert remote.steps_an_epoch == SavingTrainer(SHAPE, corpus, 1, "cpu", SYNTHETIC).steps_an_epoch
         assert remote.rehearse(2) > 0
+        state = remote.held(0)
+        with pytest.raises(ValueError, match="layout"):
+            remote.resume(0, SETTINGS[0], Held(state.tensors, {**state.notes, "layout": "another"}))
         assert remote.seconds["training"] > 0 < remote.seconds["evaluating"]
     assert repr(there).replace("[", "(").replace("]", ")") == repr(here).replace("[", "(").replace("]", ")")
     assert all(torch.equal(one, other) for one, other in zip(numbers, others, strict=True))
