@@ -53,7 +53,9 @@ def cli() -> None:
 @stories_option
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Trials in all, however often the search is continued.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes; run again to go on.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes (0: no limit); run again to go on."
+)
 @click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, however often continued.")
 @click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="Minutes of a GPU, however often continued.")
 @click.option("--at-budget", type=click.Choice(["store", "finish"]), help="What becomes of running trials when one of these is used up.")

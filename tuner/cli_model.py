@@ -158,8 +158,12 @@ def _piped(what: str) -> list[str]:
     """The lines of standard input."""
     if sys.stdin.isatty():
         raise click.UsageError(f"give {what} as an argument, or lines of them on standard input")
-    text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    given = sys.stdin.buffer.read()
+    try:
+        lines = [line.strip() for line in given.decode().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        number = given.count(b"\n", 0, error.start) + 1
+        raise click.UsageError(f"line {number} of standard input is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if not lines:
         raise click.UsageError(f"standard input was empty; give {what} as an argument, or one line for each sentence")
     return lines

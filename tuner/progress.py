@@ -24,6 +24,8 @@ from tuner.verdict import PRUNED_CAUSES, Verdict
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 110
+SAY_SECONDS = 30.0
+"""What takes long says so often how far it is, where there is no terminal."""
 
 
 def sparkline(curve: tuple[float, ...], width: int = 12) -> str:
@@ -46,28 +48,38 @@ def _bar(value: float, low: float, high: float) -> str:
 class BarProgress:
     """A bar over something long that is no search; shown from the first step on, so that nothing shows where there is nothing to do.
 
-    Use it in a `with`: however that ends, the terminal is as it was.
+    Use it in a `with`: however that ends, the terminal is as it was. Where there is no terminal it is a line now and then.
     """
 
-    def __init__(self, console: Console, what: str) -> None:
+    def __init__(self, console: Console, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._what = what
         self._bar = Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
         self._task: TaskID | None = None
+        self._console, self._clock, self._said = console, clock, clock()
 
     def __enter__(self) -> BarProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
         """So many of so many steps are done."""
+        if not self._console.is_terminal:
+            self._say(done, total)
+            return
         if self._task is None:
             self._task = self._bar.add_task(self._what, total=total)
             self._bar.start()
         self._bar.update(self._task, completed=done)
         if done >= total:
             self._bar.stop()
+
+    def _say(self, done: int, total: int) -> None:
+        if self._clock() - self._said >= SAY_SECONDS:
+            self._said = self._clock()
+            self._console.print(f"{self._what} {done:,} of {total:,}", highlight=False, markup=False, soft_wrap=True)
 
 
 class PlainProgress(Observer):

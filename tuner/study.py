@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -124,18 +125,26 @@ def complete(study: optuna.Study, definition: StudyDefinition) -> bool:
 
 
 def find_study(storage: BaseStorage, name: str) -> optuna.Study:
-    """The study of this full name, or the latest whose definition has this name.
+    """The study of this full name, or the latest whose definition has this name, or is this file (a study has its file's name).
 
     Raises:
         StudyError: there is none.
     """
     names = optuna.get_all_study_names(storage)
-    ours = [found for found in names if found == name or found.startswith(f"{name}@")]
+    name = Path(name).stem if name.endswith(".toml") and name not in names else name
+    ours = _called(names, name)
     if not ours:
         known = ", ".join(sorted(names)) or "none yet; `tuner search` begins one"
-        raise StudyError(f"there is no study {name!r} in the storage; there are: {known}")
+        above, _, trial = name.rpartition(":")
+        hint = f"; for one trial: tuner diagnose {name}" if trial.isdecimal() and _called(names, above) else ""
+        raise StudyError(f"there is no study {name!r} in the storage; there are: {known}{hint}")
     latest = name if name in names else max(ours, key=storage.get_study_id_from_name)
     return optuna.load_study(study_name=latest, storage=storage)
+
+
+def _called(names: Sequence[str], name: str) -> list[str]:
+    """The studies of this full name, or whose definitions have it."""
+    return [found for found in names if found == name or found.startswith(f"{name}@")]
 
 
 def definition_of(study: optuna.Study) -> StudyDefinition:

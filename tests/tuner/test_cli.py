@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -18,6 +19,14 @@ EVALUATE_KEYS = {
     *("sentences", "component_accuracy", "entity", "relation", "value", "at_least_one", "two_of_three", "exact", "first"),
     *("triple_precision", "triple_recall", "triple_f1", "f1", "round_trip", "spurious", "most_frequent", "ceiling"),
 }
+
+
+class Called(NamedTuple):
+    """What became of a command."""
+
+    status: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +49,22 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL)
 
 
+@pytest.fixture
+def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
+    """The same program in this process, which has loaded torch already; its signal handlers are put back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.chdir(home)
+
+    def called(*arguments: str) -> Called:
+        capfd.readouterr()
+        status = tuner.cli.main(list(arguments))
+        return Called(status, *capfd.readouterr())
+
+    yield called
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 def test_search_status_and_best_print_their_objects(home: Path) -> None:
     """Exactly one JSON object on stdout, with the keys that scripts rely on."""
     found = json.loads((home / "search.json").read_text())
@@ -53,6 +78,7 @@ def test_search_status_and_best_print_their_objects(home: Path) -> None:
     assert best["hyperparameters"]["hidden_dim"] == 16
     text = call(home, "status", "tiny").stdout
     assert all(words in text for words in ("ceiling", "slow", "most frequent answer", "best: trial"))
+    assert call(home, "status", "tiny.toml").stdout == text
 
 
 def test_diagnose_looks_at_a_study_a_trial_or_a_checkpoint(home: Path) -> None:
@@ -201,10 +227,13 @@ BAD_DATA = {
         (["dashboard", "--host", "999.1.1.1", "--port", "0"], ["999.1.1.1", "--host must be an address of this machine"]),
         (["search", "other/tiny.toml"], ["another search", "--name", "--fresh"]),
         (["status", "nothing"], ["'nothing'", "tiny@synthetic-30"]),
+        (["status", "tiny:1"], ["'tiny:1'", "tuner diagnose tiny:1"]),
     ],
 )
-def test_bad_input_says_what_was_given_and_ends_with_status_2(home: Path, arguments: list[str], words: list[str]) -> None:
-    """No traceback, nothing on stdout, nothing half-written."""
+def test_bad_input_says_what_was_given_and_ends_with_status_2(
+    home: Path, inside: Callable[..., Called], arguments: list[str], words: list[str]
+) -> None:
+    """Nothing on stdout, nothing half-written."""
     sound = (home / "tiny.toml").read_text()
     changes = {
         "unknown_key": ("trials = 3", "trials = 3\nhours = 2"),
@@ -220,17 +249,24 @@ def test_bad_input_says_what_was_given_and_ends_with_status_2(home: Path, argume
         if content is not None:
             (home / name).write_bytes(content)
     before = sorted(str(path) for path in home.rglob("*"))
-    done = call(home, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
+    done = inside(*arguments)
+    assert done.status == 2, done.stderr
     assert "secret" not in done.stderr
     assert done.stdout == ""
     for word in words:
         assert word in done.stderr
     if "none" in arguments:
-        assert "none@" not in call(home, "status", "nothing").stderr, "a search that cannot begin leaves no study"
+        assert "none@" not in inside("status", "nothing").stderr, "a search that cannot begin leaves no study"
     after = sorted(str(path) for path in home.rglob("*"))
     assert [path for path in after if path not in before and not path.endswith(("-wal", "-shm"))] == []
+
+
+def test_bad_input_in_a_process_of_its_own(home: Path) -> None:
+    """The status is that of the process, and there is no traceback."""
+    done = call(home, "search", "quik")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'quik'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -317,6 +353,9 @@ def test_a_checkpoint_parses_and_generates(home: Path) -> None:
     empty = call(home, "parse", checkpoint)
     assert empty.returncode == 2
     assert "standard input was empty" in empty.stderr
+    torn = subprocess.run([*command, "parse", checkpoint], cwd=home, input=b"a box .\na caf\xe9 .\n", capture_output=True, check=False)
+    assert torn.returncode == 2
+    assert b"line 2 of standard input is not UTF-8" in torn.stderr
 
 
 def test_data_are_described(home: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tuner.progress import BARS, Line, screen, sparkline
+from tuner.progress import BARS, BarProgress, Line, screen, sparkline
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 20))
@@ -24,6 +24,15 @@ def test_a_sparkline_has_its_width_and_keeps_lowest_and_highest_apart(curve: lis
     assert len(drawn) == min(len(curve), width)
     assert set(drawn) <= set(BARS)
     assert sparkline((0.0, float("nan"), 1.0, float("inf")), 4) == f"{BARS[0]}!{BARS[-1]}!"
+
+
+def test_a_bar_without_a_terminal_is_a_line_now_and_then() -> None:
+    """None for what is done soon."""
+    said, now = io.StringIO(), iter((0.0, 1.0, 31.0, 31.0, 40.0, 62.0, 62.0))
+    with BarProgress(Console(file=said), "epochs", lambda: next(now)) as bar:
+        for done in range(4):
+            bar(done, 1000)
+    assert said.getvalue().splitlines() == ["epochs 1 of 1,000", "epochs 3 of 1,000"]
 
 
 TINY = (
