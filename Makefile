@@ -11,7 +11,7 @@ test: .venv/tested .venv/browser  ## what CI runs, fastest first
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
-	$(BIN)/pytest tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
+	$(BIN)/pytest --durations=12 tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
 	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_examples.py tests/test_deploy.py tests/test_readme.py
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
