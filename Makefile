@@ -16,6 +16,7 @@ test: .venv/tested .venv/browser  ## what CI runs, fastest first
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
 	$(BIN)/python -m tests.kills --kills 50 --json
+	$(BIN)/python -m tests.kills --kills 20 --processes --json
 
 locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite file
 	$(BIN)/python -m tests.locks --minutes 60 --json

@@ -1,4 +1,4 @@
-"""A search killed at random moments and gone on with, beside one that is left alone: `python -m tests.kills --kills 50 --json`.
+"""A search killed at random moments and gone on with, beside one left alone: `python -m tests.kills --kills 50 [--processes] --json`.
 
 The processes and the kills are real (SIGKILL); the moments are drawn from a seed. Both searches must come to the same end, bit for bit.
 """
@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+import tuner.job
 import tuner.snapshots
 from tuner.definition import StudyDefinition, validated
 from tuner.job import SearchRequest, run_search
@@ -59,9 +60,10 @@ def search(folder: Path, url: str | None = None) -> None:
     run_search(request(folder, validated(CONTENT, "the test"), url), Console(stderr=True))
 
 
-def started(folder: Path, url: str | None = None) -> subprocess.Popen[str]:
-    """A search in a process of its own."""
-    command = [sys.executable, "-m", "tests.kills", "--search", str(folder), *([] if url is None else ["--storage", url])]
+def started(folder: Path, url: str | None = None, processes: bool = False) -> subprocess.Popen[str]:
+    """A search in a process of its own, which trains in further ones if that is asked for."""
+    options = [*([] if url is None else ["--storage", url]), *(["--processes"] if processes else [])]
+    command = [sys.executable, "-m", "tests.kills", "--search", str(folder), *options]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[1])
 
 
@@ -80,11 +82,11 @@ def outcome(folder: Path, url: str | None = None) -> list[tuple[Any, ...]]:
     return found
 
 
-def kill_often(folder: Path, kills: int, seed: int, within: float = 4.0) -> dict[str, int]:
+def kill_often(folder: Path, kills: int, seed: int, within: float = 4.0, processes: bool = False) -> dict[str, int]:
     """Kills a search at random moments, each time going on with it; counts the kills and those that came after the search's own end."""
     chance, count, late = random.Random(seed), 0, 0
     while count < kills:
-        process = started(folder)
+        process = started(folder, processes=processes)
         if process.stderr is None:
             raise RuntimeError("the search says nothing")
         process.stderr.readline()  # it has begun
@@ -105,10 +107,12 @@ def main() -> None:
     parser.add_argument("--search", type=Path)
     parser.add_argument("--storage")
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--processes", action="store_true", help="those that are killed train in processes of their own")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.search is not None:
+        tuner.job.PROCESSES_FROM = 0 if options.processes else tuner.job.PROCESSES_FROM
         search(options.search, options.storage)
         return
     kills = rounds = 0
@@ -120,7 +124,8 @@ def main() -> None:
         while kills < options.kills and same:
             rounds += 1
             folder = Path(name) / f"killed-{rounds}"
-            kills += kill_often(folder, min(10, options.kills - kills), options.seed + rounds)["kills"]
+            often, within = min(10, options.kills - kills), 6.0 if options.processes else 4.0
+            kills += kill_often(folder, often, options.seed + rounds, within, options.processes)["kills"]
             search(folder)
             same = outcome(folder) == expected
     found = {"kills": kills, "searches": rounds, "bit_identical": same, "seconds": round(time.monotonic() - began)}
