@@ -23,7 +23,15 @@ class TrainerHangs(Exception):
 
 
 class Elsewhere(Exception):
-    """What went wrong in another process, in words: what it was and where."""
+    """What went wrong in another process, in words: what it was and where.
+
+    Args:
+        kind: `refused` (a ValueError or KeyError there), `os` (an OSError), `died` (the process itself), else empty.
+    """
+
+    def __init__(self, told: str, kind: str = "") -> None:
+        super().__init__(told)
+        self.kind = kind
 
 
 class TrainerNonsense(Exception):
@@ -79,6 +87,8 @@ def fault(record: Record | None, scored: Scored | None) -> str | None:
     for name, value in {**named, "objective": scored.objective, "round trip": scored.round_trip}.items():
         if not isinstance(value, numbers.Real):
             return f"the trainer returned {value!r:.80} as {name}, which is no number"
+    if not isinstance(scored.figures, Mapping):
+        return f"the trainer returned {scored.figures!r:.80} as figures, which are none by name"
     for name, value in {"objective": scored.objective, "round trip": scored.round_trip}.items():
         if not math.isfinite(value):
             return f"the trainer returned {value} as {name}"

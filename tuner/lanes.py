@@ -22,7 +22,7 @@ from tuner.seam import Trainer
 LEAVE_SECONDS = 5.0
 """So long a thread has to end when it is told to; then it is left behind."""
 MOST = 4
-"""More lanes than that wait for each other: between two products each needs the interpreter."""
+"""More lanes than that have not been measured; in threads they wait for each other, for between two products each needs the interpreter."""
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,17 @@ process may train any array, and nothing is lost with one that dies or is ended 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -27,7 +28,10 @@ from model.corpus import Corpus
 from tuner.errors import SearchError
 from tuner.failures import Elsewhere
 from tuner.seam import Held, Scored
-from tuner.wire import Evaluated, Message, Recorded, Tallied, Wire, held, held_from, scored
+from tuner.wire import LOOK_SECONDS, Evaluated, Message, Recorded, Tallied, Wire, held, held_from, pack, scored
+
+LEAVE_SECONDS = 5.0
+"""So long a process has to end that has hung up."""
 
 
 class Occupied(NamedTuple):
@@ -61,11 +65,29 @@ class RemoteTrainer:
         settings = [None if slot is None else dataclasses.asdict(slot.hyperparameters) for slot in slots]
         return self._asked({"call": call, "slots": settings, "notes": notes, **more}, tensors)
 
+    def _surely(self, call: str, slots: Sequence[Occupied | None], **more: Any) -> Message:
+        """The same; again if the process died, for it need not have died of this.
+
+        Raises:
+            SearchError: another one died too.
+        """
+        for _ in range(2):
+            try:
+                return self._ask(call, slots, **more)
+            except Killed as error:
+                died: Exception = error
+            except Elsewhere as error:
+                if error.kind != "died":
+                    raise
+                died = error
+        raise SearchError(f"{died}, twice, where nothing was trained; run it again to go on") from died
+
     def _asked(self, body: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
         here = {"shape": dataclasses.asdict(self._shape), "threads": torch.get_num_threads()}
         answer = self._processes.ask({**body, **here}, tensors)
         if "error" in answer.body:
-            raise MemoryError(answer.body["error"]) if answer.body["no_room"] else Elsewhere(answer.body["error"])
+            told, kind = answer.body["error"], answer.body["kind"]
+            raise MemoryError(told) if kind == "no_room" else Elsewhere(told, kind)
         self._seconds.update(answer.body["seconds"])
         return answer
 
@@ -81,9 +103,11 @@ class RemoteTrainer:
     def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
         """Puts such a state into a slot; ValueError where the trainer does not go on from there."""
         try:
-            self._ask("hold", [Occupied(hyperparameters, held)])
+            self._surely("hold", [Occupied(hyperparameters, held)])
         except Elsewhere as error:
-            raise ValueError(str(error)) from error
+            if error.kind == "refused":
+                raise ValueError(str(error)) from error
+            raise
         self._slots[slot] = Occupied(hyperparameters, held)
 
     def resize(self, keep: Sequence[int], slots: int) -> None:
@@ -112,8 +136,13 @@ class RemoteTrainer:
         return [one and Tallied(**one) for one in self._ask("tally", self._slots).body["tallies"]]
 
     def save(self, slot: int, path: Path, evaluation: Scored) -> None:
-        """Writes the slot's model to a file."""
-        self._ask("save", [self._occupied(slot)], path=str(path.absolute()), evaluation=scored(evaluation))
+        """Writes the slot's model to a file; OSError where it cannot be written."""
+        try:
+            self._surely("save", [self._occupied(slot)], path=str(path.absolute()), evaluation=scored(evaluation))
+        except Elsewhere as error:
+            if error.kind == "os":
+                raise OSError(str(error)) from error
+            raise
 
     def _occupied(self, slot: int) -> Occupied:
         found = self._slots[slot]
@@ -122,62 +151,92 @@ class RemoteTrainer:
         return found
 
 
+class Killed(MemoryError):
+    """A process was killed, as is done where memory runs short."""
+
+
 class _Process:
-    """One process, which ends with this one, however that ends."""
+    """One process, which ends with this one, however that ends.
+
+    Raises:
+        SearchError: it cannot be started.
+    """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tuner.remote_end", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=sys.__stderr__,  # standard output is for what the command prints
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-                start_new_session=True,  # ctrl-C is for this process, which then ends that one
-            )
-        self._wire, self._setup, self._ready, self._given_up = Wire(ours.detach()), setup, False, False
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "tuner.remote_end", str(theirs.fileno())],  # -P: not the folder it is started in
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.__stderr__,  # standard output is for what the command prints
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                    start_new_session=True,  # ctrl-C is for this process, which then ends that one
+                )
+            except OSError as error:
+                ours.close()
+                raise SearchError(f"a process that trains cannot be started: {error}; run it again to go on") from error
+        self._wire, self._setup = Wire(ours.detach()), setup
+        self._introduced = self._ready = self._asked = False
+
+    def introduce(self) -> None:
+        """Says what it will work with, if that has not been said."""
+        if not self._introduced:
+            self._introduced = True
+            self._say(pack(self._setup))
 
     def begin(self) -> None:
         """Waits until it can train."""
         if not self._ready:
-            self._told(self._setup, {})
+            self.introduce()
+            self._hear()
             self._ready = True
 
     def ask(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
-        """Asks and waits for the answer; whatever comes between ends the process."""
+        """Asks and waits for the answer. If anything comes between it is not used again, for it would answer the wrong question."""
         self.begin()
-        return self._told(body, tensors)
+        self._say(pack(body, tensors))
+        return self._hear()
 
-    def _told(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
+    def _say(self, packed: Sequence[bytes]) -> None:
+        self._asked = True
         try:
-            self._wire.send(body, tensors)
-            return self._wire.receive()
+            self._wire.send(packed)
+        except OSError as error:
+            raise self._died() from error
+
+    def _hear(self) -> Message:
+        try:
+            answer = self._wire.receive()
         except (EOFError, OSError) as error:
             raise self._died() from error
-        except BaseException:
-            self._given_up = True
-            self._process.kill()
-            raise
+        self._asked = False
+        return answer
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
-        return not self._given_up and self._process.poll() is None
+        """Whether it can be asked: it lives, and owes no answer but that it is ready."""
+        return (not self._asked or (self._introduced and not self._ready)) and self._process.poll() is None
 
     def _died(self) -> Exception:
-        status = self._process.wait()
-        if not self._ready:
-            return SearchError(f"a process that trains could not be started (exit status {status}); what it said stands above")
-        if status == -signal.SIGKILL:
-            return MemoryError("the process that trained it was killed, as is done where memory runs short")
+        self._wire.close()
+        try:
+            status = self._process.wait(LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return Elsewhere("the process that trained it no longer answers", "died")
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return Elsewhere(f"the process that trained it ended with {how}")
+        if not self._ready:
+            return SearchError(f"a process that trains could not be started ({how}); what it said stands above; run it again to go on")
+        if status == -signal.SIGKILL:
+            return Killed("the process that trained it was killed, as is done where memory runs short")
+        return Elsewhere(f"the process that trained it ended with {how}", "died")
 
     def end(self) -> None:
-        """Ends it, whatever it does."""
+        """Ends it and what it has started, whatever they do."""
         self._wire.close()
-        self._process.kill()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -191,13 +250,14 @@ class Processes:
 
     def __init__(self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource) -> None:
         self._setup = {"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)}
-        self._number, self._all, self._free = number, set[_Process](), list[_Process]()
-        self._changed = threading.Condition()
+        self._number, self._all, self._free = number, set[_Process](), SimpleQueue[_Process]()
 
     def __enter__(self) -> Processes:
         try:
-            self._free = [self._started() for _ in range(self._number)]
-            for process in self._free:
+            for process in [self._started() for _ in range(self._number)]:
+                process.introduce()
+                self._free.put(process)
+            for process in tuple(self._all):
                 process.begin()
         except BaseException:
             self._end()
@@ -221,27 +281,27 @@ class Processes:
         return RemoteTrainer(self, shape, slots)
 
     def ask(self, body: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Message:
-        """Has one of them answer; if all are busy, as soon as one is free.
+        """Has one of them answer; if all are busy, as soon as one is free. One that is dead by now has another in its place.
 
         Raises:
             MemoryError: it was killed.
             Elsewhere: it died otherwise.
             SearchError: none can be started.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._free))
-            process = self._free.pop()
+        process = self._next()
         try:
+            if not process.alive:
+                process = self._instead(process)
             return process.ask(body, tensors)
         finally:
-            self._give_back(process)
+            self._free.put(process)  # one step, which nothing can come between: see `_Thread.leave`
 
-    def _give_back(self, process: _Process) -> None:
-        """For whoever asks next; one that is dead has another in its place, which begins while the search sees what is to be done."""
-        if not process.alive:
-            process.end()
-            self._all.remove(process)
-            process = self._started()
-        with self._changed:
-            self._free.append(process)
-            self._changed.notify()
+    def _next(self) -> _Process:
+        while True:
+            with contextlib.suppress(Empty):
+                return self._free.get(timeout=LOOK_SECONDS)
+
+    def _instead(self, dead: _Process) -> _Process:
+        dead.end()
+        self._all.discard(dead)
+        return self._started()

@@ -23,7 +23,7 @@ from model.corpus import Corpus
 from tuner.failures import Outcome
 from tuner.seam import Trainer
 from tuner.trainers import find_trainer
-from tuner.wire import Evaluated, Message, Wire, held, held_from, hyperparameters_from, record, scored, shape_from, tally
+from tuner.wire import Evaluated, Message, Wire, held, held_from, hyperparameters_from, pack, record, scored, shape_from, tally
 
 KEPT = 4
 """So many shapes have a trainer of their own at once; it is made again when it is needed again."""
@@ -41,7 +41,9 @@ class Trainers:
         """Does what is asked, with the trials in the slots that are sent: each in the state sent with it, or at its beginning."""
         asked, shape = message.body, shape_from(message.body["shape"])
         torch.set_num_threads(asked["threads"])
-        trainer = self._made.pop(shape, None) or self._make(shape, self._corpus, 0, self._device, self._data)
+        trainer = self._made.pop(shape, None)
+        if trainer is None:
+            trainer = self._make(shape, self._corpus, 0, self._device, self._data)
         self._put(trainer, asked["slots"], held_from(asked["notes"], message.tensors))
         before = Counter(dict(trainer.seconds))
         found = CALLS[asked["call"]](trainer, asked)
@@ -50,6 +52,10 @@ class Trainers:
         if len(self._made) > KEPT:
             self._made.popitem(last=False)
         return {**found, "notes": notes, "seconds": {name: spent - before[name] for name, spent in trainer.seconds.items()}}, tensors
+
+    def forget(self) -> None:
+        """Gives the memory of all trainers back."""
+        self._made.clear()
 
     def _put(self, trainer: Trainer, slots: list[dict[str, Any] | None], states: dict[int, Any]) -> None:
         """States into slots, and a new model where there is none."""
@@ -61,9 +67,13 @@ class Trainers:
                 trainer.load(slot, hyperparameters_from(hyperparameters))
 
 
+def _occupied(asked: dict[str, Any]) -> list[int]:
+    return [slot for slot, hyperparameters in enumerate(asked["slots"]) if hyperparameters is not None]
+
+
 def _epoch(trainer: Trainer, asked: dict[str, Any]) -> dict[str, Any]:
     records, scores = [record(one) for one in trainer.train_epoch()], [scored(one) for one in trainer.evaluate()]
-    return {"records": records, "scores": scores, "changed": range(len(asked["slots"]))}
+    return {"records": records, "scores": scores, "changed": _occupied(asked)}
 
 
 def _save(trainer: Trainer, asked: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def _save(trainer: Trainer, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hold(_: Trainer, asked: dict[str, Any]) -> dict[str, Any]:
-    return {"changed": range(len(asked["slots"]))}
+    return {"changed": [slot for slot in _occupied(asked) if str(slot) not in asked["notes"]]}  # what was sent is known there
 
 
 def _tally(trainer: Trainer, _: dict[str, Any]) -> dict[str, Any]:
@@ -97,22 +107,33 @@ CALLS: dict[str, Callable[[Trainer, dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+def _kind(error: Exception) -> str:
+    """What the seam says of an error of this kind."""
+    if isinstance(error, MemoryError):
+        return "no_room"
+    return "refused" if isinstance(error, (ValueError, KeyError)) else "os" if isinstance(error, OSError) else ""
+
+
 def _serve(wire: Wire, heard: SimpleQueue[Message]) -> None:
     trainers = Trainers(heard.get().body)
-    wire.send({"ready": True})
+    wire.send(pack({"ready": True}))
     while True:
         message = heard.get()
         try:
-            answer = trainers.answer(message)
+            packed = pack(*trainers.answer(message))
         except Exception as error:  # noqa: BLE001  whoever asked has it
-            no_room = isinstance(error, MemoryError)
-            answer = {"error": str(error) if no_room else Outcome.failed(error).error, "no_room": no_room}, {}
-        wire.send(*answer)
+            kind = _kind(error)
+            packed = pack({"error": str(error) if kind == "no_room" else Outcome.failed(error).error, "kind": kind})
+            if kind == "no_room":
+                trainers.forget()
+        wire.send(packed)
 
 
 def main() -> None:
     """Answers what is asked through the handle; ends when the process that asks does, however that does."""
-    wire, heard = Wire(int(sys.argv[1])), SimpleQueue[Message]()
+    handle = int(sys.argv[1])
+    os.set_inheritable(handle, False)
+    wire, heard = Wire(handle), SimpleQueue[Message]()
 
     def hear() -> None:
         try:
@@ -120,6 +141,8 @@ def main() -> None:
                 heard.put(wire.receive())
         except (EOFError, OSError):
             os._exit(0)  # also in the middle of an epoch
+        finally:
+            os._exit(1)  # what cannot be heard cannot be answered
 
     threading.Thread(target=hear, daemon=True).start()
     _serve(wire, heard)

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -70,11 +70,10 @@ class Wire:
     def __init__(self, handle: int) -> None:
         self._connection: Connection[Any, Any] = Connection(handle)
 
-    def send(self, body: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> None:
+    def send(self, packed: Sequence[bytes]) -> None:
         """Says something; OSError where nobody is there to hear it."""
-        self._connection.send_bytes(json.dumps({"body": body, "tensors": bool(tensors)}, default=_plainly).encode())
-        if tensors:
-            self._connection.send_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+        for part in packed:
+            self._connection.send_bytes(part)
 
     def receive(self) -> Message:
         """What was said. It waits for it in short steps, so that what interrupts this thread does not wait for the other process.
@@ -93,12 +92,27 @@ class Wire:
             self._connection.close()
 
 
-def _plainly(value: object) -> Any:
+def pack(body: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> list[bytes]:
+    """A message as it is sent.
+
+    Raises:
+        ValueError, RuntimeError: safetensors cannot hold these tensors.
+    """
+    said = json.dumps({"body": _jsonable(body), "tensors": bool(tensors)}).encode()
+    return [said, save({name: tensor.contiguous() for name, tensor in tensors.items()})] if tensors else [said]
+
+
+def _jsonable(value: Any) -> Any:
+    """As JSON has it: names are text, numbers Python's own; of what it cannot have, the look."""
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [_jsonable(part) for part in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    return dict(value) if isinstance(value, Mapping) else {"__odd__": repr(value)[:200]}
+    return float(value) if isinstance(value, numbers.Real) else {"__odd__": repr(value)[:200]}
 
 
 def _hooked(found: dict[str, Any]) -> Any:

@@ -21,9 +21,16 @@ def raises() -> None:
     raise ZeroDivisionError("the marked one")
 
 
+def hangs() -> None:
+    """It never comes back; who waits at the other end of a pipe is told that it has begun."""
+    if "TUNER_TEST_PIPE" in os.environ:
+        os.close(os.open(os.environ["TUNER_TEST_PIPE"], os.O_WRONLY))
+    threading.Event().wait()
+
+
 FAULTS: dict[str, tuple[float, Callable[[], object]]] = {
     "raises": (1.1e-3, raises),
-    "hangs": (1.2e-3, lambda: threading.Event().wait()),
+    "hangs": (1.2e-3, hangs),
     "crashes": (1.3e-3, lambda: os.kill(os.getpid(), signal.SIGSEGV)),
     "is killed": (1.4e-3, lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "leaves": (1.6e-3, lambda: os._exit(3)),

@@ -105,15 +105,22 @@ def test_a_process_trains_as_this_one_would(corpus: Corpus, tmp_path: Path) -> N
 
 def test_a_search_in_processes_finds_what_it_finds_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one in two lanes, to the bit; afterwards no process is left."""
-    found = []
+    found, asked_for, ask = [], list[str](), Processes.ask
+
+    def counted(self: Processes, body: Any, tensors: Any) -> Any:
+        asked_for.append(body["call"])
+        return ask(self, body, tensors)
+
+    monkeypatch.setattr(Processes, "ask", counted)
     for folder, pays in (("with", 0), ("without", 1 << 40)):
         monkeypatch.setattr(job, "PROCESSES_FROM", pays)
         (tmp_path / folder).mkdir()
         asked = request(tmp_path / folder, definition(), confirm=False)
         name = run_search(asked, quiet()).summary["study"]
         found.append(ended(find_study(open_storage(asked.storage), name)))
-        assert not [child for child in psutil.Process().children() if "tuner.remote_end" in child.cmdline()]
+        assert not trained_by()
     assert found[0] == found[1]
+    assert len(asked_for) > 10, "the first was trained in processes"
 
 
 REASONS = {
@@ -131,7 +138,8 @@ REASONS = {
 def test_a_trial_at_fault_costs_itself_alone(faults: tuple[str, ...], corpus: Corpus, tmp_path: Path) -> None:
     """Also one that takes its process with it; all others have the curves that they have in one process."""
     marked = {FAULTS[fault][0]: REASONS[fault] for fault in faults}
-    made = plain(enqueue=[{"name": "good", "lr": 1e-3, "hidden_dim": 16}, *({"name": str(r), "lr": r, "hidden_dim": 16} for r in marked)])
+    put_in = [{"name": "good", "lr": 1e-3, "hidden_dim": 16}, *({"name": str(r), "lr": r, "hidden_dim": 16} for r in marked)]
+    made = plain(enqueue=put_in, budget={"trials": 6, "epochs": 2})
     for folder in ("sound", "faulty"):
         (tmp_path / folder).mkdir()
     sound, _, _ = scripted(tmp_path / "sound", made, 4, lanes=2)
@@ -164,30 +172,70 @@ def test_where_no_process_can_be_started_no_trial_is_blamed(corpus: Corpus, tmp_
     assert {trial.state for trial in storage.get_all_trials(study._study_id)} == {TrialState.RUNNING}
 
 
+class Interrupted(Exception):
+    """By a signal."""
+
+
 @pytest.mark.usefixtures("installed")
-def test_an_answer_that_is_awaited_can_be_broken_off(corpus: Corpus) -> None:
+def test_an_answer_that_is_awaited_can_be_broken_off(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that was asked is ended, another one takes its place."""
 
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted
 
-    before = signal.signal(signal.SIGUSR1, interrupted)
+    def interrupt() -> None:
+        os.close(os.open(pipe, os.O_RDONLY))  # as soon as the other end is open
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    pipe, before = tmp_path / "pipe", signal.signal(signal.SIGUSR1, interrupted)
+    os.mkfifo(pipe)
+    monkeypatch.setenv("TUNER_TEST_PIPE", str(pipe))
     try:
         with Processes(1, "faulty", corpus, "cpu", SYNTHETIC) as processes:
             trainer = processes.make_trainer(SHAPE, 1)
             trainer.load(0, Hyperparameters(lr=FAULTS["hangs"][0]))
-            (child,) = psutil.Process().children()
+            (child,) = trained_by()
             assert len(trainer.train_epoch()) == 1
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-            with pytest.raises(KeyboardInterrupt):
+            threading.Thread(target=interrupt).start()
+            with pytest.raises(Interrupted):
                 trainer.train_epoch()
-            child.wait(60)
             trainer.load(0, Hyperparameters(lr=FAULTS["raises"][0]))
+            assert not child.is_running()
             trainer.train_epoch()
             with pytest.raises(Elsewhere, match="ZeroDivisionError: the marked one"):
                 trainer.train_epoch()
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def trained_by(parent: int | None = None) -> list[psutil.Process]:
+    """The processes that train for this one, or for another."""
+    return [child for child in psutil.Process(parent).children() if "tuner.remote_end" in child.cmdline()]
+
+
+@pytest.mark.usefixtures("installed")
+def test_one_that_died_while_nobody_asked_is_nobodys_fault(corpus: Corpus) -> None:
+    """Another takes its place."""
+    with Processes(1, "faulty", corpus, "cpu", SYNTHETIC) as processes:
+        trainer = processes.make_trainer(SHAPE, 1)
+        trainer.load(0, Hyperparameters(lr=1e-3))
+        for child in trained_by():
+            child.kill()
+            psutil.wait_procs([child], timeout=60)
+        assert len(trainer.train_epoch()) == 1
+
+
+def test_a_model_that_cannot_be_written_is_an_error_of_the_disk(corpus: Corpus, tmp_path: Path) -> None:
+    """As in one process, so that the search says what to do."""
+    (tmp_path / "file").touch()
+    with Processes(1, "symmetric", corpus, "cpu", SYNTHETIC) as processes:
+        trainer = processes.make_trainer(SHAPE, 1)
+        trainer.load(0, SETTINGS[0])
+        trainer.train_epoch()
+        (scored,) = trainer.evaluate()
+        assert scored is not None
+        with pytest.raises(OSError, match="file"):
+            trainer.save(0, tmp_path / "file" / "model", scored)
 
 
 @pytest.fixture
@@ -196,16 +244,19 @@ def begun(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes]
     program = "import tuner.job; tuner.job.PROCESSES_FROM = 0; from tuner.cli import entry; entry()"
     words = ["search", "quick", "--num-stories", "100", "--trials", "50", "--no-confirm", "--storage", f"sqlite:///{tmp_path}/tuner.db"]
     started: list[subprocess.Popen[bytes]] = []
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
 
     def start() -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-        search = subprocess.Popen([sys.executable, "-c", program, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        search = subprocess.Popen(
+            [sys.executable, "-c", program, *words], cwd=tmp_path, env=threads, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         started.append(search)
         assert search.stdout is not None
         for line in search.stdout:
             if b"starts" in line:
                 break
-        children = [child for child in psutil.Process(search.pid).children() if "tuner.remote_end" in child.cmdline()]
-        assert len(children) == min(4, torch.get_num_threads())
+        children = trained_by(search.pid)
+        assert len(children) == 2
         return search, children
 
     yield start
