@@ -17,7 +17,6 @@ import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
-from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
@@ -39,7 +38,7 @@ from tuner.remote import Processes
 from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
-from tuner.study import check_data, complete, definition_of, find_study, open_study
+from tuner.study import check_data, complete, definition_of, find_study, open_study, source_of
 from tuner.summary import finding, summarise, verdicts
 from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
@@ -145,13 +144,7 @@ class _Prepared:
 
     def make_trainer(self, shape: ModelShape, slots: int) -> Trainer:
         """A trainer on the study's data."""
-        return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), self.source)
-
-    @property
-    def source(self) -> DataSource:
-        """Where the data come from."""
-        data = self.definition.data
-        return DataSource(data.source, data.stories, data.seed)
+        return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
 
     def width(self, console: Console) -> int:
         """As asked for, else as measured when the study was begun, else measured now."""
@@ -191,12 +184,6 @@ class _Prepared:
 
             return confirm(self.study, self.definition, runs, self.make_trainer, width, went_on, _plainly(console))
 
-    def search(self, width: int, observer: Observer) -> None:
-        """Runs the search."""
-        lanes = lanes_of(self.device.type)
-        with self._makers(lanes) as make_trainer:
-            self._search(width, observer, make_trainer, lanes)
-
     @contextlib.contextmanager
     def _makers(self, lanes: int) -> Iterator[TrainerFactory]:
         """What makes trainers: each lane has a process, unless the search is over before that pays. The numbers are the same."""
@@ -204,25 +191,27 @@ class _Prepared:
         if lanes == 1 or budget.trials * budget.epochs * len(self.corpus.sentences["train"]) < PROCESSES_FROM:
             yield self.make_trainer
         else:
-            with Processes(lanes, self.definition.trainer, self.corpus, str(self.device), self.source) as processes:
+            with Processes(lanes, self.definition.trainer, self.corpus, str(self.device), source_of(self.definition)) as processes:
                 yield processes.make_trainer
 
-    def _search(self, width: int, observer: Observer, make_trainer: TrainerFactory, lanes: int) -> None:
-        request, name = self.request, self.study.study_name
-        Search(
-            self.study,
-            self.definition,
-            make_trainer,
-            CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
-            width=width,
-            device=str(self.device),
-            checkpoints=_folder(request.base / "checkpoints", request.storage, name),
-            snapshots=_folder(request.base / "snapshots", request.storage, name),
-            artifacts=open_artifacts(request.place),
-            observer=observer,
-            keep=request.keep,
-            lanes=lanes,
-        ).run()
+    def search(self, width: int, observer: Observer) -> None:
+        """Runs the search."""
+        request, name, lanes = self.request, self.study.study_name, lanes_of(self.device.type)
+        with self._makers(lanes) as make_trainer:
+            Search(
+                self.study,
+                self.definition,
+                make_trainer,
+                CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
+                width=width,
+                device=str(self.device),
+                checkpoints=_folder(request.base / "checkpoints", request.storage, name),
+                snapshots=_folder(request.base / "snapshots", request.storage, name),
+                artifacts=open_artifacts(request.place),
+                observer=observer,
+                keep=request.keep,
+                lanes=lanes,
+            ).run()
 
 
 def _plainly(console: Console) -> Callable[[str], None]:
@@ -307,7 +296,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     find_trainer(request.definition.trainer)
     device, corpus = find_device(request.device), _load(request.definition, console)
     definition = request.definition.fitted(len(corpus.sentences["train"]))
-    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+    data = source_of(definition)
 
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)

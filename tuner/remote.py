@@ -183,8 +183,8 @@ class _Process:
     def introduce(self) -> None:
         """Says what it will work with, if that has not been said."""
         if not self._introduced:
-            self._introduced = True
             self._say(pack(self._setup))
+            self._introduced = True  # not before: one that knows half of it waits for the rest for ever
 
     def begin(self) -> None:
         """Waits until it can train."""

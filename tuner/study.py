@@ -36,6 +36,11 @@ def _generations(storage: BaseStorage, base: str) -> list[str]:
     return found
 
 
+def source_of(definition: StudyDefinition) -> DataSource:
+    """Where a study's data come from, as trainers and checkpoints name it."""
+    return DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+
+
 def open_study(
     storage: BaseStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
 ) -> optuna.Study:
@@ -69,7 +74,7 @@ def _version() -> str:
 
 def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
     """Writes what a study must know of itself; `ready` comes last, so that a half-made one is made up for."""
-    data = DataSource(definition.data.source, definition.data.stories, definition.data.seed)
+    data = source_of(definition)
     attributes: dict[str, Any] = {
         "definition": definition.model_dump(mode="json"),
         "identity": definition.identity(),
