@@ -32,7 +32,8 @@ from rich.console import Console
 from tuner.buffer import BufferedStorage
 from tuner.climb import guide
 from tuner.definition import validated
-from tuner.job import SearchRequest, report, run_search
+from tuner.job import report, run_search
+from tuner.preparation import SearchRequest
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
 from tuner.storage import open_storage
 

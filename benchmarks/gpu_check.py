@@ -39,7 +39,8 @@ from model.devices import find_device
 from model.replay import recorder_for
 from model.trainer import FusedTrainer
 from tuner.definition import StudyDefinition, load_definition
-from tuner.job import SearchRequest, run_search
+from tuner.job import run_search
+from tuner.preparation import SearchRequest
 
 NEIGHBOURS = 4
 LOOK_SECONDS = 0.25

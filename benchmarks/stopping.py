@@ -19,7 +19,8 @@ from typing import Any
 from rich.console import Console
 
 from tuner.definition import validated
-from tuner.job import SearchRequest, run_search
+from tuner.job import run_search
+from tuner.preparation import SearchRequest
 
 STOPPING: dict[str, Any] = {"explosion": {}, "plateau": {}, "halving": {}}
 

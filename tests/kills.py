@@ -20,10 +20,11 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import tuner.job
+import tuner.preparation
 import tuner.snapshots
 from tuner.definition import StudyDefinition, validated
-from tuner.job import SearchRequest, run_search
+from tuner.job import run_search
+from tuner.preparation import SearchRequest
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.search is not None:
-        tuner.job.PROCESSES_FROM = 0 if options.processes else tuner.job.PROCESSES_FROM
+        tuner.preparation.PROCESSES_FROM = 0 if options.processes else tuner.preparation.PROCESSES_FROM
         search(options.search, options.storage)
         return
     kills = rounds = 0

@@ -24,7 +24,7 @@ errors options health intervals verdict judges pruning definition budget storage
 trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake bench
 diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
 views charts pictures report publish watch gate dashboard doctor
-training crew ray_engine job cli_model cli_study cli_view cli __main__
+training crew ray_engine preparation job cli_model cli_study cli_view cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

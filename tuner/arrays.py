@@ -13,12 +13,10 @@ from model.errors import DeviceError
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import Outcome
-from tuner.lanes import Attempt, Job, advance_all, attempt
+from tuner.lanes import WATCH_TIMES, Attempt, Job, advance_all, attempt
 from tuner.seam import Held, Scored, TrainerFactory
 from tuner.slots import Array, Place, Running
 from tuner.snapshots import SlotState
-
-WATCH_TIMES = 20
 
 
 class Slot(NamedTuple):

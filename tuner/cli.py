@@ -113,8 +113,9 @@ def search(
 
     from tuner.definition import load_definition
     from tuner.events import json_console
-    from tuner.job import SearchRequest, run_search
     from tuner.job import dry_run as forecast
+    from tuner.job import run_search
+    from tuner.preparation import SearchRequest
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 

@@ -30,7 +30,13 @@ WHOLE_EVERY = 8
 
 
 def guide(
-    definition: StudyDefinition, trials: Sequence[FrozenTrial], number: int, steps: int, warm: bool = False
+    definition: StudyDefinition,
+    trials: Sequence[FrozenTrial],
+    number: int,
+    steps: int,
+    *,
+    warm: bool = False,
+    sizes_cost: bool = True,
 ) -> tuple[dict[str, Any], int | None]:
     """What is not drawn for a new trial, and from which trial it is a step, if it is one.
 
@@ -39,16 +45,35 @@ def guide(
         number: the new one's.
         steps: how many steps may run at once.
         warm: whether the sampler knows an earlier study, from which it draws even the first.
+        sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
     """
-    if said := definition.start(number):
-        return said if warm else {**said, **_spread(definition, number)}, None
-    best = best_of(trials)
-    if best is None or definition.sampler != "tpe":
+    start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
+    if number < definition.first_starter + definition.starting:
+        return start if warm else {**start, **_spread(definition, number)}, None
+    if definition.sampler != "tpe":
         return {}, None
-    running = sum(t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number for t in trials)
-    if running < steps and (step := next_step(definition, trials, best)) is not None:
+    best = best_of(trials)
+    if best is None:
+        return _shape(start), None
+    running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
+    if len(running) < steps and (step := next_step(definition, trials, best)) is not None:
         return step, best.number
-    return {} if number % WHOLE_EVERY == 0 else {name: best.params[name] for name in SHAPE_NAMES if name in best.params}, None
+    return {} if number % WHOLE_EVERY == 0 else _drawn_in(definition, best, running), None
+
+
+def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in SHAPE_NAMES if name in params}
+
+
+def _drawn_in(definition: StudyDefinition, best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The shape for what is drawn: the best's; as long as that is a starter's and a larger one is being tried, that one.
+
+    A starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost."""
+    if best.number < definition.first_starter + definition.starting:
+        for step in steps:
+            if step.params.get("hidden_dim", 0) > best.params.get("hidden_dim", 0):
+                return _shape(step.params)
+    return _shape(best.params)
 
 
 def _spread(definition: StudyDefinition, number: int) -> dict[str, float]:
@@ -71,16 +96,36 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:
-    """The best's parameters in a shape beside its own that no step has led to, or else beside it in other numbers; None: all are tried."""
-    ladders = _ladders(definition)
+    """The best's parameters in a shape beside its own where no step has been, or else beside it in other numbers; None: all are tried.
+
+    A way that was worse once, a number further up or further down, comes after those that were not."""
+    ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
-    been = [best.params, *(t.params for t in trials if STEP in t.user_attrs and t.params)]
+    been = [best.params, *(trial.params for step in steps for trial in step)]
+    worse = {way for source, there in steps if _was_worse(there, source) for way in _ways(ladders, source.params, there.params)}
     for names, compared in ((shape, shape), ([name for name in ladders if name not in shape], list(ladders))):
         reached = [[params[name] for name in compared] for params in been]
-        for params in _beside({name: ladders[name] for name in names}, best.params):
+        beside = list(_beside({name: ladders[name] for name in names}, best.params))
+        for params in sorted(beside, key=lambda params: bool(worse & _ways(ladders, best.params, params))):
             if [params[name] for name in compared] not in reached:
                 return params
     return None
+
+
+def _steps(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:
+    """From where to where steps have led."""
+    known = {trial.number: trial for trial in trials}
+    return [(known[trial.user_attrs[STEP]], trial) for trial in trials if trial.params and trial.user_attrs.get(STEP) in known]
+
+
+def _was_worse(step: FrozenTrial, source: FrozenTrial) -> bool:
+    """Whether a step has ended below where it came from, or was not worth ending."""
+    return step.state.is_finished() and step not in feasible([step, source])[:1]
+
+
+def _ways(ladders: Mapping[str, list[float]], source: Mapping[str, Any], there: Mapping[str, Any]) -> set[tuple[str, bool]]:
+    """Which numbers are others there, and whether they are larger."""
+    return {(name, there[name] > source[name]) for name in ladders if there[name] != source[name]}
 
 
 def _ladders(definition: StudyDefinition) -> dict[str, list[float]]:

@@ -285,18 +285,21 @@ class StudyDefinition(_Section):
         return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
 
     @property
-    def _cheap(self) -> dict[str, Value]:
+    def cheap(self) -> dict[str, Value]:
         """What the space names for its first trials."""
         return {name: space.start for name, space in self.search.items() if isinstance(space, Choices) and space.start is not None}
 
     @property
+    def middling(self) -> dict[str, Value]:
+        """The middle of the sizes for which the space names something cheap, for where that is not cheaper."""
+        space = self.search["hidden_dim"] if "hidden_dim" in self.cheap else None
+        sizes = sorted(int(size) for size in space.choices) if isinstance(space, Choices) else []
+        return {"hidden_dim": sizes[len(sizes) // 2]} if sizes else {}
+
+    @property
     def starting(self) -> int:
         """How many trials begin with what is cheap; none where nothing is named for it."""
-        return min(STARTING, self.budget.trials // 4) if self._cheap else 0
-
-    def start(self, number: int) -> dict[str, Value]:
-        """What is not drawn for the trial of this number: the first that nobody has put in begin with what is cheap."""
-        return self._cheap if number < self.first_starter + self.starting else {}
+        return min(STARTING, self.budget.trials // 4) if self.cheap else 0
 
     @property
     def first_starter(self) -> int:

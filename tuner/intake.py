@@ -183,7 +183,8 @@ class Intake:
         known = self.storage.get_trial(trial_id)
         if FIXED in known.system_attrs or known.params:
             return
-        said, best = guide(self.definition, self.study.get_trials(deepcopy=False), number, self.steps, warm=bool(self._earlier))
+        trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
+        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=self.device == "cpu")
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)
         if said:

@@ -21,6 +21,8 @@ from tuner.seam import Trainer
 
 LEAVE_SECONDS = 5.0
 """So long a thread has to end when it is told to; then it is left behind."""
+WATCH_SECONDS, WATCH_TIMES = 1800.0, 20
+"""An epoch that takes longer than that, and so many times as long as the slowest before it, hangs."""
 MOST = 4
 """More lanes than that have not been measured; in threads they wait for each other, for between two products each needs the interpreter."""
 
@@ -69,14 +71,18 @@ def attempt(job: Job) -> Attempt:
         return Attempt(None, error, time.monotonic() - began)
 
 
-def advance_all(jobs: Sequence[Job]) -> list[Attempt]:
-    """One epoch of each array, as many at once as there are lanes among them; in the order of the jobs. What interrupts it ends all."""
-    lanes = len({job.lane for job in jobs})
+def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
+    """One epoch of each array, as many at once as there are lanes; in the order of the jobs. What interrupts it ends all.
+
+    Args:
+        lanes: among how many the cores are shared out; as many as the jobs are in where it is not said.
+    """
+    lanes = lanes or len({job.lane for job in jobs})
     if lanes < 2:
         return [attempt(job) for job in jobs]
     cores, tried = torch.get_num_threads(), dict[int, Attempt]()
     waiting = deque(sorted(range(len(jobs)), key=lambda number: -jobs[number].expected))
-    threads = [_Thread(jobs, waiting, tried, max(1, cores // lanes)) for _ in range(lanes)]
+    threads = [_Thread(jobs, waiting, tried, max(1, cores // lanes)) for _ in range(min(lanes, len(jobs)))]
     try:
         for thread in threads:
             thread.start()

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -162,7 +162,7 @@ class _Process:
         SearchError: it cannot be started.
     """
 
-    def __init__(self, setup: Mapping[str, Any]) -> None:
+    def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -177,13 +177,13 @@ class _Process:
             except OSError as error:
                 ours.close()
                 raise SearchError(f"a process that trains cannot be started: {error}; run it again to go on") from error
-        self._wire, self._setup = Wire(ours.detach()), setup
+        self._wire, self.setup = Wire(ours.detach()), dict[str, Any]()
         self._introduced = self._ready = self._asked = False
 
     def introduce(self) -> None:
         """Says what it will work with, if that has not been said."""
         if not self._introduced:
-            self._say(pack(self._setup))
+            self._say(pack(self.setup))
             self._introduced = True  # not before: one that knows half of it waits for the rest for ever
 
     def begin(self) -> None:
@@ -240,15 +240,32 @@ class _Process:
         self._process.wait()
 
 
+@contextlib.contextmanager
+def ahead(number: int) -> Iterator[list[_Process]]:
+    """So many processes for `Processes` that begin before there are data; those that nobody has used end with the context."""
+    begun: list[_Process] = []
+    try:
+        for _ in range(number):
+            begun.append(_Process())
+        yield begun
+    finally:
+        for process in begun:
+            process.end()
+
+
 class Processes:
     """Processes that train for a search, and do so until it leaves the context.
 
     Args:
         number: how many.
         trainer: the name of what trains.
+        begun: some that have begun; what is used is taken from there.
     """
 
-    def __init__(self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource) -> None:
+    def __init__(
+        self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource, begun: list[_Process] | None = None
+    ) -> None:
+        self._begun = [] if begun is None else begun
         self._setup = {"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)}
         self._number, self._all, self._free = number, set[_Process](), SimpleQueue[_Process]()
 
@@ -265,8 +282,9 @@ class Processes:
         return self
 
     def _started(self) -> _Process:
-        process = _Process(self._setup)
+        process = self._begun.pop() if self._begun else _Process()
         self._all.add(process)
+        process.setup = self._setup
         return process
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -28,6 +28,7 @@ from tuner.definition import StudyDefinition
 from tuner.endings import Endings
 from tuner.intake import Intake, Past
 from tuner.judges import Peer
+from tuner.lanes import WATCH_SECONDS
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
 from tuner.seam import Scored, TrainerFactory
@@ -40,7 +41,6 @@ LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
 BASELINES_AT = 2 / 3
 """When so much of the budget is spent the baselines begin, all together: they are never stopped, and mostly large."""
-WATCH_SECONDS = 1800.0
 POLL_SECONDS = 2.0
 
 
@@ -85,7 +85,7 @@ class Search:
         self.storage.fence = OWNER
         self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=self.observer.noticed)
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._clock, self._idle = clock, threading.Event()
+        self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
@@ -121,7 +121,7 @@ class Search:
             SnapshotError: the folder of snapshots cannot be written.
         """
         self._seat = Seat(self.snapshots, self._artifacts)
-        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, max(1, self.asked // 2))
+        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, max(1, self._lanes // 2))
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
         patience = self.storage.patience.seconds
         heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))

@@ -14,6 +14,8 @@ from tuner.seam import Trainer, TrainerFactory
 STEPS, WORTH = 3, 1.2
 """So many steps are timed; a larger width must bring this factor of trial-steps a second, for with it fewer trials learn from others."""
 WIDEST = 256
+FIRST = 16
+"""So many are tried first: a GPU waits most of the time with fewer small models."""
 A_CORE = 2
 """Trials at once for each core of a CPU."""
 
@@ -40,20 +42,32 @@ def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparamet
 
 
 def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None) -> Measured:
-    """Doubles the width as long as that brings more trial-steps a second and the device has room; `tell` is told of each width."""
+    """The width up to which each doubling is worth it; `tell` is told how many have been tried.
+
+    It begins with `FIRST`, or fewer where a second generation would have none, and goes up; where that is not worth it, down.
+    """
     shape, hyperparameters = largest_shape(definition)
     rates: dict[int, float] = {}
-    chosen, width = 1, 1
-    while width <= max(1, min(WIDEST, definition.budget.trials // 2)):
-        tell(width)
-        try:
-            rates[width] = _rate(make_trainer(shape, width), hyperparameters, width)
-        except MemoryError:
-            break
-        if width > 1 and rates[width] < WORTH * rates[chosen]:
-            break
-        chosen, width = width, 2 * width
-    return Measured(chosen, rates)
+
+    def rate(width: int) -> float:
+        if width not in rates:
+            tell(len(rates))
+            try:
+                rates[width] = _rate(make_trainer(shape, width), hyperparameters, width)
+            except MemoryError:
+                rates[width] = 0.0
+        return rates[width]
+
+    def worth(width: int) -> bool:
+        return rate(width) > 0 and rate(width) >= WORTH * rate(width // 2)
+
+    widest = max(1, min(WIDEST, definition.budget.trials // 2))
+    first = chosen = 1 << (min(FIRST, widest).bit_length() - 1)
+    while rate(chosen) > 0 and 2 * chosen <= widest and worth(2 * chosen):
+        chosen *= 2
+    while chosen == first > 1 and not worth(first):
+        first = chosen = chosen // 2
+    return Measured(chosen, {width: measured for width, measured in sorted(rates.items()) if measured})
 
 
 def _rate(trainer: Trainer, hyperparameters: Hyperparameters, width: int) -> float:

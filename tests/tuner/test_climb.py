@@ -28,12 +28,19 @@ LATE = 41
 
 
 def trial(
-    number: int, value: float | None, hidden: int = 16, rules: int = 2, batch: int = 8, step: bool = False, floor: float = -0.1
+    number: int,
+    value: float | None,
+    hidden: int = 16,
+    rules: int = 2,
+    batch: int = 8,
+    step: bool = False,
+    floor: float = -0.1,
+    source: int = 0,
 ) -> FrozenTrial:
     """One of the space; running where it has no value."""
     params = {"lr": 1e-3, "hidden_dim": hidden, "num_rules": rules, "batch_size": batch}
     state = TrialState.RUNNING if value is None else TrialState.COMPLETE
-    marks = {STEP: 0} if step else {}
+    marks = {STEP: source} if step else {}
     made = optuna.trial.create_trial(state=state, value=value, params=params, distributions=MADE.distributions(), user_attrs=marks)
     made.number = number
     if value is not None:
@@ -59,7 +66,7 @@ def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
     for number in range(MADE.starting):
         said, best = guide(MADE, [], number, 2)
         assert (said.keys(), said["hidden_dim"], best) == ({"hidden_dim", "lr"}, 16, None)
-    assert guide(MADE, [], 10, 2) == ({}, None)
+    assert guide(MADE, [], 10, 2) == ({"hidden_dim": 16}, None), "as long as nothing has ended, in the arrays that there are"
     assert definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3}).starting == 3
     assert definition().starting == 0
 
@@ -101,12 +108,46 @@ def test_where_a_step_is_better_the_next_goes_on_from_there() -> None:
     assert (said, best) == ({"lr": 1e-3, "hidden_dim": 64, "num_rules": 2, "batch_size": 8}, 1)
 
 
+def test_where_a_larger_model_costs_no_more_the_first_are_of_a_middle_size() -> None:
+    """On a GPU; what else is named for them is as it is on a CPU."""
+    space = {**SPACE, "batch_size": {"choices": [8, 16], "start": 8}}
+    made = definition(search=space, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})
+    said, _ = guide(made, [], 0, 2, sizes_cost=False)
+    assert (said["hidden_dim"], said["batch_size"]) == (32, 8)
+    assert guide(made, [], 10, 2, sizes_cost=False) == ({"hidden_dim": 32, "batch_size": 8}, None)
+
+
+def test_no_step_leads_to_where_one_came_from() -> None:
+    """From 16 to 32 and on to 64, which is worse: 16 was there before."""
+    trials = [trial(0, 0.5), trial(1, 0.6, hidden=32, step=True), trial(2, 0.55, hidden=64, step=True, source=1)]
+    said, best = guide(MADE, trials, LATE, 1)
+    assert (said["hidden_dim"], said["batch_size"], said["num_rules"], best) == (32, 16, 2, 1)
+
+
+def test_a_way_that_was_worse_is_tried_last() -> None:
+    """Larger batches were worse at 16, so at 32 they come after 64, and where the step has not ended or was better they do not."""
+    space = {"batch_size": SPACE["batch_size"], **{name: one for name, one in SPACE.items() if name != "batch_size"}}
+    made = definition(search=space, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
+    for value, batch, hidden in ((0.4, 8, 64), (None, 16, 32), (0.55, 16, 32)):
+        trials = [trial(0, 0.5), trial(1, value, batch=16, step=True), trial(2, 0.6, hidden=32, step=True)]
+        said, best = guide(made, trials, LATE, 2)
+        assert (said["batch_size"], said["hidden_dim"], best) == (batch, hidden, 2), value
+
+
+def test_while_a_larger_model_is_tried_for_the_first_time_trials_are_drawn_in_its_shape() -> None:
+    """What is cheap is not good; once something else is the best, its own shape counts."""
+    larger = trial(10, None, hidden=32, step=True)
+    assert guide(MADE, [trial(0, 0.5), larger], LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, [trial(0, 0.5), trial(10, None, batch=16, step=True)], LATE, 1) == ({"hidden_dim": 16, "batch_size": 8}, None)
+    assert guide(MADE, [trial(12, 0.5), larger], LATE, 1) == ({"hidden_dim": 16, "batch_size": 8}, None)
+
+
 def test_beside_the_steps_trials_are_drawn_in_the_shape_of_the_best() -> None:
     """While as many steps run as may; one in eight is drawn whole."""
-    trials = [trial(0, 0.5, hidden=32), trial(1, None, hidden=64, step=True)]
+    trials = [trial(12, 0.5, hidden=32), trial(13, None, hidden=64, step=True, source=12)]
     assert guide(MADE, trials, LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
     assert guide(MADE, trials, 6 * WHOLE_EVERY, 1) == ({}, None)
-    assert guide(MADE, trials, LATE, 2)[1] == 0
+    assert guide(MADE, trials, LATE, 2)[1] == 12
 
 
 def test_the_best_is_above_the_floors() -> None:

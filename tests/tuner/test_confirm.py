@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,16 @@ def definition(top: int = 3, seeds: int = 2) -> StudyDefinition:
 
 
 @dataclass
+class Record:
+    """What the trainer below says of an epoch."""
+
+    epoch: int
+    loss: float = 1.0
+    gradient_norm: float = 1.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class Scored:
     """What the trainer below finds."""
 
@@ -64,17 +75,18 @@ class TruthfulTrainer:
         """Takes a run."""
         self.held[slot] = hyperparameters
 
-    def train_epoch(self) -> list[Any]:
+    def train_epoch(self) -> list[Record]:
         """Counts."""
         if len(self.held) > self.room:
             raise MemoryError("too many")
         self.epochs += 1
-        return []
+        return [Record(self.epochs)] * len(self.held)
 
     def evaluate(self) -> list[Scored]:
-        """After all epochs only."""
-        assert self.epochs == 5
-        self.made.append([(hp.lr, hp.seed) for hp in self.held])
+        """Notes what has run all its epochs."""
+        assert self.epochs <= 5
+        if self.epochs == 5:
+            self.made.append([(hp.lr, hp.seed) for hp in self.held])
         return [Scored(TRUTH[hp.lr] + hp.seed % 7 / 1000, 0.0 if hp.lr == 4e-3 else 1.0) for hp in self.held]
 
     def tally(self) -> list[StoryTally]:
@@ -101,14 +113,14 @@ class Confirming:
         self.asked: list[tuple[int, int]] = []
         self.told: list[str] = []
 
-    def __call__(self, made: StudyDefinition, width: int = 4, room: int = 100) -> dict[str, Any]:
+    def __call__(self, made: StudyDefinition, width: int = 4, room: int = 100, lanes: int = 1, kind: Any = None) -> dict[str, Any]:
         def trainer(shape: ModelShape, slots: int) -> Any:
-            return TruthfulTrainer(self.made, slots, room)
+            return (kind or TruthfulTrainer)(self.made, slots, room)
 
         def progress(done: int, total: int) -> None:
             self.asked.append((done, total))
 
-        return confirm(self.study, made, self.runs, trainer, width, progress, self.told.append)
+        return confirm(self.study, made, self.runs, trainer, width, progress, self.told.append, lanes)
 
     def rates(self, arrays: Sequence[list[tuple[float, int]]]) -> list[float]:
         """The rates that were trained, in order."""
@@ -196,6 +208,42 @@ def test_without_room_an_array_is_halved(lucky: Confirming) -> None:
     assert found["winner"] == "trial 1"
     with pytest.raises(SearchError, match=r"no room to confirm trial \d"):
         lucky(definition(seeds=3), room=0)
+
+
+def test_arrays_train_at_the_same_time_where_there_are_lanes(lucky: Confirming) -> None:
+    """All of them begin at once, and one that is halved begins again beside them; the finding is the same."""
+    meeting = threading.Barrier(2)
+
+    class Meeting(TruthfulTrainer):
+        def train_epoch(self) -> list[Record]:
+            meeting.wait(60)
+            return super().train_epoch()
+
+    found = lucky(definition(), lanes=2, kind=Meeting)
+    assert lucky.asked == [(2 * epoch, 10) for epoch in range(1, 6)]
+    assert sorted(lucky.rates(lucky.made)) == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3, 5e-2, 5e-2]
+    assert (found["chosen"], found["winner"], found["smallest"]) == (1, "trial 1", "trial 1")
+    more = lucky(definition(seeds=3), width=4, room=2, lanes=2)
+    assert sorted(map(len, lucky.made[2:])) == [2, 2]
+    assert more["winner"] == "trial 1"
+    assert lucky.asked[-1] == (10, 10)
+
+
+def test_a_trainer_that_fails_is_an_error_that_names_its_trials(lucky: Confirming) -> None:
+    """Nothing of it is stored; and what says nothing fails too."""
+
+    class Failing(TruthfulTrainer):
+        def train_epoch(self) -> list[Record]:
+            raise ValueError("no such word")
+
+    class Silent(TruthfulTrainer):
+        def evaluate(self) -> list[Any]:
+            return [None] * len(self.held)
+
+    for kind, said in ((Failing, "ValueError: no such word"), (Silent, "returned nothing")):
+        with pytest.raises(SearchError, match=rf"trial 0, 1 cannot be confirmed: .*{said}.*; run `tuner confirm` again to go on"):
+            lucky(definition(), kind=kind)
+    assert lucky.runs.by_key() == {}
 
 
 def test_inside_the_noise_there_is_no_winner(tmp_path: Path) -> None:

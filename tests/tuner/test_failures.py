@@ -312,12 +312,28 @@ def test_only_the_best_models_stay_on_disk(tmp_path: Path) -> None:
 
 
 def test_the_width_is_measured_until_it_brings_no_more() -> None:
-    """The scripted trainer gains up to eight slots; a device without room stops earlier."""
-    made = plain(budget={"trials": 100, "epochs": 1})
-    found = measure(ScriptedTrainer, made)
+    """The scripted trainer gains up to eight slots, others more or nothing; half of the trials at the most; a device without room stops
+    earlier. It is told how many have been tried."""
+    made, tried = plain(budget={"trials": 100, "epochs": 1}), list[int]()
+    found = measure(ScriptedTrainer, made, tried.append)
     assert found.width == 8
-    assert list(found.rates) == [1, 2, 4, 8, 16]
+    assert list(found.rates) == [4, 8, 16, 32]
     assert "width 8, of trial-steps a second" in found.said()
+    assert tried == [0, 1, 2, 3]
+
+    class Gaining(ScriptedTrainer):
+        def rehearse(self, steps: int) -> float:
+            return 1.0
+
+    assert (measure(Gaining, made).width, list(measure(Gaining, made).rates)) == (32, [16, 32])
+    few = plain(budget={"trials": 13, "epochs": 1})
+    assert (measure(Gaining, few).width, list(measure(Gaining, few).rates)) == (4, [2, 4])
+
+    class Busy(ScriptedTrainer):
+        def rehearse(self, steps: int) -> float:
+            return float(len(self.slots))
+
+    assert measure(Busy, made).width == 1
 
     class Narrow(ScriptedTrainer):
         def rehearse(self, steps: int) -> float:

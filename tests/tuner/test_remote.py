@@ -23,7 +23,7 @@ from tests.tuner.faulty import ENTRY, FAULTS
 from tests.tuner.scripted import scripted
 from tests.tuner.test_failures import plain
 from tests.tuner.test_search import definition, ended, quiet, request
-from tuner import job
+from tuner import preparation
 from tuner.errors import SearchError
 from tuner.failures import Elsewhere
 from tuner.job import run_search
@@ -113,7 +113,7 @@ def test_a_search_in_processes_finds_what_it_finds_without(tmp_path: Path, monke
 
     monkeypatch.setattr(Processes, "ask", counted)
     for folder, pays in (("with", 0), ("without", 1 << 40)):
-        monkeypatch.setattr(job, "PROCESSES_FROM", pays)
+        monkeypatch.setattr(preparation, "PROCESSES_FROM", pays)
         (tmp_path / folder).mkdir()
         asked = request(tmp_path / folder, definition(), confirm=False)
         name = run_search(asked, quiet()).summary["study"]
@@ -241,7 +241,7 @@ def test_a_model_that_cannot_be_written_is_an_error_of_the_disk(corpus: Corpus, 
 @pytest.fixture
 def begun(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[bytes], list[psutil.Process]]]]:
     """A search in processes, as a user would start it, and its processes, once it trains."""
-    program = "import tuner.job; tuner.job.PROCESSES_FROM = 0; from tuner.cli import entry; entry()"
+    program = "import tuner.preparation; tuner.preparation.PROCESSES_FROM = 0; from tuner.cli import entry; entry()"
     words = ["search", "quick", "--num-stories", "100", "--trials", "50", "--no-confirm", "--storage", f"sqlite:///{tmp_path}/tuner.db"]
     started: list[subprocess.Popen[bytes]] = []
     threads = {**os.environ, "OMP_NUM_THREADS": "2"}

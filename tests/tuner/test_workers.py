@@ -19,8 +19,9 @@ from rich.console import Console
 from model.errors import DeviceError
 from model.trainer import EpochRecord
 from tests.kills import COUNTING
-from tuner import job
+from tuner import preparation
 from tuner.definition import load_definition, validated
+from tuner.job import run_search
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
@@ -149,15 +150,15 @@ def test_a_device_that_fails_is_left_out_and_its_trials_go_to_the_others(tmp_pat
                 raise DeviceError("the device has failed: unspecified launch failure")
             return super().train_epoch()
 
-    monkeypatch.setattr(job, "find_trainer", lambda name: Breaking)
+    monkeypatch.setattr(preparation, "find_trainer", lambda name: Breaking)
     content = {"data": {"source": "synthetic", "stories": 30, "seed": 1}, "budget": {"trials": 6, "epochs": 3}, "pruning": {}}
     made = validated({"name": "broken", "search": {"lr": {"low": 1e-3, "high": 4e-3}}, "fixed": {"hidden_dim": 16}, **content}, "the test")
-    base = job.SearchRequest(made, f"sqlite:///{tmp_path}/runs/tuner.db", 2, "cpu", None, False, confirm=False)
+    base = preparation.SearchRequest(made, f"sqlite:///{tmp_path}/runs/tuner.db", 2, "cpu", None, False, confirm=False)
     said = io.StringIO()
     with pytest.raises(DeviceError, match="unspecified launch failure"):
-        job.run_search(base, Console(file=said, width=200))
+        run_search(base, Console(file=said, width=200))
     advanced.clear()
-    found = job.run_search(dataclasses.replace(base, fresh=True, others=("cpu",)), Console(file=said, width=200))
+    found = run_search(dataclasses.replace(base, fresh=True, others=("cpu",)), Console(file=said, width=200))
     assert "cpu is left out: the device has failed: unspecified launch failure; its trials go to the others" in said.getvalue()
     trials = find_study(open_storage(base.storage), found.summary["study"]).get_trials()
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 6

@@ -1,0 +1,233 @@
+"""What a search works with, from a request: device, data, storage, study, and the processes that train."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import optuna
+import torch
+from rich.console import Console
+
+from model.config import ModelShape
+from model.corpus import Corpus, load_corpus
+from model.devices import find_device
+from tuner.artifacts import Artifacts, open_artifacts
+from tuner.buffer import BufferedStorage
+from tuner.confirm import confirm
+from tuner.definition import StudyDefinition
+from tuner.health import Pulse
+from tuner.lanes import lanes_of
+from tuner.observer import Observer
+from tuner.progress import BarProgress
+from tuner.remote import Processes, ahead
+from tuner.seam import Trainer, TrainerFactory
+from tuner.search import Search
+from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
+from tuner.study import check_data, definition_of, find_study, open_study, source_of
+from tuner.tables import CurveTable, RunTable
+from tuner.trainers import find_trainer
+from tuner.warm import remember
+from tuner.width import WIDEST, fitting
+
+if TYPE_CHECKING:
+    from tuner.publish import Publisher
+
+BASE = Path("runs")
+PROCESSES_FROM = 20_000
+"""So many sentences trained once, about a minute of a core, pay for two seconds in which processes begin."""
+A_STORY = 7
+"""About how many of them a story has."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What `tuner search` was asked for; the definition has the command line's changes already."""
+
+    definition: StudyDefinition
+    storage: str
+    width: int | None
+    device: str
+    name: str | None
+    fresh: bool
+    base: Path = BASE
+    """The folder for checkpoints and snapshots."""
+    confirm: bool = True
+    others: tuple[str, ...] = ()
+    """The devices of further workers."""
+    ray: str | None = None
+    """The address of a Ray cluster that runs all workers; `local`: one on this machine. None: they are processes of this machine."""
+    warm_start: str | None = None
+    """An earlier study that the sampler learns from."""
+    keep: int | None = None
+    """How many checkpoints stay on disk."""
+    artifacts: str | None = None
+    """Where other machines and the dashboard find models and snapshots: a folder, or `s3://BUCKET/PREFIX`; None: a folder in `base`."""
+
+    words: int = 0
+    """How much is said: -1 only what goes wrong, 1 a line for each epoch too."""
+    events: TextIO | None = None
+    """Where it is said as lines of JSON; None: on the console, in words."""
+    metrics: tuple[str, int] | None = None
+    """The host and port on which Prometheus finds figures; None: nowhere."""
+
+    @property
+    def place(self) -> str:
+        """That place."""
+        return self.artifacts or str(self.base / "artifacts")
+
+
+def _folder(base: Path, storage: str, study: str) -> Path:
+    """A folder for each study, and for each storage but the usual one, so that studies of one name do not overwrite each other."""
+    base = base if storage == DEFAULT_URL else base / hashlib.sha256(shown(storage).encode()).hexdigest()[:8]
+    return base / re.sub(r"[^A-Za-z0-9@._-]", "_", study)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a search works with."""
+
+    request: SearchRequest
+    definition: StudyDefinition
+    study: optuna.Study
+    storage: BufferedStorage
+    corpus: Corpus
+    device: torch.device
+    begun: list[Any] = dataclasses.field(default_factory=list)
+    """Processes that have begun and know no data yet."""
+
+    def make_trainer(self, shape: ModelShape, slots: int) -> Trainer:
+        """A trainer on the study's data."""
+        return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
+
+    def width(self, console: Console) -> int:
+        """As asked for, else as measured when the study was begun, else measured now."""
+        if self.request.width is not None:
+            return self.request.width
+        known: dict[str, int] = self.study.user_attrs.get("width", {})
+        if self.device.type not in known:
+            with BarProgress(console, "measuring how many trials to train at once") as bar:
+                measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, WIDEST.bit_length()))
+            plainly(console)(measured.said())
+            known = {**known, self.device.type: measured.width}
+            self.study.set_user_attr("width", known)
+        return known[self.device.type]
+
+    def publisher(self, tell: Callable[[str], None]) -> Publisher:
+        """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
+        from tuner.publish import Publisher  # it loads matplotlib, which `tuner status` does not need
+
+        backend, patience = open_storage(self.request.storage), Patience()  # the search itself says when the storage is away
+        study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
+        artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
+        curves = CurveTable(backend, study._study_id, patience)
+        return Publisher(study, curves, artifacts, patience, shown(self.request.storage), tell)
+
+    def confirm(self, width: int, console: Console) -> dict[str, Any]:
+        """Trains the leaders and the baselines again and scores them on the test split."""
+        with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
+            runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
+            pulses = Pulse.asked_for()
+
+            def went_on(done: int, total: int) -> None:
+                bar(done, total)
+                for pulse in pulses:
+                    pulse.beat()
+
+            lanes, trials = lanes_of(self.device.type), self.definition.confirm.top + len(self.definition.baselines)
+            with self._makers(lanes, self.definition.confirm.seeds * trials) as make_trainer:
+                return confirm(self.study, self.definition, runs, make_trainer, width, went_on, plainly(console), lanes)
+
+    @contextlib.contextmanager
+    def _makers(self, lanes: int, trials: int) -> Iterator[TrainerFactory]:
+        """What makes trainers: each lane has a process, unless all trials end before that pays. The numbers are the same."""
+        if lanes == 1 or trials * self.definition.budget.epochs * len(self.corpus.sentences["train"]) < PROCESSES_FROM:
+            yield self.make_trainer
+        else:
+            data = source_of(self.definition)
+            with Processes(lanes, self.definition.trainer, self.corpus, str(self.device), data, self.begun) as processes:
+                yield processes.make_trainer
+
+    def search(self, width: int, observer: Observer) -> None:
+        """Runs the search."""
+        request, name, lanes = self.request, self.study.study_name, lanes_of(self.device.type)
+        with self._makers(lanes, self.definition.budget.trials) as make_trainer:
+            Search(
+                self.study,
+                self.definition,
+                make_trainer,
+                CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
+                width=width,
+                device=str(self.device),
+                checkpoints=_folder(request.base / "checkpoints", request.storage, name),
+                snapshots=_folder(request.base / "snapshots", request.storage, name),
+                artifacts=open_artifacts(request.place),
+                observer=observer,
+                keep=request.keep,
+                lanes=lanes,
+            ).run()
+
+
+def plainly(console: Console) -> Callable[[str], None]:
+    """Says something in one line, as it is."""
+    return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
+
+
+def load(definition: StudyDefinition, console: Console) -> Corpus:
+    with BarProgress(console, "parsing stories") as parsing:
+        return load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
+
+
+@contextlib.contextmanager
+def started_ahead(request: SearchRequest) -> Iterator[list[Any]]:
+    """Processes that begin while the data are read, where the search is likely to use them."""
+    data, budget, lanes = request.definition.data, request.definition.budget, lanes_of(find_device(request.device).type)
+    likely = data.stories is None or budget.trials * budget.epochs * data.stories * A_STORY >= PROCESSES_FROM
+    with ahead(lanes if likely and lanes > 1 and request.ray is None else 0) as begun:
+        yield begun
+
+
+def begin(request: SearchRequest, console: Console, begun: list[Any]) -> Prepared:
+    """Device, data, storage and study."""
+    device, corpus = find_device(request.device), load(request.definition, console)
+    definition = request.definition.fitted(len(corpus.sentences["train"]))
+    if definition.budget.epochs != request.definition.budget.epochs:
+        before = request.definition.budget.epochs
+        plainly(console)(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
+    storage = BufferedStorage(open_storage(request.storage), Patience(plainly(console)))
+    open_artifacts(request.place)
+    if request.warm_start is not None:
+        find_study(storage, request.warm_start)  # what is not there is told of before a study is begun
+    study = open_study(storage, definition, corpus, request.name, request.fresh)
+    if request.warm_start is not None:
+        remember(study, storage, request.warm_start, definition.distributions())
+    if definition.budget.trials <= len(definition.baselines):
+        known = len(definition.baselines)
+        plainly(console)(f"{definition.budget.trials} trials are all for the {known} baselines, nothing is searched; raise --trials")
+    sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
+    left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
+    console.print(
+        f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
+        soft_wrap=not console.is_terminal,
+    )
+    return Prepared(request, definition, study, storage, corpus, device, begun)
+
+
+def again(
+    name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None, base: Path = BASE
+) -> Prepared:
+    """A study that is there, with its data."""
+    storage = BufferedStorage(open_storage(storage_url, create=False), Patience(plainly(console)))
+    study = find_study(storage, name)
+    definition = definition_of(study)
+    request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
+    corpus = load(definition, console)
+    check_data(study, corpus)
+    return Prepared(request, definition, study, storage, corpus, find_device(device))
