@@ -86,7 +86,7 @@ class _Recording(Generic[Result]):
 
 
 class Replayed(Generic[Kind, Result]):
-    """Does work; where there is a recorder, from the second time on as a replay, recorded for each kind and size of inputs when it is met.
+    """Does work; where there is a recorder, from the second time for inputs of a kind and their sizes on as a replay.
 
     A result is valid until the next.
     """
@@ -95,7 +95,7 @@ class Replayed(Generic[Kind, Result]):
         """Nothing is recorded yet; `make_recorder` gives what records, or None."""
         self._make_recorder = make_recorder
         self._recorder = make_recorder()
-        self._begun = False
+        self._met: set[Hashable] = set()
         self._recordings: dict[Hashable, _Recording[Result] | None] = {}  # None: there was no room for it
 
     @property
@@ -109,22 +109,23 @@ class Replayed(Generic[Kind, Result]):
         return 1 if self._recorder is None else 2
 
     def __call__(self, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> Result:
-        """What `work` gives. The first time it is done as it stands, so that what is made on first use is not made within a recording.
+        """What `work` gives. At first it is done as it stands, so that what is made on first use is not made within a recording.
 
         Args:
             work: always the same. What else it reads or writes than its inputs stays where it is until all is forgotten.
         """
-        if self._recorder is None or not self._begun:
-            self._begun = True
+        if self._recorder is None:
             return work(inputs, kind)
         key = (kind, tuple((given.shape, given.dtype) for given in inputs))
-        if key not in self._recordings:
+        if key in self._met and key not in self._recordings:
             self._recordings[key] = _recorded(self._recorder, work, inputs, kind)
-        recording = self._recordings[key]
+        self._met.add(key)
+        recording = self._recordings.get(key)
         return work(inputs, kind) if recording is None else recording(inputs)
 
     def forget(self) -> None:
         """Gives up all recordings: what they work with is elsewhere now."""
+        self._met.clear()
         self._recordings.clear()
         self._recorder = self._make_recorder()  # the memory that recordings shared is gone with the last of them
 
