@@ -3,6 +3,7 @@
 cli -> job, training, dashboard -> search, confirm, summary, progress -> study, definition, storage -> judges -> verdict
 cli.py         commands, options and what becomes of errors
 job.py         one search, from request to summary
+preparation.py what it works with: device, data, storage, study, processes
 search.py      the loop: ask, load a slot, train an epoch, report, judge, tell, refill
 confirm.py     the best few and the baselines again, with fresh seeds; winner.py says who has won
 seam.py        what the search asks of a trainer

@@ -48,31 +48,33 @@ def guide(
         sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
-    if number < definition.first_starter + definition.starting:
+    starters = range(definition.first_starter, definition.first_starter + definition.starting)
+    if number < starters.stop:
         return start if warm else {**start, **_spread(definition, number)}, None
     if definition.sampler != "tpe":
         return {}, None
     best = best_of(trials)
     if best is None:
-        return _shape(start), None
+        return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
     if len(running) < steps and (step := next_step(definition, trials, best)) is not None:
         return step, best.number
-    return {} if number % WHOLE_EVERY == 0 else _drawn_in(definition, best, running), None
+    if number % WHOLE_EVERY == 0:
+        return {}, None
+    return _drawn_in(best, running if best.number in starters else ()), None
 
 
 def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in SHAPE_NAMES if name in params}
 
 
-def _drawn_in(definition: StudyDefinition, best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """The shape for what is drawn: the best's; as long as that is a starter's and a larger one is being tried, that one.
+def _drawn_in(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The shape for what is drawn: that of the first of these steps to a larger model, else the best's.
 
     A starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost."""
-    if best.number < definition.first_starter + definition.starting:
-        for step in steps:
-            if step.params.get("hidden_dim", 0) > best.params.get("hidden_dim", 0):
-                return _shape(step.params)
+    for step in steps:
+        if step.params.get("hidden_dim", 0) > best.params.get("hidden_dim", 0):
+            return _shape(step.params)
     return _shape(best.params)
 
 

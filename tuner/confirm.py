@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial
 
 from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
 from model.noise import derived_seed
+from tuner.arrays import work
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import Outcome
@@ -45,8 +48,13 @@ class _Array:
     scored: Sequence[Scored | None] = ()
     seconds: float = 0.0
 
+    @property
+    def work(self) -> int:
+        """About how long an epoch takes."""
+        return work(self.shape, len(self.runs))
+
     def job(self, lane: int, make_trainer: TrainerFactory) -> Job:
-        """Its next epoch; MemoryError where there is no room to begin."""
+        """Its next epoch."""
         if self.trainer is None:
             trainer = make_trainer(self.shape, len(self.runs))
             for slot, run in enumerate(self.runs):
@@ -55,39 +63,47 @@ class _Array:
         return Job(lane, self.trainer, len(self.runs), max(WATCH_SECONDS, WATCH_TIMES * self.seconds), self.seconds)
 
     def take(self, tried: Attempt) -> None:
-        """What came of an epoch.
-
-        Raises:
-            MemoryError: there was no room for it.
-            SearchError: the trainer failed.
-        """
-        try:
-            outcomes = tried.result()
-        except (MemoryError, DeviceError, SearchError):
-            raise
-        except Exception as error:
-            raise self._failed(Outcome.failed(error).error) from error
+        """What came of an epoch; the trainer's error where it failed."""
+        outcomes = tried.result()
         if any(fault := outcome.error for outcome in outcomes):
             raise self._failed(fault)
         self.epochs, self.seconds = self.epochs + 1, max(self.seconds, tried.seconds)
         self.scored = [outcome.scored for outcome in outcomes]
 
+    def records(self) -> list[tuple[int, int, dict[str, Any]]]:
+        """What its runs have come to, by trial and seed; here the test split is used, and then its trainer is done."""
+        tallies = self.trainer.tally() if self.trainer is not None else ()
+        scores = zip(self.runs, self.scored, tallies, strict=True)
+        made = [(run.trial, run.hyperparameters.seed, _record(run, scored, tally)) for run, scored, tally in scores]
+        self.trainer = None
+        return made
+
+    def halves(self, error: MemoryError) -> list[_Array]:
+        """Two of half as many runs, from their beginning; its own trainer gives its memory back."""
+        self.trainer = None
+        if len(self.runs) == 1:
+            raise SearchError(
+                f"the device has no room to confirm trial {self.runs[0].trial} ({error}); "
+                "run `tuner confirm` again with more, or with --device cpu in place of a GPU"
+            ) from error
+        half = len(self.runs) // 2
+        return [_Array(self.shape, self.runs[:half]), _Array(self.shape, self.runs[half:])]
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Whatever the trainer raises as an error that names the trials; what is no trial's fault as it is."""
+        try:
+            yield
+        except torch.AcceleratorError as error:
+            raise DeviceError(f"the device has failed: {error}") from error
+        except (MemoryError, DeviceError, SearchError):
+            raise
+        except Exception as error:
+            raise self._failed(Outcome.failed(error).error) from error
+
     def _failed(self, told: str | None) -> SearchError:
         trials = ", ".join(map(str, sorted({run.trial for run in self.runs})))
         return SearchError(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm` again to go on")
-
-    def records(self) -> list[tuple[int, int, dict[str, Any]]]:
-        """What its runs have come to, by trial and seed; here the test split is used."""
-        tallies = self.trainer.tally() if self.trainer is not None else ()
-        scores = zip(self.runs, self.scored, tallies, strict=True)
-        return [(run.trial, run.hyperparameters.seed, _record(run, scored, tally)) for run, scored, tally in scores]
-
-    def halves(self, error: MemoryError) -> list[_Array]:
-        """Two of half as many runs, from their beginning."""
-        if len(self.runs) == 1:
-            raise SearchError(f"the device has no room to confirm trial {self.runs[0].trial} ({error}); --device cpu may have") from error
-        half = len(self.runs) // 2
-        return [_Array(self.shape, self.runs[:half]), _Array(self.shape, self.runs[half:])]
 
 
 def fresh_seed(definition: StudyDefinition, trial: int, number: int) -> int:
@@ -126,24 +142,26 @@ def confirm(
     epochs = definition.budget.epochs
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
-    over = 0
-    while arrays:
-        for array, tried in _epoch(arrays if lanes > 1 else arrays[:1], make_trainer, lanes):
+    over, failed = 0, list[Exception]()
+    while arrays and not failed:
+        for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
             try:
-                array.take(tried)
-                if array.epochs == epochs:
-                    runs.write(array.records())
+                _take(array, tried, epochs, runs)
             except MemoryError as error:
                 place = arrays.index(array)
                 arrays[place : place + 1] = array.halves(error)
-        finished = [array for array in arrays if array.epochs == epochs]
+            except (SearchError, DeviceError) as error:
+                failed.append(error)  # the others of this round are stored first
+        finished = sum(array.epochs == epochs for array in arrays)
         progress(over * epochs + sum(array.epochs for array in arrays), (over + len(arrays)) * epochs)
-        over, arrays = over + len(finished), [array for array in arrays if array.epochs < epochs]
+        over, arrays = over + finished, [array for array in arrays if array.epochs < epochs]
+    if failed:
+        raise failed[0]
     return _conclude(study, definition, runs, trials)
 
 
 def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: RunTable, width: int) -> list[_Array]:
-    """The runs that are missing, those of one shape together."""
+    """The runs that are missing, those of one shape together; what takes longest first, so that those beside each other are alike."""
     made = runs.by_key()
     missing: dict[ModelShape, list[Run]] = defaultdict(list)
     for trial in trials:
@@ -152,7 +170,8 @@ def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: Ru
             if seed not in made.get(trial.number, {}):
                 shape, hyperparameters = definition.settings(trial.params, seed)
                 missing[shape].append(Run(trial.number, hyperparameters))
-    return [_Array(shape, slots[start : start + width]) for shape, slots in missing.items() for start in range(0, len(slots), width)]
+    arrays = [_Array(shape, slots[start : start + width]) for shape, slots in missing.items() for start in range(0, len(slots), width)]
+    return sorted(arrays, key=lambda array: -array.work)
 
 
 def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str], None]) -> None:
@@ -169,15 +188,25 @@ def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str],
     study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names}])
 
 
-def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -> Iterator[tuple[_Array, Attempt]]:
-    """One epoch of each array, as many at once as there are lanes."""
-    jobs = dict[_Array, Job]()
-    for number, array in enumerate(arrays):
+def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -> list[tuple[_Array, Attempt]]:
+    """One epoch of each array, all at once."""
+    jobs, tried = dict[_Array, Job](), list[tuple[_Array, Attempt]]()
+    for lane, array in enumerate(arrays):
         try:
-            jobs[array] = array.job(number % lanes, make_trainer)
-        except MemoryError as error:
-            yield array, Attempt(None, MemoryError(*error.args), 0.0)
-    yield from zip(jobs, advance_all(list(jobs.values()), lanes), strict=True)
+            with array.told():
+                jobs[array] = array.job(lane, make_trainer)
+        except (MemoryError, SearchError) as error:
+            tried.append((array, Attempt(None, error, 0.0)))
+    return [*tried, *zip(jobs, advance_all(list(jobs.values()), lanes), strict=True)]
+
+
+def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> None:
+    """What came of an array's epoch; after the last it is stored."""
+    with array.told():
+        array.take(tried)
+        records = array.records() if array.epochs == epochs else []
+    if records:
+        runs.write(records)
 
 
 def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, Any]:

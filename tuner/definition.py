@@ -102,7 +102,7 @@ class Choices(_Section):
 
     choices: Annotated[list[Value], Field(min_length=1)]
     start: Value | None = None
-    """What the first trials of a study take: a cheap one teaches what is good of the rest for little."""
+    """What the first trials take: a cheap one teaches what is good of the rest for little. On a GPU a size begins in the middle."""
 
     @model_validator(mode="after")
     def _sound(self) -> Choices:
@@ -291,10 +291,12 @@ class StudyDefinition(_Section):
 
     @property
     def middling(self) -> dict[str, Value]:
-        """The middle of the sizes for which the space names something cheap, for where that is not cheaper."""
-        space = self.search["hidden_dim"] if "hidden_dim" in self.cheap else None
-        sizes = sorted(int(size) for size in space.choices) if isinstance(space, Choices) else []
-        return {"hidden_dim": sizes[len(sizes) // 2]} if sizes else {}
+        """The middle of the sizes for which the space names a cheap one, for where that is not cheaper."""
+        space = self.search.get("hidden_dim")
+        if not isinstance(space, Choices) or space.start is None:
+            return {}
+        sizes = sorted(map(int, space.choices))
+        return {"hidden_dim": max(int(space.start), sizes[len(sizes) // 2])}
 
     @property
     def starting(self) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import optuna
 from optuna.trial import TrialState
@@ -34,9 +34,6 @@ from tuner.tables import CurveTable
 from tuner.trainers import find_trainer
 from tuner.width import fitting
 from tuner.winner import told as confirmation
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

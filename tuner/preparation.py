@@ -142,7 +142,8 @@ class Prepared:
                     pulse.beat()
 
             lanes, trials = lanes_of(self.device.type), self.definition.confirm.top + len(self.definition.baselines)
-            with self._makers(lanes, self.definition.confirm.seeds * trials) as make_trainer:
+            missing = self.definition.confirm.seeds * trials - sum(map(len, runs.by_key().values()))
+            with self._makers(lanes, missing) as make_trainer:
                 return confirm(self.study, self.definition, runs, make_trainer, width, went_on, plainly(console), lanes)
 
     @contextlib.contextmanager
@@ -158,7 +159,8 @@ class Prepared:
     def search(self, width: int, observer: Observer) -> None:
         """Runs the search."""
         request, name, lanes = self.request, self.study.study_name, lanes_of(self.device.type)
-        with self._makers(lanes, self.definition.budget.trials) as make_trainer:
+        ended = sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
+        with self._makers(lanes, self.definition.budget.trials - ended) as make_trainer:
             Search(
                 self.study,
                 self.definition,
@@ -181,6 +183,7 @@ def plainly(console: Console) -> Callable[[str], None]:
 
 
 def load(definition: StudyDefinition, console: Console) -> Corpus:
+    """The definition's data."""
     with BarProgress(console, "parsing stories") as parsing:
         return load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
 

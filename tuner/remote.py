@@ -283,6 +283,9 @@ class Processes:
 
     def _started(self) -> _Process:
         process = self._begun.pop() if self._begun else _Process()
+        if not process.alive:
+            process.end()
+            process = _Process()
         self._all.add(process)
         process.setup = self._setup
         return process

@@ -167,7 +167,7 @@ class Search:
         """Fills the free slots."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
-        width = self.width if self.begun else max(self.width, self.definition.starting)  # the first are of one shape, and cheap
+        width = self.width if self.begun else max(self.width, self.definition.starting)  # the first are of one shape
         free = width - len(self.running) + len(ended)
         fresh_too = free > 0 and not self._allowance.spent()
         begun = self.begun

@@ -66,7 +66,8 @@ def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
     for number in range(MADE.starting):
         said, best = guide(MADE, [], number, 2)
         assert (said.keys(), said["hidden_dim"], best) == ({"hidden_dim", "lr"}, 16, None)
-    assert guide(MADE, [], 10, 2) == ({"hidden_dim": 16}, None), "as long as nothing has ended, in the arrays that there are"
+    assert guide(MADE, [trial(3, None)], 10, 2) == ({"hidden_dim": 16}, None), "while they run, in the arrays that there are"
+    assert guide(MADE, [trial(3, 0.5, floor=0.1)], 10, 2) == ({}, None), "where none of them is above the floors, in any"
     assert definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3}).starting == 3
     assert definition().starting == 0
 
@@ -114,7 +115,11 @@ def test_where_a_larger_model_costs_no_more_the_first_are_of_a_middle_size() -> 
     made = definition(search=space, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})
     said, _ = guide(made, [], 0, 2, sizes_cost=False)
     assert (said["hidden_dim"], said["batch_size"]) == (32, 8)
-    assert guide(made, [], 10, 2, sizes_cost=False) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(made, [trial(0, None)], 10, 2, sizes_cost=False) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    large = definition(
+        search={**SPACE, "hidden_dim": {"choices": [16, 32, 64], "start": 64}}, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}
+    )
+    assert guide(large, [], 0, 2, sizes_cost=False)[0]["hidden_dim"] == 64, "never a smaller one than is named"
 
 
 def test_no_step_leads_to_where_one_came_from() -> None:

@@ -206,8 +206,24 @@ def test_without_room_an_array_is_halved(lucky: Confirming) -> None:
     found = lucky(definition(), width=8, room=3)
     assert [len(array) for array in lucky.made] == [2, 2, 2, 2]
     assert found["winner"] == "trial 1"
+
+    class Late(TruthfulTrainer):
+        def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+            if slot > 1:
+                raise MemoryError("too many to begin")
+            super().load(slot, hyperparameters)
+
+        def tally(self) -> list[StoryTally]:
+            if len(self.held) > 1:
+                raise MemoryError("too many to score")
+            return super().tally()
+
+    for lanes in (1, 2):
+        again = lucky(definition(seeds=3 + lanes), kind=Late, lanes=lanes)
+        assert lucky.asked[-1][0] == lucky.asked[-1][1]
+        assert again["winner"] == "trial 1"
     with pytest.raises(SearchError, match=r"no room to confirm trial \d"):
-        lucky(definition(seeds=3), room=0)
+        lucky(definition(seeds=6), room=0)
 
 
 def test_arrays_train_at_the_same_time_where_there_are_lanes(lucky: Confirming) -> None:

@@ -27,7 +27,8 @@ from tuner import preparation
 from tuner.errors import SearchError
 from tuner.failures import Elsewhere
 from tuner.job import run_search
-from tuner.remote import Processes
+from tuner.lanes import lanes_of
+from tuner.remote import Processes, ahead
 from tuner.seam import Held, Trainer
 from tuner.storage import open_storage
 from tuner.study import find_study
@@ -104,7 +105,7 @@ def test_a_process_trains_as_this_one_would(corpus: Corpus, tmp_path: Path) -> N
 
 
 def test_a_search_in_processes_finds_what_it_finds_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real one in two lanes, to the bit; afterwards no process is left."""
+    """A real one in two lanes, and what confirms it, to the bit; afterwards no process is left."""
     found, asked_for, ask = [], list[str](), Processes.ask
 
     def counted(self: Processes, body: Any, tensors: Any) -> Any:
@@ -115,12 +116,14 @@ def test_a_search_in_processes_finds_what_it_finds_without(tmp_path: Path, monke
     for folder, pays in (("with", 0), ("without", 1 << 40)):
         monkeypatch.setattr(preparation, "PROCESSES_FROM", pays)
         (tmp_path / folder).mkdir()
-        asked = request(tmp_path / folder, definition(), confirm=False)
-        name = run_search(asked, quiet()).summary["study"]
-        found.append(ended(find_study(open_storage(asked.storage), name)))
+        asked = request(tmp_path / folder, definition(confirm={"top": 2, "seeds": 2}))
+        study = find_study(open_storage(asked.storage), run_search(asked, quiet()).summary["study"])
+        found.append((ended(study), study.user_attrs["confirmed"]))
         assert not trained_by()
     assert found[0] == found[1]
     assert len(asked_for) > 10, "the first was trained in processes"
+    assert "tally" in asked_for
+    assert len(found[0][1]["confirmed"]) > 1
 
 
 REASONS = {
@@ -223,6 +226,31 @@ def test_one_that_died_while_nobody_asked_is_nobodys_fault(corpus: Corpus) -> No
             child.kill()
             psutil.wait_procs([child], timeout=60)
         assert len(trainer.train_epoch()) == 1
+
+
+def test_processes_that_began_ahead_are_used_and_others_end(corpus: Corpus) -> None:
+    """One that has died meanwhile is not."""
+    with ahead(3) as begun:
+        before = trained_by()
+        last = next(child for child in before if child.pid == begun[-1]._process.pid)
+        last.kill()
+        psutil.wait_procs([last], timeout=60)
+        with Processes(2, "symmetric", corpus, "cpu", SYNTHETIC, begun) as processes:
+            assert processes.make_trainer(SHAPE, 1).steps_an_epoch > 0
+            now = {child.pid for child in trained_by()}
+            assert len(now - {child.pid for child in before}) == 1
+            assert len(now & {child.pid for child in before}) == 2
+            assert len(begun) == 1
+    assert not trained_by()
+
+
+def test_a_search_begins_processes_ahead_where_it_is_likely_to_use_them(tmp_path: Path) -> None:
+    """It is asked about before the data are read: some seven sentences a story are expected."""
+    for stories, likely in ((20, False), (1000, True)):
+        made = definition(data={"source": "synthetic", "stories": stories, "seed": 1}, budget={"trials": 20, "epochs": 5})
+        with preparation.started_ahead(request(tmp_path, made)) as begun:
+            assert len(begun) == (lanes_of("cpu") if likely and lanes_of("cpu") > 1 else 0)
+    assert not trained_by()
 
 
 def test_a_model_that_cannot_be_written_is_an_error_of_the_disk(corpus: Corpus, tmp_path: Path) -> None:
