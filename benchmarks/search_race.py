@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cuda: all searchers on one GPU, a process of a peer for each core")
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/race_rows.jsonl"))
     parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
-    parser.add_argument("--png", type=Path, help="write the anytime curve")
+    parser.add_argument("--png", type=Path, help="write the anytime curve of these searchers")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     unknown = [name for name in options.searchers if name not in (*SEARCHERS, *ABLATIONS)]
@@ -68,7 +68,7 @@ def main() -> None:
     rows = [row for row in played(options.rows) if _same(row, options)] if options.count else play(options)
     result = score(rows, options.minutes)
     if options.png:
-        draw(rows, options.minutes, options.png)
+        draw([row for row in rows if row["searcher"] in options.searchers], options.minutes, options.png)
     print(json.dumps(result) if options.json else json.dumps(result, indent=1))
 
 
