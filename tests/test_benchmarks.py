@@ -10,7 +10,7 @@ from benchmarks import gpu_check
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.pruning_replay import judged, ours, replay, replay_rule
-from benchmarks.race.score import epochs_by, reached, score
+from benchmarks.race.score import best_by, epochs_by, reached, score
 from model.config import ModelShape
 
 
@@ -75,6 +75,10 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert found["target"] == pytest.approx(0.784)
     ahead, behind = found["searchers"]["fast"], found["searchers"]["slow"]
     assert ahead["seconds_to_target"]["mean"] == 25.0
+    assert ahead["seconds_to_share"]["0.98"] == 25.0
+    assert behind["seconds_to_share"] == dict.fromkeys(("0.92", "0.94", "0.96", "0.98"), 120)
+    assert list(ahead["best_by_second"]) == ["30", "60", "90", "120"]
+    assert ahead["best_by_second"]["30"] == pytest.approx((0.79 + best_by(fast, 30)) / 2)
     assert ahead["seconds_to_target"]["high"] - 25 == pytest.approx(12.706 * 5, rel=1e-3)  # t of one degree, an error of five
     assert (ahead["reached"], behind["reached"]) == (2, 0)
     assert behind["seconds_to_target"]["mean"] == 120

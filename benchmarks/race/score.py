@@ -14,6 +14,9 @@ from scipy.special import stdtrit
 
 Row = dict[str, Any]
 SHARE = 0.98
+LEVELS = (0.92, 0.94, 0.96, 0.98)
+"""Shares of the best value that any row knows: how soon each is reached."""
+QUARTERS, DRAWN_FROM = 4, 0.7
 
 
 def between(values: Sequence[float]) -> dict[str, float | None]:
@@ -34,6 +37,16 @@ def epochs_by(row: Row, seconds: float) -> int:
     return max((int(count) for at, count in row["epochs"] if at <= seconds), default=0)
 
 
+def best_by(row: Row, seconds: float) -> float:
+    """The best value of a trial that had ended by then; 0 where none had."""
+    return max((float(value) for at, value in row["ends"] if at <= seconds), default=0.0)
+
+
+def _soon(row: Row, level: float, whole: float) -> float:
+    at = reached(row, level)
+    return whole if at is None else at
+
+
 def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
     """Each searcher's figures over its seeds. One that never reached the target counts with the whole time."""
     best = max((value for row in rows for _, value in row["ends"]), default=0.0)
@@ -41,12 +54,17 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
     for searcher in dict.fromkeys(row["searcher"] for row in rows):
         own = [row for row in rows if row["searcher"] == searcher]
         times = [reached(row, SHARE * best) for row in own]
-        whole = [60 * minutes if time is None else time for time in times]
+        whole = [_soon(row, SHARE * best, 60 * minutes) for row in own]
         found[searcher] = {
             "seeds": len(own),
             "reached": sum(time is not None for time in times),
             "seconds_to_target": {**between(whole), "median": median(whole)},
             "epochs_to_target": median(epochs_by(row, seconds) for row, seconds in zip(own, whole, strict=True)),
+            "seconds_to_share": {str(share): round(fmean(_soon(row, share * best, 60 * minutes) for row in own), 1) for share in LEVELS},
+            "best_by_second": {
+                str(round(second)): round(fmean(best_by(row, second) for row in own), 4)
+                for second in (60 * minutes * quarter / QUARTERS for quarter in range(1, QUARTERS + 1))
+            },
             "best_value": between([max((value for _, value in row["ends"]), default=0.0) for row in own]),
             "test": between([row["pick"]["test"]["component_accuracy"] for row in own if row["pick"]]),
             "epochs": between([float(row["epochs"][-1][1]) for row in own if row["epochs"]]),
@@ -66,8 +84,10 @@ def draw(rows: Sequence[Row], minutes: float, path: Path) -> None:
     seconds = range(0, int(60 * minutes) + 1)
     for searcher in dict.fromkeys(row["searcher"] for row in rows):
         own = [row for row in rows if row["searcher"] == searcher]
-        curve = [fmean(max((value for at, value in row["ends"] if at <= second), default=0.0) for row in own) for second in seconds]
-        axes.plot(seconds, curve, label=searcher, linewidth=2.5 if searcher == "tuner" else 1.2)
+        curve = [fmean(best_by(row, second) for row in own) for second in seconds]
+        ours: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if searcher == "tuner" else {"linewidth": 1.2}
+        axes.plot(seconds, curve, label=searcher, **ours)
     axes.set(xlabel="wall time, seconds", ylabel="best component accuracy of an ended trial (validation)")
-    axes.legend()
+    axes.set_ylim(bottom=DRAWN_FROM * max((value for row in rows for _, value in row["ends"]), default=1.0))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
