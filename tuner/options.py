@@ -30,7 +30,11 @@ artifacts_option = click.option(
     help="Where other machines and the dashboard find models and snapshots: a folder, or s3://BUCKET/PREFIX.",
 )
 width_option = click.option(
-    "--width", metavar="N|auto", default="auto", show_default=True, help="Trials trained at once; auto measures it."
+    "--width",
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    help="Trials trained at once (confirming on a CPU: on each core); auto measures or counts it.",
 )
 
 

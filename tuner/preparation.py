@@ -141,7 +141,7 @@ class Prepared:
                 for pulse in pulses:
                     pulse.beat()
 
-            lanes, trials = lanes_of(self.device.type), self.definition.confirm.top + len(self.definition.baselines)
+            lanes, trials = min(width, lanes_of(self.device.type)), self.definition.confirm.top + len(self.definition.baselines)
             missing = self.definition.confirm.seeds * trials - sum(map(len, runs.by_key().values()))
             with self._makers(lanes, missing) as make_trainer:
                 return confirm(self.study, self.definition, runs, make_trainer, width, went_on, plainly(console), lanes)
