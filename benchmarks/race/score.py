@@ -49,15 +49,14 @@ def _soon(row: Row, level: float, whole: float) -> float:
 
 def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
     """Each searcher's figures over its seeds. One that never reached the target counts with the whole time."""
-    best = max((value for row in rows for _, value in row["ends"]), default=0.0)
+    best = max((best_by(row, math.inf) for row in rows), default=0.0)
     found: dict[str, Any] = {}
     for searcher in dict.fromkeys(row["searcher"] for row in rows):
         own = [row for row in rows if row["searcher"] == searcher]
-        times = [reached(row, SHARE * best) for row in own]
         whole = [_soon(row, SHARE * best, 60 * minutes) for row in own]
         found[searcher] = {
             "seeds": len(own),
-            "reached": sum(time is not None for time in times),
+            "reached": sum(reached(row, SHARE * best) is not None for row in own),
             "seconds_to_target": {**between(whole), "median": median(whole)},
             "epochs_to_target": median(epochs_by(row, seconds) for row, seconds in zip(own, whole, strict=True)),
             "seconds_to_share": {str(share): round(fmean(_soon(row, share * best, 60 * minutes) for row in own), 1) for share in LEVELS},
@@ -65,7 +64,7 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
                 str(round(second)): round(fmean(best_by(row, second) for row in own), 4)
                 for second in (60 * minutes * quarter / QUARTERS for quarter in range(1, QUARTERS + 1))
             },
-            "best_value": between([max((value for _, value in row["ends"]), default=0.0) for row in own]),
+            "best_value": between([best_by(row, math.inf) for row in own]),
             "test": between([row["pick"]["test"]["component_accuracy"] for row in own if row["pick"]]),
             "epochs": between([float(row["epochs"][-1][1]) for row in own if row["epochs"]]),
             "overhead": between([1 - row["busy_share"] for row in own]),
@@ -88,6 +87,6 @@ def draw(rows: Sequence[Row], minutes: float, path: Path) -> None:
         ours: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if searcher == "tuner" else {"linewidth": 1.2}
         axes.plot(seconds, curve, label=searcher, **ours)
     axes.set(xlabel="wall time, seconds", ylabel="best component accuracy of an ended trial (validation)")
-    axes.set_ylim(bottom=DRAWN_FROM * max((value for row in rows for _, value in row["ends"]), default=1.0))
+    axes.set_ylim(bottom=DRAWN_FROM * max((best_by(row, math.inf) for row in rows), default=1.0))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=120)
