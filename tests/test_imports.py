@@ -20,9 +20,9 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 tally probe trainer checkpoint inference
 """
 TUNER = """
-errors options health intervals verdict judges pruning definition budget storage tables buffer study climb warm seam single
-trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake bench
-diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
+errors options health intervals verdict judges pruning definition budget pace storage tables buffer study climb warm seam single
+trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake admission
+bench diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
 views charts pictures report publish watch gate dashboard doctor
 training crew ray_engine preparation job cli_model cli_study cli_view cli __main__
 """

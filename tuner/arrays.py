@@ -87,7 +87,8 @@ class Arrays:
 
     # ---- trials into slots
 
-    def _shape(self, running: Running) -> ModelShape:
+    def shape(self, running: Running) -> ModelShape:
+        """What a trial shares with the others of its array."""
         return self._definition.settings(running.trial.params, running.hyperparameters.seed)[0]
 
     def place_for(self, running: Running, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> Place:
@@ -95,7 +96,7 @@ class Arrays:
         held = Counter({place: len(array.slots) for place, array in self._arrays.items()})
         held.subtract(slot.place for slot in ended)
         held.update({place: len(more) for place, more in fresh.items()})
-        shape = self._shape(running)
+        shape = self.shape(running)
 
         def with_it(lane: int) -> int:
             among = held + Counter([Place(shape, lane)])
@@ -106,7 +107,7 @@ class Arrays:
     def restore(self, lane: int, slots: list[Running]) -> None:
         """An array as it was held."""
         if slots:
-            self._fill(Place(self._shape(slots[0]), lane % self._lanes), [], slots)
+            self._fill(Place(self.shape(slots[0]), lane % self._lanes), [], slots)
 
     def refill(self, ended: Sequence[Slot], fresh: Mapping[Place, list[Running]]) -> list[Running]:
         """New trials into the slots of ended ones and more; arrays without trials are given up.

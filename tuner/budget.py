@@ -74,6 +74,11 @@ class Allowance:
         """How much of that was a GPU's."""
         return self.seconds if self._gpu else 0.0
 
+    @property
+    def left(self) -> float:
+        """How many seconds of its minutes are left; without end where there is no limit."""
+        return 60 * self._budget.minutes - self.seconds if self._budget.minutes else float("inf")
+
     def spent(self) -> bool:
         """Whether no more trials are to begin."""
         return self.share(begun=0) >= 1

@@ -25,6 +25,8 @@ from tuner.study import feasible
 
 STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
+STARTERS = "starters"
+"""A study's attribute: how many trials begin with what is cheap, where its minutes have no room for as many as its definition says."""
 WHOLE_EVERY = 8
 """One in so many is drawn with its shape."""
 
@@ -37,6 +39,7 @@ def guide(
     *,
     warm: bool = False,
     sizes_cost: bool = True,
+    starting: int | None = None,
 ) -> tuple[dict[str, Any], int | None]:
     """What is not drawn for a new trial, and from which trial it is a step, if it is one.
 
@@ -46,9 +49,10 @@ def guide(
         steps: how many steps may run at once.
         warm: whether the sampler knows an earlier study, from which it draws even the first.
         sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
+        starting: how many begin with what is cheap; None: as many as the definition says.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
-    starters = range(definition.first_starter, definition.first_starter + definition.starting)
+    starters = range(definition.first_starter, definition.first_starter + (definition.starting if starting is None else starting))
     if number < starters.stop:
         return start if warm else {**start, **_spread(definition, number)}, None
     if definition.sampler != "tpe":

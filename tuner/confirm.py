@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial
 
 from model.config import Hyperparameters, ModelShape
@@ -19,7 +18,7 @@ from model.noise import derived_seed
 from tuner.arrays import work
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.failures import Outcome
+from tuner.failures import Outcome, device_failures
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.seam import Scored, Tally, Trainer, TrainerFactory
 from tuner.tables import RunTable
@@ -93,9 +92,8 @@ class _Array:
     def told(self) -> Iterator[None]:
         """Whatever the trainer raises as an error that names the trials; what is no trial's fault as it is."""
         try:
-            yield
-        except torch.AcceleratorError as error:
-            raise DeviceError(f"the device has failed: {error}") from error
+            with device_failures():
+                yield
         except (MemoryError, DeviceError, SearchError):
             raise
         except Exception as error:

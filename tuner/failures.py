@@ -56,6 +56,19 @@ class Outcome:
         return cls(None, None, f"{type(error).__name__}: {str(error)[:500]}{where}")
 
 
+@contextlib.contextmanager
+def device_failures() -> Iterator[None]:
+    """What torch says of a device that has failed as an error of ours.
+
+    Raises:
+        DeviceError: the device has failed; no trial is to blame.
+    """
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceError(f"the device has failed: {error}") from error
+
+
 def advance(trainer: Trainer, slots: int, seconds: float) -> list[Outcome]:
     """One epoch of training and its evaluation.
 
@@ -69,11 +82,8 @@ def advance(trainer: Trainer, slots: int, seconds: float) -> list[Outcome]:
         TrainerNonsense: there is not one result for each slot.
         Exception: whatever else the trainer raises.
     """
-    try:
-        with watched(seconds):
-            records, scores = trainer.train_epoch(), trainer.evaluate()
-    except torch.AcceleratorError as error:
-        raise DeviceError(f"the device has failed: {error}") from error
+    with device_failures(), watched(seconds):
+        records, scores = trainer.train_epoch(), trainer.evaluate()
     if len(records) != slots or len(scores) != slots:
         raise TrainerNonsense(f"the trainer returned {len(records)} records and {len(scores)} evaluations for {slots} slots")
     return [Outcome(record, scored, fault(record, scored)) for record, scored in zip(records, scores, strict=True)]

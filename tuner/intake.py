@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
-from tuner.climb import STEP, guide
+from tuner.climb import STARTERS, STEP, guide
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner
@@ -184,7 +184,8 @@ class Intake:
         if FIXED in known.system_attrs or known.params:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
-        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=self.device == "cpu")
+        starting, sizes_cost = self.study.user_attrs.get(STARTERS), self.device == "cpu"
+        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting)
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)
         if said:

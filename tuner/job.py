@@ -96,7 +96,8 @@ def _searched(request: SearchRequest, console: Console, begun: list[Any]) -> Rep
         else:
             _search_with_ray(request, study, width, _Counts(study, console, publisher.offer))
         if request.confirm and not complete(study, prepared.definition):
-            plainly(aside)("the best is not confirmed yet: that comes when all trials have ended; run the search again to go on")
+            later = f"run the search again to go on, or tuner confirm {study.study_name} to confirm what there is"
+            plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
         elif request.confirm:
             prepared.confirm(width, aside)
     found = report(request.storage, study.study_name)

@@ -19,6 +19,7 @@ import optuna
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.trial import Trial
 
+from tuner.admission import Admission
 from tuner.arrays import Arrays, Slot
 from tuner.artifacts import Artifacts
 from tuner.bench import Bench
@@ -31,6 +32,7 @@ from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
+from tuner.pace import Pace
 from tuner.seam import Scored, TrainerFactory
 from tuner.slots import Place, Running
 from tuner.snapshots import Keeper, SearchState, Seat
@@ -39,8 +41,6 @@ from tuner.verdict import Verdict
 
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
-BASELINES_AT = 2 / 3
-"""When so much of the budget is spent the baselines begin, all together: they are never stopped, and mostly large."""
 POLL_SECONDS = 2.0
 
 
@@ -87,6 +87,8 @@ class Search:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
+        pace = Pace(definition.budget, lanes, shared=device == "cpu")
+        self._admission = Admission(study, definition, self._allowance, self._arrays, pace, lanes, self.observer.noticed)
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
@@ -167,15 +169,16 @@ class Search:
         """Fills the free slots."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
-        width = self.width if self.begun else max(self.width, self.definition.starting)  # the first are of one shape
-        free = width - len(self.running) + len(ended)
-        fresh_too = free > 0 and not self._allowance.spent()
-        begun = self.begun
+        over = {slot.running.number for slot in ended}
+        going, begun = [running for running in self.running if running.number not in over], self.begun
+        free = self._admission.width(begun) - len(going)
         while free > 0 and not self._allowance.stopped():
-            if (running := self._intake.next(fresh_too, self._allowance.share(begun) >= BASELINES_AT)) is None:
+            may = self._admission.trial(going, begun), self._admission.baseline(going, begun)
+            if (running := self._intake.next(*may)) is None:
                 break
             fresh.setdefault(self._arrays.place_for(running, ended, fresh), []).append(running)
             self.observer.started(running)
+            going.append(running)
             free, begun = free - 1, begun + 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
@@ -226,10 +229,12 @@ class Search:
 
     def _advance(self) -> None:
         """One epoch for every array, and its figures into the storage."""
+        trained, began = self.running, self._clock()
         points, outside = self._arrays.advance(self._state.slots)
+        started = self._clock()
+        self._admission.measured(trained, started - began)
         self._intake.park(outside)
         self._epoch += 1
-        started = self._clock()
         ours = [(running, point) for running, point in points if self._ours(running)]
         for running, _ in sorted(ours, key=lambda one: one[0].number):
             self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])

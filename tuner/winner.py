@@ -8,6 +8,7 @@ baseline beyond the noise of seeds and stories.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,9 +39,18 @@ def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTria
 
 
 def baselines(study: optuna.Study) -> list[FrozenTrial]:
-    """The baselines that ran to their end."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [t for t in complete if t.user_attrs.get("baseline")]
+    """All that have not failed, with their settings: also those that the search had no time for."""
+    there = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+    return [_with_settings(t) for t in study.get_trials(deepcopy=False, states=there) if t.user_attrs.get("baseline")]
+
+
+def _with_settings(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that has not begun with the settings that it was put in with."""
+    if trial.params:
+        return trial
+    known = copy.copy(trial)
+    known.params = dict(trial.system_attrs["fixed_params"])
+    return known
 
 
 def best_of(study: optuna.Study, definition: StudyDefinition) -> tuple[FrozenTrial, dict[str, Any] | None] | None:
@@ -63,6 +73,7 @@ class Confirmed:
 
     Args:
         size: of its model: smaller ones sort before larger ones.
+        search_value: None for a baseline that the search did not end.
         valid, round_trips: by seed, on the validation split.
         right_SN: by figure, what seed s has right on test story n; `component_accuracy` is the mean of its parts.
     """
@@ -71,7 +82,7 @@ class Confirmed:
     trial: int
     baseline: bool
     size: tuple[int, ...]
-    search_value: float
+    search_value: float | None
     seeds: tuple[int, ...]
     valid: tuple[dict[str, float], ...]
     round_trips: tuple[float, ...]
@@ -102,7 +113,7 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
         trial.number,
         bool(trial.user_attrs.get("baseline")),
         (shape.hidden_dim, hyperparameters.num_rules, shape.batch_size),
-        float(trial.value or 0.0),
+        trial.value,
         seeds,
         tuple(runs[seed]["valid"] for seed in seeds),
         tuple(runs[seed]["round_trip"] for seed in seeds),
@@ -130,7 +141,7 @@ def finding_of(found: Sequence[Confirmed], floor: float, uses: int) -> dict[str,
         "winner": chosen.name if chosen and won else None,
         "differences": [{"against": one.name, **gap.as_dict()} for one, gap in zip(against, gaps, strict=False)],
         "smallest": smallest(chosen, sound).name if chosen else None,
-        "too_high": chosen.search_value - chosen.mean if chosen else None,
+        "too_high": (chosen.search_value or 0.0) - chosen.mean if chosen else None,
         "seed_noise": seed_noise(found),
         "stories": len(found[0].of_N) if found else 0,
         "test_uses": uses,

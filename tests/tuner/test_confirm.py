@@ -275,6 +275,18 @@ def test_inside_the_noise_there_is_no_winner(tmp_path: Path) -> None:
     assert single["seed_noise"] is None
 
 
+def test_a_baseline_that_the_search_had_no_time_for_is_confirmed_too(lucky: Confirming) -> None:
+    """With the settings that it was put in with; it has no figure of the search."""
+    lucky.study.enqueue_trial({"lr": 3e-3}, user_attrs={"baseline": "later"})
+    found = lucky(definition())
+    assert lucky.rates(lucky.made).count(3e-3) == 2
+    entries = {entry["name"]: entry for entry in found["confirmed"]}
+    assert (entries["notes"]["search_value"], entries["later"]["search_value"]) == (0.99, None)
+    assert [gap["against"] for gap in found["differences"]] == ["notes", "later"]
+    assert any(line.startswith("later  ") for line in told(found))
+    assert lucky.study.trials[-1].state == TrialState.WAITING
+
+
 def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -> None:
     """Also a baseline; the summary says that nothing was confirmed."""
     study = Confirming(tmp_path, {1e-3: 0.9}).study
