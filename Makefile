@@ -7,12 +7,11 @@ BIN := .venv/bin
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
 
-test: .venv/tested .venv/browser  ## what CI runs, fastest first
+test: .venv/tested .venv/browser  ## what CI runs: two processes, each with whole files, whose threads give way to each other while they wait
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
-	$(BIN)/pytest --durations=12 tests/test_imports.py tests/tuner/test_verdict.py tests/tuner/test_pruning.py tests/tuner/test_definition.py \
-	  tests/tuner/test_storage.py tests/model tests/tuner tests/test_benchmarks.py tests/test_studies.py tests/test_examples.py tests/test_deploy.py tests/test_readme.py
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --durations=12
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
 	$(BIN)/python -m tests.kills --kills 50 --json

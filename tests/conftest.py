@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import hypothesis
 import optuna
 import pytest
 import torch
@@ -9,6 +10,9 @@ import torch
 from model.corpus import Corpus, load_corpus
 
 REAL_STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinystories" / "stories.jsonl.gz"
+
+hypothesis.settings.register_profile("busy", deadline=None)  # two test processes share the cores
+hypothesis.settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,21 +7,27 @@ trains them in any case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import optuna
-from optuna.trial import TrialState
+import torch
+from optuna.trial import FrozenTrial, TrialState
 
 from tuner.arrays import Arrays, work
 from tuner.budget import Allowance
-from tuner.climb import STARTERS
+from tuner.buffer import BufferedStorage
+from tuner.climb import STARTERS, starters_of
 from tuner.definition import StudyDefinition
-from tuner.intake import BASELINE
+from tuner.failures import Outcome
+from tuner.intake import BASELINE, FIXED
 from tuner.pace import Pace
+from tuner.seam import TrainerFactory
 from tuner.slots import Running
+from tuner.width import STEPS
 
 BASELINES_AT = 2 / 3
-"""When so much of the budget is spent the baselines begin, all together: they are never stopped, and mostly large."""
+"""When so much of the budget is spent the baselines begin, those that end in it: they are never stopped, and mostly large."""
 
 
 class Admission:
@@ -29,7 +35,7 @@ class Admission:
 
     Args:
         arrays: in which they train.
-        pace: how fast they do.
+        shared: whether a round takes longer the more trials there are.
         lanes: how many of them train at the same time; each has one trial in any case.
         notice: is told what the user should know.
     """
@@ -37,60 +43,81 @@ class Admission:
     def __init__(
         self,
         study: optuna.Study,
+        storage: BufferedStorage,
         definition: StudyDefinition,
         allowance: Allowance,
         arrays: Arrays,
-        pace: Pace,
         lanes: int,
+        *,
+        shared: bool,
         notice: Callable[[str], None],
     ) -> None:
-        self._study, self._definition, self._allowance, self._arrays = study, definition, allowance, arrays
-        self._pace, self._lanes, self._notice, self._said = pace, lanes, notice, False
+        self._study, self._storage, self._definition, self._allowance = study, storage, definition, allowance
+        self._arrays, self._lanes, self._notice = arrays, min(lanes, arrays.width), notice
+        self._pace = Pace(definition.budget, self._lanes, shared=shared)
+        self._starters = 0
+
+    # ---- how fast it goes
+
+    def begin(self, make_trainer: TrainerFactory) -> None:
+        """Says how many trials begin with what is cheap; in a new study with a budget of minutes a few steps tell how many have room."""
+        if self._pace.limits and self._definition.starting and not self._begun():
+            self._rehearse(make_trainer)
+        self._starters = starters_of(self._study.user_attrs, self._definition)
+
+    def _rehearse(self, make_trainer: TrainerFactory) -> None:
+        """A few steps of the cheapest shape, with the cores that it will have."""
+        shape, hyperparameters = self._definition.settings({**self._definition.point({}), **self._definition.cheap}, 0)
+        slots, cores = math.ceil(self._definition.starting / self._lanes), torch.get_num_threads()
+        torch.set_num_threads(max(1, cores // self._lanes))
+        try:
+            trainer = make_trainer(shape, slots)
+            for slot in range(slots):
+                trainer.load(slot, hyperparameters)
+            seconds = trainer.rehearse(STEPS) * trainer.steps_an_epoch
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
+            self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
+            return
+        finally:
+            torch.set_num_threads(cores)
+        self._pace.measured([work(shape, 1)] * slots, seconds)
+        if self._pace.known and (room := self._pace.starters(work(shape, 1))) < self._definition.starting:
+            self._study.set_user_attr(STARTERS, room)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """A round of these has taken so long."""
         if self._pace.limits:
-            self._pace.measured([self._cost(each) for each in running], seconds)
+            self._pace.measured([self._cost(each) for each in running], seconds * min(self._lanes, len(running)))
+
+    # ---- what may begin
 
     def width(self, begun: int) -> int:
-        """How many may train at once, when so many have begun: of the first, which are of one shape, all."""
-        if not self._pace.limits:
-            return self._arrays.width if begun else max(self._arrays.width, self._definition.starting)
-        if not self._pace.known or begun >= len(self._definition.enqueue) + self._starters(begun):
-            return self._arrays.width
-        return max(self._arrays.width, self._starters(begun))
+        """How many may train at once, when so many have begun: of the first, which are of one shape, all for which there is room."""
+        return self._arrays.width if begun or self._arrays.narrowed else max(self._arrays.width, self._starters)
 
-    def _starters(self, begun: int) -> int:
-        """How many begin with what is cheap: said once, when it is known what they take."""
-        starting = int(self._study.user_attrs.get(STARTERS, self._definition.starting))
-        costs = [self._cost(running) for running in self._arrays.running]
-        if self._pace.known and starting and costs and STARTERS not in self._study.user_attrs:
-            starting = min(starting, max(begun, self._pace.starters(min(costs))))
-            self._study.set_user_attr(STARTERS, starting)
-        return starting
-
-    def trial(self, going: Sequence[Running], begun: int) -> bool:
+    def trial(self, going: Sequence[Running]) -> bool:
         """Whether a new trial may begin beside those that are going: within the budget, and so that it ends in its minutes.
 
-        Each lane has one in any case; what does not end is gone on with by the next run.
+        The first do in any case, and one in each lane: what does not end is gone on with by the next run.
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or len(going) < self._lanes or begun < len(self._definition.enqueue) + self._starters(begun):
+        if not self._pace.limits or len(going) < self._lanes or self._begun() < len(self._definition.enqueue) + self._starters:
             return True
         return self._ends(sum(map(self._cost, going)) // len(going), going)
 
-    def baseline(self, going: Sequence[Running], begun: int) -> bool:
-        """Whether a new trial may be a baseline."""
-        if self._allowance.share(begun) < BASELINES_AT:
+    def baseline(self, frozen: FrozenTrial, last: bool, *, going: Sequence[Running], begun: int) -> bool:
+        """Whether a baseline that waits may begin.
+
+        Args:
+            last: whether the budget of trials has room for nothing else: then each lane has one in any case.
+            begun: how many trials have.
+        """
+        if not last and self._allowance.share(begun) < BASELINES_AT:
             return False
-        if not self._pace.limits or not self._definition.baselines:
+        if not self._pace.limits or (last and len(going) < self._lanes):
             return True
-        shapes = [self._definition.settings(self._definition.point(baseline), 0)[0] for baseline in self._definition.baselines]
-        if self._ends(max(work(shape, 1) for shape in shapes), going):
-            return True
-        self._tell()
-        return False
+        return self._ends(work(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], 1), going)
 
     def _ends(self, cost: int, going: Sequence[Running]) -> bool:
         epochs = self._definition.budget.epochs
@@ -99,9 +126,14 @@ class Admission:
     def _cost(self, running: Running) -> int:
         return work(self._arrays.shape(running), 1)
 
-    def _tell(self) -> None:
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if not self._said else ()
-        names = [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]
-        if names:
-            self._notice(f"the minutes have no room for {', '.join(names)} any more; tuner confirm trains all baselines")
-        self._said = True
+    def _begun(self) -> int:
+        """How many trials of the study have begun, whoever trains them."""
+        return self._storage.begun(self._study._study_id)
+
+    def end(self) -> None:
+        """Says which baselines the minutes had no room for."""
+        if not self._definition.budget.minutes or self._allowance.left > 0:
+            return
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:
+            self._notice(f"the minutes had no room for {', '.join(names)}; tuner confirm trains all baselines")

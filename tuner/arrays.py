@@ -56,10 +56,16 @@ class Arrays:
         notice: Callable[[str], None],
     ) -> None:
         self.width, self.seconds = width, defaultdict[str, float](float)
+        self.narrowed = False
+        """Whether the device has had no room for what was meant to train at once."""
         self._definition, self._make_trainer, self._lanes, self._watch, self._notice = definition, make_trainer, lanes, watch, notice
         self._arrays: dict[Place, Array] = {}
         self._slowest: dict[Place, float] = {}
         self._outside: list[Running] = []
+
+    def narrow(self, width: int) -> None:
+        """From now on no more than so many train at once."""
+        self.width, self.narrowed = max(1, width), True
 
     @property
     def running(self) -> list[Running]:
@@ -207,7 +213,7 @@ class Arrays:
         for running, state in zip(array.slots[keep:], held[keep:], strict=True):
             running.held = state
         self._outside += array.slots[keep:]
-        self.width = max(1, len(self.running) - len(array.slots) + keep)
+        self.narrow(len(self.running) - len(array.slots) + keep)
         array.slots = array.slots[:keep]
         try:
             array.restart(held[:keep])

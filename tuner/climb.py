@@ -52,9 +52,10 @@ def guide(
         starting: how many begin with what is cheap; None: as many as the definition says.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
-    starters = range(definition.first_starter, definition.first_starter + (definition.starting if starting is None else starting))
+    starting = definition.starting if starting is None else starting
+    starters = range(definition.first_starter, definition.first_starter + starting)
     if number < starters.stop:
-        return start if warm else {**start, **_spread(definition, number)}, None
+        return start if warm else {**start, **_spread(definition, number, starting)}, None
     if definition.sampler != "tpe":
         return {}, None
     best = best_of(trials)
@@ -66,6 +67,11 @@ def guide(
     if number % WHOLE_EVERY == 0:
         return {}, None
     return _drawn_in(best, running if best.number in starters else ()), None
+
+
+def starters_of(attributes: Mapping[str, Any], definition: StudyDefinition) -> int:
+    """How many trials of a study with these attributes begin with what is cheap."""
+    return min(definition.starting, int(attributes.get(STARTERS, definition.starting)))
 
 
 def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,9 +88,9 @@ def _drawn_in(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]
     return _shape(best.params)
 
 
-def _spread(definition: StudyDefinition, number: int) -> dict[str, float]:
+def _spread(definition: StudyDefinition, number: int, parts: int) -> dict[str, float]:
     """Where a starter lies in each range; nothing for what somebody has put in, nor beside a random sampler."""
-    which, parts = number - definition.first_starter, definition.starting
+    which = number - definition.first_starter
     if which < 0 or definition.sampler != "tpe":
         return {}
     spread, distributions = dict[str, float](), definition.distributions()

@@ -1,4 +1,4 @@
-"""The best few and every baseline trained again with fresh seeds, side by side, and scored once on the test split; see `winner`."""
+"""The best few and every baseline trained with fresh seeds, side by side, and scored once on the test split; see `winner`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
@@ -38,10 +38,11 @@ class Run:
 
 @dataclass(eq=False)
 class _Array:
-    """Runs of one shape, side by side, from their first epoch on."""
+    """Runs of one shape, side by side, from their first epoch on; `spare`: of baselines that the search has not ended."""
 
     shape: ModelShape
     runs: Sequence[Run]
+    spare: bool = False
     epochs: int = 0
     trainer: Trainer | None = None
     scored: Sequence[Scored | None] = ()
@@ -86,7 +87,7 @@ class _Array:
                 "run `tuner confirm` again with more, or with --device cpu in place of a GPU"
             ) from error
         half = len(self.runs) // 2
-        return [_Array(self.shape, self.runs[:half]), _Array(self.shape, self.runs[half:])]
+        return [_Array(self.shape, self.runs[:half], self.spare), _Array(self.shape, self.runs[half:], self.spare)]
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -133,43 +134,49 @@ def confirm(
     Raises:
         SearchError: the device has no room for one run, or the trainer fails.
     """
-    trials = [*leaders(study, definition), *baselines(study)]
+    ahead = leaders(study, definition)
+    trials = [*ahead, *baselines(study)] if ahead else []
     arrays = _arrays(definition, trials, runs, width)
     missing = [run for array in arrays for run in array.runs]
     _use_test(study, missing, tell)
     epochs = definition.budget.epochs
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
-    over, failed = 0, list[Exception]()
+    over, failed, left_out = 0, list[Exception](), set[int]()
     while arrays and not failed:
         for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
+            place = arrays.index(array)
             try:
-                _take(array, tried, epochs, runs)
-            except MemoryError as error:
-                place = arrays.index(array)
-                arrays[place : place + 1] = array.halves(error)
+                arrays[place : place + 1] = _take(array, tried, epochs, runs)
             except (SearchError, DeviceError) as error:
-                failed.append(error)  # the others of this round are stored first
+                if array.spare and isinstance(error, SearchError):
+                    tell(f"a baseline that the search has not ended is left out: {error}")
+                    left_out |= {run.trial for run in array.runs}
+                    arrays.remove(array)
+                else:
+                    failed.append(error)  # the others of this round are stored first
         finished = sum(array.epochs == epochs for array in arrays)
         progress(over * epochs + sum(array.epochs for array in arrays), (over + len(arrays)) * epochs)
         over, arrays = over + finished, [array for array in arrays if array.epochs < epochs]
     if failed:
         raise failed[0]
-    return _conclude(study, definition, runs, trials)
+    return _conclude(study, definition, runs, [trial for trial in trials if trial.number not in left_out])
 
 
 def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: RunTable, width: int) -> list[_Array]:
     """The runs that are missing, those of one shape together; what takes longest first, so that those beside each other are alike."""
     made = runs.by_key()
-    missing: dict[ModelShape, list[Run]] = defaultdict(list)
+    missing: dict[tuple[ModelShape, bool], list[Run]] = defaultdict(list)
     for trial in trials:
         for number in range(definition.confirm.seeds):
             seed = fresh_seed(definition, trial.number, number)
             if seed not in made.get(trial.number, {}):
                 shape, hyperparameters = definition.settings(trial.params, seed)
-                missing[shape].append(Run(trial.number, hyperparameters))
-    arrays = [_Array(shape, slots[start : start + width]) for shape, slots in missing.items() for start in range(0, len(slots), width)]
-    return sorted(arrays, key=lambda array: -array.work)
+                missing[shape, trial.state != TrialState.COMPLETE].append(Run(trial.number, hyperparameters))
+    parts = [
+        (shape, spare, slots[start : start + width]) for (shape, spare), slots in missing.items() for start in range(0, len(slots), width)
+    ]
+    return sorted((_Array(shape, slots, spare) for shape, spare, slots in parts), key=lambda array: -array.work)
 
 
 def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str], None]) -> None:
@@ -198,13 +205,17 @@ def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -
     return [*tried, *zip(jobs, advance_all(list(jobs.values()), lanes), strict=True)]
 
 
-def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> None:
-    """What came of an array's epoch; after the last it is stored."""
-    with array.told():
-        array.take(tried)
-        records = array.records() if array.epochs == epochs else []
+def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> list[_Array]:
+    """What came of an array's epoch, after the last it is stored; the arrays that are there then, two where it had no room."""
+    try:
+        with array.told():
+            array.take(tried)
+            records = array.records() if array.epochs == epochs else []
+    except MemoryError as error:
+        return array.halves(error)
     if records:
         runs.write(records)
+    return [array]
 
 
 def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, Any]:

@@ -197,7 +197,7 @@ class Confirm(_Section):
 class StudyDefinition(_Section):
     """A whole study. `trainer` names what trains its models (see `trainers`), `sampler` what proposes their settings.
 
-    `baselines` run their full epochs, `enqueue` is tried first but judged like any other trial.
+    `baselines` are never stopped, `enqueue` is tried first but judged like any other trial.
     """
 
     name: str

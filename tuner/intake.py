@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import optuna
@@ -9,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
-from tuner.climb import STARTERS, STEP, guide
+from tuner.climb import STEP, guide, starters_of
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner
@@ -22,6 +23,14 @@ from tuner.warm import remembered, sampler_for
 BASELINE = "baseline"
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial whose parameters somebody has said."""
+
+
+MayBegin = Callable[[FrozenTrial, bool], bool]
+"""Whether a baseline that waits may begin; and whether it may where the budget of trials has room for nothing but what waits."""
+
+
+def _always(frozen: FrozenTrial, last: bool) -> bool:  # noqa: ARG001
+    return True
 
 
 @dataclass
@@ -94,12 +103,12 @@ class Intake:
         """Those, where they were held."""
         return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self._parked if r.held is not None)
 
-    def next(self, fresh: bool = True, baselines: bool = True) -> Running | None:
+    def next(self, fresh: bool = True, may_begin: MayBegin = _always) -> Running | None:
         """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
 
         Args:
             fresh: whether a new one may begin.
-            baselines: whether that may be a baseline; in any case it is one where the budget has room for no other.
+            may_begin: whether that may be a certain baseline.
         """
         if self._parked:
             return self._parked.pop(0)
@@ -111,8 +120,8 @@ class Intake:
         if strays := [t for t in trials if self._stray(t)]:
             places = {(stray.value["host"], int(stray.value["seat"])) for stray in strays if stray.value is not None}
             self._behind, self._left = self.seat.left_behind(self.mark, places), [self.storage.get_trial(t.trial_id) for t in strays]
-            return self.next(fresh, baselines)
-        return self._new(sum(t.state == TrialState.WAITING for t in trials), baselines) if fresh else None
+            return self.next(fresh, may_begin)
+        return self._new(sum(t.state == TrialState.WAITING for t in trials), may_begin) if fresh else None
 
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
@@ -138,7 +147,7 @@ class Intake:
             running.go_on(state)
         return running
 
-    def _new(self, waiting: int, baselines: bool) -> Running | None:
+    def _new(self, waiting: int, may_begin: MayBegin) -> Running | None:
         """A trial that had not begun, while the budget lasts; its parameters are drawn after others may ask again.
 
         Args:
@@ -147,24 +156,26 @@ class Intake:
         with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
             begun = self.storage.begun(self.study._study_id)
             left = self.definition.budget.trials - begun
-            trial_id = self._claimed(waiting, baselines or waiting >= left) if left > 0 else None
+            trial_id = self._claimed(waiting, may_begin, waiting >= left) if left > 0 else None
         if trial_id is None:
             return None
         trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
         trial.set_user_attr("device", self.device)
         return self._running(trial)
 
-    def _claimed(self, waiting: int, baselines: bool) -> int:
-        """One that waits, else one that is new."""
+    def _claimed(self, waiting: int, may_begin: MayBegin, last: bool) -> int | None:
+        """One that waits, else one that is new, unless the budget has room for nothing but what waits."""
         mine = owner(self.seat.number)
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if waiting else ():
-            if BASELINE in frozen.user_attrs and not baselines:
+            if BASELINE in frozen.user_attrs and not may_begin(frozen, last):
                 continue
             # nobody was faster; and without an owner it is anybody's
             if self.storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING) and self.storage.take_over(
                 self.storage.get_trial(frozen._trial_id), OWNER, mine
             ):
                 return frozen._trial_id
+        if last and waiting:
+            return None
         return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
@@ -184,7 +195,7 @@ class Intake:
         if FIXED in known.system_attrs or known.params:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
-        starting, sizes_cost = self.study.user_attrs.get(STARTERS), self.device == "cpu"
+        starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
         said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting)
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)

@@ -33,27 +33,32 @@ class Pace:
 
     @property
     def known(self) -> bool:
-        """Whether a round has been measured."""
+        """Whether anything has been measured."""
         return self._seconds > 0
 
     def measured(self, costs: Sequence[int], seconds: float) -> None:
-        """A round of trials that cost so much each took so long."""
+        """An epoch of trials that cost so much each took so many seconds of all cores together."""
         if costs:
-            self._seconds = seconds * min(self._lanes, len(costs)) / sum(costs)
+            self._seconds = seconds / sum(costs)
 
     def starters(self, cost: int) -> int:
-        """How many cheap trials have room in their share of the minutes; enough for each lane to have one."""
-        each = self._budget.epochs * cost * self._seconds
-        return max(self._lanes, math.floor(START_SHARE * 60 * self._budget.minutes * self._lanes / each)) if each else self._lanes
+        """How many cheap trials have room in their share of the minutes; at least one for each lane."""
+        room = START_SHARE * 60 * self._budget.minutes * self._lanes / (self._budget.epochs * cost * self._seconds)
+        return max(self._lanes, math.floor(room))
 
     def ends(self, cost: int, running: Sequence[tuple[int, int]], left: float) -> bool:
         """Whether one more trial ends in the seconds that are left, and all that run beside it.
 
+        A round takes as long as all its trials on all lanes, and as its dearest on one. Where the budget lets trials finish, all end.
+
         Args:
             running: what an epoch of each costs, and how many epochs it has to go.
         """
-        if not self.limits or not self.known:
+        if not self.limits or not self.known or self._budget.at_budget == "finish":
             return True
-        alone = cost * self._budget.epochs
-        together = alone + sum(each * epochs for each, epochs in running)
-        return self._seconds * max(alone, together / self._lanes) <= left
+        going, units, past = [*running, (cost, self._budget.epochs)], 0.0, 0
+        for epochs in sorted({epochs for _, epochs in going}):
+            costs = [each for each, to_go in going if to_go > past]
+            units += (epochs - past) * max(*costs, sum(costs) / self._lanes)
+            past = epochs
+        return self._seconds * units <= left

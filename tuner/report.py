@@ -48,7 +48,7 @@ def compared(seen: StudyView) -> list[list[str]]:
         rows.append(_row(f"best: trial {best['trial']}", best["value"], last[0]))
     for baseline in summary["baselines"]:
         found = trials.get(baseline["trial"])
-        ended = "" if baseline["value"] is not None else f" ({baseline['cause'] or 'running'})"
+        ended = "" if baseline["value"] is not None else f" ({baseline['cause'] or baseline['state']})"
         rows.append(_row(f"{baseline['name']}{ended}", baseline["value"], (found.curve[-1:] or ({},))[0] if found else {}))
     rows.append(_row("always the most frequent answer", summary["most_frequent"]["component_accuracy"], summary["most_frequent"]))
     return rows

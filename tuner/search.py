@@ -9,6 +9,7 @@ the newest state: what had happened since happens again in the same way, and wha
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import defaultdict
@@ -32,7 +33,6 @@ from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
-from tuner.pace import Pace
 from tuner.seam import Scored, TrainerFactory
 from tuner.slots import Place, Running
 from tuner.snapshots import Keeper, SearchState, Seat
@@ -78,7 +78,7 @@ class Search:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.study, self.definition, self.curves = study, definition, curves
-        self.asked, self.device, self.snapshots = width, device, snapshots
+        self.asked, self.device, self.snapshots, self._make_trainer = width, device, snapshots, make_trainer
         if not isinstance(study._storage, BufferedStorage):
             raise TypeError(f"the study must be opened on a BufferedStorage, not on a {type(study._storage).__name__}")
         self.storage, self.observer = study._storage, observer or Observer()
@@ -87,8 +87,8 @@ class Search:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
-        pace = Pace(definition.budget, lanes, shared=device == "cpu")
-        self._admission = Admission(study, definition, self._allowance, self._arrays, pace, lanes, self.observer.noticed)
+        shared, notice = device == "cpu", self.observer.noticed
+        self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
@@ -129,6 +129,7 @@ class Search:
         heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))
         try:
             self._take_up()
+            self._admission.begin(self._make_trainer)
             self._place([])
             self._keep()
             while (self.running or self._intake.others()) and not self._allowance.over():
@@ -141,6 +142,7 @@ class Search:
                     self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
                     self._place([])
                 self._keep()
+            self._admission.end()
             if not self.running and not self._intake.waiting:
                 self._keeper.forget()
         finally:
@@ -173,8 +175,8 @@ class Search:
         going, begun = [running for running in self.running if running.number not in over], self.begun
         free = self._admission.width(begun) - len(going)
         while free > 0 and not self._allowance.stopped():
-            may = self._admission.trial(going, begun), self._admission.baseline(going, begun)
-            if (running := self._intake.next(*may)) is None:
+            may_begin = functools.partial(self._admission.baseline, going=going, begun=begun)
+            if (running := self._intake.next(self._admission.trial(going), may_begin)) is None:
                 break
             fresh.setdefault(self._arrays.place_for(running, ended, fresh), []).append(running)
             self.observer.started(running)
@@ -192,7 +194,7 @@ class Search:
             (running,) = outside
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
         else:
-            self._arrays.width = len(self.running) or len(outside) // 2
+            self._arrays.narrow(len(self.running) or len(outside) // 2)
             self.observer.noticed(f"no room for {len(outside)} more trials; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
         if not self.running:

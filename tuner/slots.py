@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, Trial
 
 from model.config import Hyperparameters, ModelShape
+from model.errors import DeviceError
 from tuner.errors import SearchError, SnapshotError
-from tuner.failures import Outcome, advance, plain
+from tuner.failures import Outcome, advance, device_failures, plain
 from tuner.seam import Held, Record, Scored, Trainer
 from tuner.snapshots import SlotState
 from tuner.verdict import Verdict
@@ -97,8 +98,9 @@ class Array:
         running.error = None
         if running.held is None:
             try:
-                self.trainer.load(slot, running.hyperparameters)
-            except (MemoryError, SearchError):
+                with device_failures():
+                    self.trainer.load(slot, running.hyperparameters)
+            except (MemoryError, SearchError, DeviceError):
                 raise
             except Exception as error:  # noqa: BLE001  it is stored with this trial
                 running.error = Outcome.failed(error).error

@@ -73,7 +73,7 @@ def _audit_line(found: dict[str, Any]) -> str:
 def _baseline(trial: FrozenTrial) -> dict[str, Any]:
     value = trial.value if trial.state == TrialState.COMPLETE else None
     cause = cause_of(trial) if trial.state.is_finished() else None
-    return {"name": trial.user_attrs["baseline"], "trial": trial.number, "value": value, "cause": cause}
+    return {"name": trial.user_attrs["baseline"], "trial": trial.number, "value": value, "cause": cause, "state": trial.state.name.lower()}
 
 
 def _percent(share: float | None) -> str:

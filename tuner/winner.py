@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ROLES
 from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
 from tuner.definition import StudyDefinition
+from tuner.intake import BASELINE, FIXED
 from tuner.study import feasible
 
 CONFIRMED = "confirmed"
@@ -30,7 +31,7 @@ FIGURES = (*ROLES, "exact")
 
 def candidates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The feasible trials that are no baselines, the best first."""
-    return [t for t in feasible(trials) if not t.user_attrs.get("baseline")]
+    return [t for t in feasible(trials) if not t.user_attrs.get(BASELINE)]
 
 
 def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTrial]:
@@ -41,7 +42,7 @@ def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTria
 def baselines(study: optuna.Study) -> list[FrozenTrial]:
     """All that have not failed, with their settings: also those that the search had no time for."""
     there = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-    return [_with_settings(t) for t in study.get_trials(deepcopy=False, states=there) if t.user_attrs.get("baseline")]
+    return [_with_settings(t) for t in study.get_trials(deepcopy=False, states=there) if t.user_attrs.get(BASELINE)]
 
 
 def _with_settings(trial: FrozenTrial) -> FrozenTrial:
@@ -49,7 +50,7 @@ def _with_settings(trial: FrozenTrial) -> FrozenTrial:
     if trial.params:
         return trial
     known = copy.copy(trial)
-    known.params = dict(trial.system_attrs["fixed_params"])
+    known.params = dict(trial.system_attrs[FIXED])
     return known
 
 
@@ -109,9 +110,9 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
     right = {name: np.array([runs[seed]["test"]["right"][name] for seed in seeds], dtype=np.float64) for name in FIGURES}
     whole = np.mean([right[role] for role in ROLES], axis=0)
     return Confirmed(
-        str(trial.user_attrs.get("baseline") or f"trial {trial.number}"),
+        str(trial.user_attrs.get(BASELINE) or f"trial {trial.number}"),
         trial.number,
-        bool(trial.user_attrs.get("baseline")),
+        bool(trial.user_attrs.get(BASELINE)),
         (shape.hidden_dim, hyperparameters.num_rules, shape.batch_size),
         trial.value,
         seeds,

@@ -287,6 +287,31 @@ def test_a_baseline_that_the_search_had_no_time_for_is_confirmed_too(lucky: Conf
     assert lucky.study.trials[-1].state == TrialState.WAITING
 
 
+def test_such_a_baseline_that_cannot_be_trained_is_left_out(lucky: Confirming) -> None:
+    """It is told of, and holds nobody up; one that the search has ended would."""
+
+    class Picky(TruthfulTrainer):
+        def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+            if hyperparameters.lr == 3e-3:
+                raise ValueError("no such rate")
+            super().load(slot, hyperparameters)
+
+    lucky.study.enqueue_trial({"lr": 3e-3}, user_attrs={"baseline": "later"})
+    found = lucky(definition(), kind=Picky)
+    assert [entry["name"] for entry in found["confirmed"]] == ["trial 0", "trial 1", "trial 3", "notes"]
+    assert found["winner"] == "trial 1"
+    assert any(line.startswith("a baseline that the search has not ended is left out: trial 6 cannot") for line in lucky.told)
+
+
+def test_without_a_leader_nothing_is_confirmed(tmp_path: Path) -> None:
+    """No baseline is trained either, and the test split is not used."""
+    alone = Confirming(tmp_path, {})
+    found = alone(definition())
+    assert (found["confirmed"], alone.made, alone.told) == ([], [], [])
+    assert TEST_USES not in alone.study.user_attrs
+    assert told(found) == ["nothing was confirmed: no trial has finished above the floor on the round trip"]
+
+
 def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -> None:
     """Also a baseline; the summary says that nothing was confirmed."""
     study = Confirming(tmp_path, {1e-3: 0.9}).study
