@@ -26,6 +26,7 @@ from tuner.observer import Beating, Observer, Several
 from tuner.preparation import BASE, SearchRequest, again, begin, load, plainly, started_ahead
 from tuner.progress import LiveProgress, PlainProgress, QuietProgress, WordyProgress
 from tuner.ray_engine import run_with_ray
+from tuner.remote import Process
 from tuner.seam import Trainer
 from tuner.storage import open_storage, shown
 from tuner.study import complete, find_study, source_of
@@ -77,7 +78,7 @@ def run_search(request: SearchRequest, console: Console) -> Report:
         return _searched(request, console, begun)
 
 
-def _searched(request: SearchRequest, console: Console, begun: list[Any]) -> Report:
+def _searched(request: SearchRequest, console: Console, begun: list[Process]) -> Report:
     aside = Console(file=console.file, quiet=True) if request.words < 0 else console
     prepared = begin(request, aside, begun)
     width, study = prepared.width(aside), prepared.study

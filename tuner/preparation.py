@@ -27,7 +27,7 @@ from tuner.health import Pulse
 from tuner.lanes import lanes_of
 from tuner.observer import Observer
 from tuner.progress import BarProgress
-from tuner.remote import Processes, ahead
+from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
@@ -100,7 +100,7 @@ class Prepared:
     storage: BufferedStorage
     corpus: Corpus
     device: torch.device
-    begun: list[Any] = dataclasses.field(default_factory=list)
+    begun: list[Process] = dataclasses.field(default_factory=list)
     """Processes that have begun and know no data yet."""
 
     def make_trainer(self, shape: ModelShape, slots: int) -> Trainer:
@@ -189,7 +189,7 @@ def load(definition: StudyDefinition, console: Console) -> Corpus:
 
 
 @contextlib.contextmanager
-def started_ahead(request: SearchRequest) -> Iterator[list[Any]]:
+def started_ahead(request: SearchRequest) -> Iterator[list[Process]]:
     """Processes that begin while the data are read, where the search is likely to use them."""
     data, budget, lanes = request.definition.data, request.definition.budget, lanes_of(find_device(request.device).type)
     likely = data.stories is None or budget.trials * budget.epochs * data.stories * A_STORY >= PROCESSES_FROM
@@ -197,7 +197,7 @@ def started_ahead(request: SearchRequest) -> Iterator[list[Any]]:
         yield begun
 
 
-def begin(request: SearchRequest, console: Console, begun: list[Any]) -> Prepared:
+def begin(request: SearchRequest, console: Console, begun: list[Process]) -> Prepared:
     """Device, data, storage and study."""
     device, corpus = find_device(request.device), load(request.definition, console)
     definition = request.definition.fitted(len(corpus.sentences["train"]))

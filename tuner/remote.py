@@ -155,7 +155,7 @@ class Killed(MemoryError):
     """A process was killed, as is done where memory runs short."""
 
 
-class _Process:
+class Process:
     """One process, which ends with this one, however that ends.
 
     Raises:
@@ -241,12 +241,12 @@ class _Process:
 
 
 @contextlib.contextmanager
-def ahead(number: int) -> Iterator[list[_Process]]:
+def ahead(number: int) -> Iterator[list[Process]]:
     """So many processes for `Processes` that begin before there are data; those that nobody has used end with the context."""
-    begun: list[_Process] = []
+    begun: list[Process] = []
     try:
         for _ in range(number):
-            begun.append(_Process())
+            begun.append(Process())
         yield begun
     finally:
         for process in begun:
@@ -263,11 +263,11 @@ class Processes:
     """
 
     def __init__(
-        self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource, begun: list[_Process] | None = None
+        self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource, begun: list[Process] | None = None
     ) -> None:
         self._begun = [] if begun is None else begun
         self._setup = {"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)}
-        self._number, self._all, self._free = number, set[_Process](), SimpleQueue[_Process]()
+        self._number, self._all, self._free = number, set[Process](), SimpleQueue[Process]()
 
     def __enter__(self) -> Processes:
         try:
@@ -281,11 +281,11 @@ class Processes:
             raise
         return self
 
-    def _started(self) -> _Process:
-        process = self._begun.pop() if self._begun else _Process()
+    def _started(self) -> Process:
+        process = self._begun.pop() if self._begun else Process()
         if not process.alive:
             process.end()
-            process = _Process()
+            process = Process()
         self._all.add(process)
         process.setup = self._setup
         return process
@@ -317,12 +317,12 @@ class Processes:
         finally:
             self._free.put(process)  # one step, which nothing can come between: see `_Thread.leave`
 
-    def _next(self) -> _Process:
+    def _next(self) -> Process:
         while True:
             with contextlib.suppress(Empty):
                 return self._free.get(timeout=LOOK_SECONDS)
 
-    def _instead(self, dead: _Process) -> _Process:
+    def _instead(self, dead: Process) -> Process:
         dead.end()
         self._all.discard(dead)
         return self._started()

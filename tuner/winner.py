@@ -1,7 +1,7 @@
 """Who has won: the leaders and baselines of a study under fresh seeds, with intervals, and whether the best is beyond the noise.
 
 What a search calls best was chosen among many noisy trials of one seed each on one validation split, so its value is partly luck. The
-leaders and all baselines are trained again with seeds the search has not seen (`confirm`). The best leader is chosen by its mean on
+leaders and all baselines are trained with seeds the search has not seen (`confirm`). The best leader is chosen by its mean on
 the validation split; figures and differences are those of the test split, which chose nothing. It has won if it is better than every
 baseline beyond the noise of seeds and stories.
 """
