@@ -115,4 +115,4 @@ def _around(found: Estimate, level: float) -> Interval:
     if found.variance == 0.0:
         return Interval(found.mean, -1.0, 1.0)
     half = found.quantile(level) * math.sqrt(found.variance)
-    return Interval(found.mean, found.mean - half, found.mean + half)
+    return Interval(found.mean, max(-1.0, found.mean - half), min(1.0, found.mean + half))

@@ -113,6 +113,15 @@ def test_what_cannot_be_known_is_not_claimed() -> None:
     assert (same.mean, same.low, same.high) == (0.5, -1.0, 1.0)
 
 
+def test_a_difference_of_shares_lies_between_minus_one_and_one() -> None:
+    """Three seeds, nearly all right against nearly all wrong: an interval around 0.93 would end beyond one."""
+    of_N, ours = np.full(5, 10.0), np.array([[10.0, 9, 10, 10, 10], [9, 10, 10, 9, 10], [10, 10, 9, 10, 10]])
+    other = np.array([[1.0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [1, 0, 2, 0, 0]])
+    (above,), (below,) = differences(ours, [other], of_N), differences(other, [ours], of_N)
+    assert (above.high, below.low) == (1.0, -1.0)
+    assert 0 < above.low < above.mean < 1
+
+
 def test_a_layout_whose_parts_are_known() -> None:
     """Equal stories and no noise but the seeds': Student's t over the seeds' means, as for any sample."""
     of_N, seed_S = np.full(40, 10.0), np.array([5.0, 6.0, 7.0, 8.0])
