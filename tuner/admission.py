@@ -24,7 +24,7 @@ from tuner.intake import BASELINE, FIXED
 from tuner.pace import Pace
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
-from tuner.width import STEPS
+from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3
 """When so much of the budget is spent the baselines begin, those that end in it: they are never stopped, and mostly large."""
@@ -72,9 +72,7 @@ class Admission:
         torch.set_num_threads(max(1, cores // self._lanes))
         try:
             trainer = make_trainer(shape, slots)
-            for slot in range(slots):
-                trainer.load(slot, hyperparameters)
-            seconds = trainer.rehearse(STEPS) * trainer.steps_an_epoch
+            seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
             return
@@ -102,9 +100,9 @@ class Admission:
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or len(going) < self._lanes or self._begun() < len(self._definition.enqueue) + self._starters:
+        if not self._pace.limits or len(going) < self._lanes or self._ends(sum(map(self._cost, going)) // len(going), going):
             return True
-        return self._ends(sum(map(self._cost, going)) // len(going), going)
+        return self._begun() < len(self._definition.enqueue) + self._starters
 
     def baseline(self, frozen: FrozenTrial, last: bool, *, going: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin.

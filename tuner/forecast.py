@@ -12,7 +12,7 @@ import torch
 from model.config import SHAPE_NAMES, ModelShape
 from tuner.definition import StudyDefinition
 from tuner.seam import TrainerFactory
-from tuner.width import STEPS
+from tuner.width import rehearsed
 
 
 def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True) -> dict[str, Any]:
@@ -55,9 +55,7 @@ def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
 def _measured(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any]) -> dict[str, Any]:
     shape, hyperparameters = definition.settings(point, 0)
     trainer = make_trainer(shape, width)
-    for slot in range(width):
-        trainer.load(slot, hyperparameters)
-    seconds = trainer.rehearse(STEPS) * trainer.steps_an_epoch / width
+    seconds = rehearsed(trainer, hyperparameters, width) * trainer.steps_an_epoch / width
     return {**_named(shape), "seconds_a_trial_epoch": round(seconds, 4), "memory_bytes": _memory()}
 
 

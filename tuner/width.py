@@ -53,7 +53,7 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
         if width not in rates:
             tell(len(rates))
             try:
-                rates[width] = _rate(make_trainer(shape, width), hyperparameters, width)
+                rates[width] = width / rehearsed(make_trainer(shape, width), hyperparameters, width)
             except MemoryError:
                 rates[width] = 0.0
         return rates[width]
@@ -70,10 +70,11 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
     return Measured(chosen, {width: measured for width, measured in sorted(rates.items()) if measured})
 
 
-def _rate(trainer: Trainer, hyperparameters: Hyperparameters, width: int) -> float:
-    for slot in range(width):
+def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) -> float:
+    """Seconds a step of a trainer with so many slots, all with these settings; it is worth nothing afterwards."""
+    for slot in range(slots):
         trainer.load(slot, hyperparameters)
-    return width / trainer.rehearse(STEPS)
+    return trainer.rehearse(STEPS)
 
 
 def fitting(

@@ -132,7 +132,7 @@ def test_most_frequent_answers_score_what_they_score(small_corpus: Corpus) -> No
     assert small_corpus.most_frequent("valid")["relation"] == pytest.approx(sum(p[1] == "type" for p in gold) / len(gold))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 3))
 def test_every_trial_sees_every_sentence_once_within_the_bounds(small_corpus: Corpus, batch_size: int, seed: int) -> None:
     """Whoever draws: the classes' widths and the number of propositions of a batch hold."""

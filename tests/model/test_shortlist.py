@@ -16,7 +16,7 @@ def table(slots: int, symbols: int, dim: int = 4) -> dict[str, torch.Tensor]:
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 60), needed=st.lists(st.integers(0, 49), min_size=1, max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_needed_is_there_and_the_rest_is_a_sample(seed: int, size: int, needed: list[int]) -> None:
     """Places and symbols are inverse, vectors and biases are those of the symbols, each slot by itself."""
     p, generator = table(2, 50), torch.Generator().manual_seed(seed)

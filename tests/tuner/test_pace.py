@@ -12,11 +12,11 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ModelShape
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
+from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
 from tuner.arrays import work
 from tuner.climb import STARTERS
 from tuner.definition import Budget
-from tuner.observer import Observer
 from tuner.pace import Pace
 
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4, "batch_size": 8} for n in range(3)]
@@ -84,24 +84,13 @@ class Timed(ScriptedTrainer):
         return len(self.slots) * work(self.shape, 1) / CHEAP / self.steps_an_epoch
 
 
-class Heard(Observer):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def noticed(self, line: str) -> None:
-        """One line more."""
-        self.told.append(line)
-
-
 def searched(
     folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, make: type[Timed] = Timed, **budget: Any
 ) -> tuple[optuna.Study, list[str]]:
-    """A search of four at once, or of as many as is said, and what it said."""
+    """A search of four at once, and what it said."""
     monkeypatch.setattr(Timed, "now", 0.0)
     content = {"search": SPACE, "fixed": {"loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
-    made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Heard()
+    made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
     study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now)
     return study, heard.told
 
@@ -123,7 +112,7 @@ def test_in_two_minutes_all_baselines_end_and_little_is_cut_off(tmp_path: Path, 
 
 
 def test_in_a_quarter_of_a_minute_the_start_is_short_and_no_baseline_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cheap trial takes 3 of 13.8 seconds, so one is the start, and it is in the middle of its range; a baseline takes 4.2."""
+    """A cheap trial takes 3 of 13.8 seconds, so one has room in a quarter; a baseline takes 4.2 and would not end."""
     study, told = searched(tmp_path, monkeypatch, 0.23)
     trials = study.get_trials()
     assert study.user_attrs[STARTERS] == 1
@@ -133,7 +122,7 @@ def test_in_a_quarter_of_a_minute_the_start_is_short_and_no_baseline_begins(tmp_
 
 
 def test_as_many_baselines_begin_as_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of half a minute ten seconds are left when they may begin: two of 4.2 have room, and none is cut off."""
+    """Of half a minute ten seconds are left when they may begin: not all three of 4.2 have room, and none is cut off."""
     study, told = searched(tmp_path, monkeypatch, 0.5)
     ends = [t.state for t in study.get_trials()[:3]]
     assert set(ends) == {TrialState.COMPLETE, TrialState.WAITING}
