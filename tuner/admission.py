@@ -1,8 +1,8 @@
 """Whether a trial may begin now: by the budget, and in a budget of minutes by what ends in it.
 
 A trial that the minutes cut off has taught little, and slowed those beside it. So the first, cheap ones are as many as have room in their
-share of the minutes; towards the end no more run at once than end in time; and baselines that would not end do not begin, for confirming
-trains them in any case.
+share of the minutes; towards the end no more run beside each other than end in time; and baselines that would not end do not begin, for
+confirming trains them in any case.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.arrays import Arrays, work
@@ -35,8 +34,8 @@ class Admission:
 
     Args:
         arrays: in which they train.
-        shared: whether a round takes longer the more trials there are.
-        lanes: how many of them train at the same time; each has one trial in any case.
+        shared: whether an epoch takes longer the more trials there are.
+        lanes: how many of them train at the same time.
         notice: is told what the user should know.
     """
 
@@ -53,7 +52,7 @@ class Admission:
         notice: Callable[[str], None],
     ) -> None:
         self._study, self._storage, self._definition, self._allowance = study, storage, definition, allowance
-        self._arrays, self._lanes, self._notice = arrays, min(lanes, arrays.width), notice
+        self._arrays, self._lanes, self._notice = arrays, lanes, notice
         self._pace = Pace(definition.budget, self._lanes, shared=shared)
         self._starters = 0
 
@@ -68,24 +67,21 @@ class Admission:
     def _rehearse(self, make_trainer: TrainerFactory) -> None:
         """A few steps of the cheapest shape, with the cores that it will have."""
         shape, hyperparameters = self._definition.settings({**self._definition.point({}), **self._definition.cheap}, 0)
-        slots, cores = math.ceil(self._definition.starting / self._lanes), torch.get_num_threads()
-        torch.set_num_threads(max(1, cores // self._lanes))
+        slots = math.ceil(self._definition.starting / self._lanes)
         try:
             trainer = make_trainer(shape, slots)
             seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
             return
-        finally:
-            torch.set_num_threads(cores)
         self._pace.measured([work(shape, 1)] * slots, seconds)
         if self._pace.known and (room := self._pace.starters(work(shape, 1))) < self._definition.starting:
             self._study.set_user_attr(STARTERS, room)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
-        """A round of these has taken so long."""
+        """An epoch of a lane with these has taken so long."""
         if self._pace.limits:
-            self._pace.measured([self._cost(each) for each in running], seconds * min(self._lanes, len(running)))
+            self._pace.measured([self._cost(each) for each in running], seconds)
 
     # ---- what may begin
 
@@ -93,19 +89,20 @@ class Admission:
         """How many may train at once, when so many have begun: of the first, which are of one shape, all for which there is room."""
         return self._arrays.width if begun or self._arrays.narrowed else max(self._arrays.width, self._starters)
 
-    def trial(self, going: Sequence[Running]) -> bool:
-        """Whether a new trial may begin beside those that are going: within the budget, and so that it ends in its minutes.
+    def trial(self, beside: Sequence[Running]) -> bool:
+        """Whether a new trial may begin in a lane beside these: within the budget, and so that it ends in its minutes.
 
-        The first do in any case, and one in each lane: what does not end is gone on with by the next run.
+        The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
+        no more than the dearest beside it, is the guess.
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or len(going) < self._lanes or self._ends(sum(map(self._cost, going)) // len(going), going):
+        if not self._pace.limits or not beside or self._ends(max(map(self._cost, beside)), beside):
             return True
         return self._begun() < len(self._definition.enqueue) + self._starters
 
-    def baseline(self, frozen: FrozenTrial, last: bool, *, going: Sequence[Running], begun: int) -> bool:
-        """Whether a baseline that waits may begin.
+    def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
+        """Whether a baseline that waits may begin beside these.
 
         Args:
             last: whether the budget of trials has room for nothing else: then each lane has one in any case.
@@ -113,13 +110,13 @@ class Admission:
         """
         if not last and self._allowance.share(begun) < BASELINES_AT:
             return False
-        if not self._pace.limits or (last and len(going) < self._lanes):
+        if not self._pace.limits or (last and not beside):
             return True
-        return self._ends(work(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], 1), going)
+        return self._ends(work(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], 1), beside)
 
-    def _ends(self, cost: int, going: Sequence[Running]) -> bool:
+    def _ends(self, cost: int, beside: Sequence[Running]) -> bool:
         epochs = self._definition.budget.epochs
-        return self._pace.ends(cost, [(self._cost(each), epochs - len(each.curve)) for each in going], self._allowance.left)
+        return self._pace.ends(cost, [(self._cost(each), epochs - len(each.curve)) for each in beside], self._allowance.left)
 
     def _cost(self, running: Running) -> int:
         return work(self._arrays.shape(running), 1)

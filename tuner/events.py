@@ -83,9 +83,9 @@ class JsonEvents(Observer):
         self._say("started", **self._where(running), params=running.trial.params, baseline=running.baseline)
 
     def epoch(self, search: Watched) -> None:
-        """Loss and component accuracy of each running trial."""
-        for one in search.running if self._words > 0 else ():
-            if one.curve and one.number in self._slots:  # else it has ended in this epoch, and that has been said
+        """Loss and component accuracy of each trial that has made one."""
+        for one in search.advanced if self._words > 0 else ():
+            if one.number in self._slots:  # else it has ended in this epoch, and that has been said
                 self._say("epoch", **self._where(one), **_last(one))
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  it is its last figure

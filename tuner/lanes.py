@@ -1,7 +1,8 @@
 """Arrays that train at the same time: on a CPU small models do not keep two cores busy with one product, so each core has a lane.
 
-Lanes say which trials are together in an array: that, and how many cores an array has, is all that its numbers depend on. So when a core
-is free it takes the longest of the arrays that wait, of whichever lane, and decides nothing by it. A lane alone has all cores.
+What an array comes to depends on its trials and on how many cores it has, not on when it trains. So a search lets each lane train on by
+itself (`UnderWay`), and takes what has ended in an order that was known before; what is confirmed has one round after the other, and a core
+that is free takes the longest of the arrays that wait (`advance_all`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import ctypes
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,13 +30,14 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Job:
-    """An epoch of an array: in which lane, its slots, how many seconds it may take, and how many it took before."""
+    """An epoch of an array: in which lane, its slots, how many seconds it may take, how long it is beside others, what counts seconds."""
 
     lane: int
     trainer: Trainer
     slots: int
     seconds: float
     expected: float = 0.0
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,15 @@ def lanes_of(device: str) -> int:
 
 def attempt(job: Job) -> Attempt:
     """One epoch of one array, here and now."""
-    began = time.monotonic()
+    began = job.clock()
     try:
-        return Attempt(advance(job.trainer, job.slots, job.seconds), None, time.monotonic() - began)
+        return Attempt(advance(job.trainer, job.slots, job.seconds), None, job.clock() - began)
     except TrainerHangs:
-        return Attempt(None, TrainerHangs(f"no epoch within {job.seconds:.0f} seconds"), time.monotonic() - began)
+        return Attempt(None, TrainerHangs(f"no epoch within {job.seconds:.0f} seconds"), job.clock() - began)
     except MemoryError as error:
-        return Attempt(None, MemoryError(*error.args), time.monotonic() - began)  # a new one: the old holds what there is no room for
+        return Attempt(None, MemoryError(*error.args), job.clock() - began)  # a new one: the old holds what there is no room for
     except Exception as error:  # noqa: BLE001  whoever asks for the result has it
-        return Attempt(None, error, time.monotonic() - began)
+        return Attempt(None, error, job.clock() - began)
 
 
 def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
@@ -96,8 +98,57 @@ def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
         raise
     finally:
         torch.set_num_threads(cores)  # a thread's number is also that of threads to come
-    lost = TrainerHangs("it did not come back from its epoch")
-    return [tried.get(number, Attempt(None, lost, job.seconds)) for number, job in enumerate(jobs)]
+    return [tried.get(number, _lost(job)) for number, job in enumerate(jobs)]
+
+
+@contextlib.contextmanager
+def shared_out(lanes: int) -> Iterator[None]:
+    """The cores shared out among so many lanes, for this thread and those that begin here."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(max(1, cores // lanes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
+
+
+class UnderWay:
+    """An epoch of each array of a lane, one after the other, beside what else is done; with the cores of whoever begins it.
+
+    Args:
+        apart: whether in a thread of its own; else when it is asked for.
+    """
+
+    def __init__(self, jobs: Sequence[Job], *, apart: bool) -> None:
+        self._jobs, self._apart, self._tried = jobs, apart, dict[int, Attempt]()
+        self._waiting = deque(range(len(jobs)))
+        if apart:
+            self._thread = self._begun()
+
+    def _begun(self) -> _Thread:
+        thread = _Thread(self._jobs, self._waiting, self._tried, torch.get_num_threads())
+        thread.start()
+        return thread
+
+    def attempts(self) -> list[Attempt]:
+        """What came of them, when all are over; in the order of the jobs."""
+        if not self._apart:
+            return [attempt(job) for job in self._jobs]
+        self._thread.wait()
+        while self._waiting:  # it has been left behind with what hangs
+            self._thread = self._begun()
+            self._thread.wait()
+        return [self._tried.get(number, _lost(job)) for number, job in enumerate(self._jobs)]
+
+    def leave(self) -> None:
+        """Ends it, whatever it is at."""
+        self._waiting.clear()
+        if self._apart:
+            self._thread.leave(_Over)
+
+
+def _lost(job: Job) -> Attempt:
+    return Attempt(None, TrainerHangs("it did not come back from its epoch"), job.seconds)
 
 
 class _Over(BaseException):

@@ -37,7 +37,7 @@ class Metrics(Observer):
 
     def epoch(self, search: Watched) -> None:
         """Reads what is to be told."""
-        self._epochs += len(search.running)
+        self._epochs = search.epochs
         spent = search.spent
         self._seconds = {name: spent.get(name, 0.0) for name in ACTIVITIES}
         rate = self._epochs / max(1e-9, self._clock() - self._began)

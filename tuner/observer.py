@@ -14,10 +14,12 @@ from tuner.verdict import Verdict
 
 
 class Watched(Protocol):
-    """A search as its observers see it."""
+    """A search as its observers see it: how many epochs all trials have made in this run, and which have just made one."""
 
     study: optuna.Study
     definition: StudyDefinition
+    epochs: int
+    advanced: list[Running]
 
     @property
     def running(self) -> list[Running]:
@@ -47,7 +49,7 @@ class Observer:
         """A trial entered a slot."""
 
     def epoch(self, search: Watched) -> None:
-        """All running trials advanced by one epoch."""
+        """A lane's trials advanced by one epoch."""
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """A trial ended."""
@@ -68,7 +70,7 @@ class Several(Observer):
             one.started(running)
 
     def epoch(self, search: Watched) -> None:
-        """All running trials advanced by one epoch."""
+        """A lane's trials advanced by one epoch."""
         for one in self._observers:
             one.epoch(search)
 

@@ -113,12 +113,11 @@ class WordyProgress(PlainProgress):
     """One line for each epoch of each trial too."""
 
     def epoch(self, search: Watched) -> None:
-        """Loss and component accuracy of each running trial."""
-        for one in search.running:
-            if one.curve:
-                last = one.curve[-1]
-                figures = f"loss {last['loss']:.4f}, component accuracy {last['objective']:.3f}"
-                self._say(f"trial {one.number} epoch {len(one.curve)} of {one.hyperparameters.epochs}: {figures}")
+        """Loss and component accuracy of each trial that has made one."""
+        for one in search.advanced:
+            last = one.curve[-1]
+            figures = f"loss {last['loss']:.4f}, component accuracy {last['objective']:.3f}"
+            self._say(f"trial {one.number} epoch {len(one.curve)} of {one.hyperparameters.epochs}: {figures}")
 
 
 class QuietProgress(PlainProgress):
@@ -202,7 +201,7 @@ class LiveProgress(Observer):
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
         running = search.running
-        self.epochs += len(running)
+        self.epochs = search.epochs
         lines = [self._line(search, one) for one in running]
         shown = screen(search.study.study_name, lines, self._totals(search), self.verdicts, self.console.width)
         self.live.update(shown, refresh=True)

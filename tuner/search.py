@@ -1,7 +1,7 @@
 """The search loop: ask, load a slot, train an epoch, report, judge, tell, refill.
 
-Trials of one shape train in one array as one batched model; a slot that ends is given to the next trial of its shape while its neighbours
-train on. All arrays advance by one epoch before any trial is judged, so the order of slots does not matter.
+Trials of one shape train in one array as one batched model; a slot that ends is given to the next trial while its neighbours train on. All
+arrays of a lane advance by one epoch before any of their trials is judged, so the order of slots does not matter.
 
 Between two epochs the whole search is held as a state, and from time to time written (see `snapshots`). A search that goes on begins from
 the newest state: what had happened since happens again in the same way, and what the storage knows of it already is not stored twice.
@@ -13,8 +13,9 @@ import functools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.artifacts._protocol import ArtifactStore
@@ -30,7 +31,7 @@ from tuner.definition import StudyDefinition
 from tuner.endings import Endings
 from tuner.intake import Intake, Past
 from tuner.judges import Peer
-from tuner.lanes import WATCH_SECONDS
+from tuner.lanes import WATCH_SECONDS, shared_out
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
 from tuner.seam import Scored, TrainerFactory
@@ -83,17 +84,22 @@ class Search:
             raise TypeError(f"the study must be opened on a BufferedStorage, not on a {type(study._storage).__name__}")
         self.storage, self.observer = study._storage, observer or Observer()
         self.storage.fence = OWNER
-        self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=self.observer.noticed)
+        lanes = max(1, min(lanes, width))
+        notice = self.observer.noticed
+        self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=notice, clock=clock)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
-        shared, notice = device == "cpu", self.observer.noticed
+        shared = device == "cpu"
         self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
-        self._epoch = 0
+        self._epoch = self.epochs = 0
+        """How many epochs all trials have made together in this run."""
+        self.advanced: list[Running] = []
+        """The trials whose epoch ended last, by number."""
 
     @property
     def running(self) -> list[Running]:
@@ -122,6 +128,10 @@ class Search:
             DeviceError: the device has failed.
             SnapshotError: the folder of snapshots cannot be written.
         """
+        with shared_out(self._lanes):
+            self._run()
+
+    def _run(self) -> None:
         self._seat = Seat(self.snapshots, self._artifacts)
         self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, max(1, self._lanes // 2))
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
@@ -134,18 +144,20 @@ class Search:
             self._keep()
             while (self.running or self._intake.others()) and not self._allowance.over():
                 if self.running:
-                    self._advance()
-                    ended = self._judge()
-                    self.observer.epoch(self)
-                    self._place(ended)
+                    self._arrays.begin()
+                    self._place(self._advance())
                 else:
                     self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
                     self._place([])
+                self._keep()
+            while self._arrays.under_way and not self._allowance.stopped():
+                self._arrays.refill(self._advance(), {})
                 self._keep()
             self._admission.end()
             if not self.running and not self._intake.waiting:
                 self._keeper.forget()
         finally:
+            self._arrays.leave()
             self.storage.patience.seconds = LEAVE_SECONDS
             heart.stop()
             self._leave()
@@ -166,27 +178,36 @@ class Search:
             for running in slots:
                 self.observer.started(running)
             self._arrays.restore(lane, slots)
+        if state is not None and len(state.clocks) == self._lanes:
+            self._arrays.clocks = list(state.clocks)
 
     def _place(self, ended: Sequence[Slot]) -> None:
         """Fills the free slots."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
-        over = {slot.running.number for slot in ended}
-        going, begun = [running for running in self.running if running.number not in over], self.begun
-        free = self._admission.width(begun) - len(going)
-        while free > 0 and not self._allowance.stopped():
-            may_begin = functools.partial(self._admission.baseline, going=going, begun=begun)
-            if (running := self._intake.next(self._admission.trial(going), may_begin)) is None:
+        begun = self.begun
+        width = self._admission.width(begun)
+        while not self._allowance.stopped():
+            if (lane := self._arrays.lane_for_more(width, ended, fresh)) is None:
                 break
-            fresh.setdefault(self._arrays.place_for(running, ended, fresh), []).append(running)
+            beside = self._beside(lane, ended, fresh)
+            may_begin = functools.partial(self._admission.baseline, beside=beside, begun=begun)
+            if (running := self._intake.next(self._admission.trial(beside), may_begin)) is None:
+                break
+            fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
-            going.append(running)
-            free, begun = free - 1, begun + 1
+            begun += 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
         if outside := self._arrays.refill(ended, fresh):
             self._wait_for_room(outside)
         self._refuse()
+
+    def _beside(self, lane: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> list[Running]:
+        """The trials of a lane beside which one more would train."""
+        over = {slot.running.number for slot in ended}
+        there = [running for running in self._arrays.beside(lane) if running.number not in over]
+        return [*there, *(running for place, more in fresh.items() if place.lane == lane for running in more)]
 
     def _wait_for_room(self, outside: list[Running]) -> None:
         """Trials that do not fit wait for a free slot; one that does not fit alone never will."""
@@ -214,8 +235,8 @@ class Search:
         """Holds the search as it is now, to go on from."""
         started = self._clock()
         past, spent, width = tuple(sorted(self._past.over)), self._ledger.total(self.spent), (self.width, self.asked)
-        arrays, lanes = self._arrays.states(), self._arrays.lanes
-        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width, lanes)
+        arrays, lanes, clocks = self._arrays.states(), self._arrays.lanes, tuple(self._arrays.clocks)
+        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width, lanes, clocks)
         self._keeper.hold(self._state)
         self.seconds["keeping"] += self._clock() - started
 
@@ -229,14 +250,32 @@ class Search:
 
     # ---- an epoch
 
-    def _advance(self) -> None:
-        """One epoch for every array, and its figures into the storage."""
-        trained, began = self.running, self._clock()
-        points, outside = self._arrays.advance(self._state.slots)
-        started = self._clock()
-        self._admission.measured(trained, started - began)
-        self._intake.park(outside)
+    def _advance(self) -> list[Slot]:
+        """The next epoch of a lane, its figures into the storage, and what is said of its trials.
+
+        Returns:
+            The slots that are free now.
+        """
+        points = self._trained()
+        self.advanced = sorted((running for running, _ in points), key=lambda running: running.number)
+        self.epochs += len(points)
+        self._store(points)
+        ended = self._judge()
+        self.observer.epoch(self)
+        return ended
+
+    def _trained(self) -> list[tuple[Running, dict[str, Any]]]:
+        """The points of the curves of a lane's next epoch."""
+        epoch = self._arrays.advance(self._state.slots)
+        for lane, seconds in epoch.seconds.items():
+            self._admission.measured(self._arrays.beside(lane), seconds)
+        self._intake.park(epoch.outside)
         self._epoch += 1
+        return epoch.points
+
+    def _store(self, points: Sequence[tuple[Running, dict[str, Any]]]) -> None:
+        """These points into the storage."""
+        started = self._clock()
         ours = [(running, point) for running, point in points if self._ours(running)]
         for running, _ in sorted(ours, key=lambda one: one[0].number):
             self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])
@@ -249,7 +288,7 @@ class Search:
         return isinstance(running.trial, Trial) and self.storage.owns(running.trial._trial_id)
 
     def _judge(self) -> list[Slot]:
-        """Ends what has run its epochs or has a verdict; all verdicts are found before any is carried out.
+        """Ends what has run its epochs or has a verdict, in lanes that are not under way; all verdicts are found before any is carried out.
 
         Returns:
             The slots that are free now.

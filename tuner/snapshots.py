@@ -33,7 +33,7 @@ from tuner.artifacts import Artifacts
 from tuner.errors import SnapshotError
 from tuner.seam import Held
 
-FORMAT, VERSION, KEPT = "tuner snapshot", 4, 2
+FORMAT, VERSION, KEPT = "tuner snapshot", 5, 2
 KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
 """States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
 FILE = re.compile(r"\d{6,}\.safetensors")
@@ -55,13 +55,14 @@ class SearchState:
 
     Args:
         study: the mark of the study, which no other has.
-        epoch: how many epochs the search has advanced.
+        epoch: how many epochs its lanes have made.
         past: the numbers of the trials that had ended.
         arrays: the slots of each array, in their order.
         waiting: trials that had to make room, where they were held.
         seconds: what the seat has spent on the study.
         width: how many trials there was room for at once, and how many were asked for.
         lanes: that of each array.
+        clocks: how much work each lane had done.
     """
 
     study: str
@@ -72,6 +73,7 @@ class SearchState:
     seconds: Mapping[str, float] = field(default_factory=dict)
     width: tuple[int, int] = (0, 0)
     lanes: tuple[int, ...] = ()
+    clocks: tuple[int, ...] = ()
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -87,7 +89,7 @@ def write_state(path: Path, state: SearchState) -> None:
         for number, slot in enumerate(array):
             tensors.update({f"{place}.{number}.{name}": tensor for name, tensor in _fetched(slot.held).items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
-    own["lanes"] = state.lanes or (0,) * len(state.arrays)
+    own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks}
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
 
 
@@ -130,8 +132,9 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
     )
     past, (width, asked) = tuple(map(int, header["past"])), header["width"]
     seconds = {str(name): float(value) for name, value in header["seconds"].items()}
-    lanes = tuple(map(int, header["lanes"]))
-    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, (int(width), int(asked)), lanes)
+    lanes, clocks = tuple(map(int, header["lanes"])), tuple(map(int, header["clocks"]))
+    counted = (int(width), int(asked))
+    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, counted, lanes, clocks)
 
 
 def _names(host: str, number: int) -> list[str]:

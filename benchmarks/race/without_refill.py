@@ -1,4 +1,4 @@
-"""`tuner` as it would be if slots were filled anew only when all of them are empty: to see what refilling brings.
+"""`tuner` as it would be if slots were filled anew only when all of a lane are empty: to see what refilling brings.
 
 python -m benchmarks.race.without_refill search STUDY ...
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from tuner.arrays import Slot
 from tuner.cli import entry
 from tuner.intake import Intake
 from tuner.search import Search
-from tuner.slots import Place, Running
+from tuner.slots import Running
 
 PLACE, NEXT = Search._place, Intake.next
 FILLING = {"now": True}
 
 
-def place(self: Search, ended: list[tuple[Place, int]]) -> None:
-    """Fills slots if none is taken."""
-    FILLING["now"] = len(self.running) == len(ended)
+def place(self: Search, ended: list[Slot]) -> None:
+    """Fills the slots of a lane if none is taken."""
+    lanes = {slot.place.lane for slot in ended}
+    FILLING["now"] = not self.running or (bool(lanes) and sum(len(self._arrays.beside(lane)) for lane in lanes) == len(ended))
     PLACE(self, ended)
 
 

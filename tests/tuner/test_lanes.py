@@ -1,10 +1,12 @@
 """Arrays beside each other: at the same time, to the same end, and none waits for one that hangs."""
 
 import _thread
+import random
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,10 @@ from model.trainer import FusedTrainer
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition, ended
 from tuner import lanes
-from tuner.arrays import Arrays
+from tuner.arrays import Arrays, work
 from tuner.failures import TrainerHangs
-from tuner.lanes import Job, advance_all, lanes_of
-from tuner.slots import Running
+from tuner.lanes import Job, UnderWay, advance_all, lanes_of
+from tuner.slots import Place, Running
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
 
@@ -109,32 +111,106 @@ def test_what_interrupts_the_search_ends_the_lanes() -> None:
     assert not any(isinstance(thread, lanes._Thread) and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_a_search_in_two_lanes_comes_to_the_same_ends(tmp_path: Path) -> None:
-    """Two shapes, explosions and refills; the trials are shared out evenly, and those of a shape are together in each lane."""
+def test_a_lane_under_way_goes_on_behind_what_hangs_and_ends_when_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The array after it has its epoch, in another thread."""
+    monkeypatch.setattr(lanes, "LEAVE_SECONDS", 0.2)
+    never, stopped, began = threading.Event(), threading.Event(), threading.Event()
+    under_way = UnderWay([Job(0, Doing(never.wait), 1, 0.3), Job(0, Doing(int), 1, 60)], apart=True)
+    hanging, after = under_way.attempts()
+    never.set()
+    with pytest.raises(TrainerHangs, match="did not come back"):
+        hanging.result()
+    assert len(after.result()) == 1
+    left = UnderWay([Job(0, Doing(lambda: (began.set(), spin(stopped))), 1, 600)], apart=True)
+    assert began.wait(60)
+    monkeypatch.setattr(lanes, "LEAVE_SECONDS", 60.0)
+    left.leave()
+    assert stopped.is_set()
+
+
+def turns(of: random.Random, most: int) -> None:
+    """Holds a thread up, for a while that nobody knows."""
+    for _ in range(of.randrange(most)):
+        threading.Event().wait(0)
+
+
+class Moody(ScriptedTrainer):
+    """Takes now long, now short for an epoch."""
+
+    moods = random.Random(0)
+
+    def train_epoch(self) -> list[Step | None]:
+        """The same epoch whenever it ends."""
+        turns(Moody.moods, 300)
+        return super().train_epoch()
+
+
+TWO_SHAPES: dict[str, Any] = {
+    "search": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "hidden_dim": {"choices": [64, 128]}},
+    "baselines": [],
+    "fixed": {},
+}
+
+
+def test_lanes_are_judged_in_the_same_order_whichever_is_ready_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three searches, held up at random in every epoch, with arrays of two shapes: the same trials come to the same ends."""
     found = []
-    for count in (1, 2):
-        (tmp_path / str(count)).mkdir()
-        study, trainers, _ = scripted(tmp_path / str(count), definition(budget={"trials": 24, "epochs": 3}), 4, lanes=count)
-        found.append((ended(study), trainers))
-    assert found[0][0] == found[1][0]
-    assert max(max(trainer.widths) for trainer in found[0][1]) > 2 == max(max(trainer.widths) for trainer in found[1][1])
+    for seed in range(3):
+        monkeypatch.setattr(Moody, "moods", random.Random(seed))
+        (tmp_path / str(seed)).mkdir()
+        made = definition(**TWO_SHAPES, budget={"trials": 30, "epochs": 4})
+        study, trainers, curves = scripted(tmp_path / str(seed), made, 5, Moody, lanes=2)
+        found.append((ended(study), curves.read()))
+    assert found[0] == found[1] == found[2]
+    assert {trainer.shape.hidden_dim for trainer in trainers} == {64, 128}
 
 
-def test_what_is_large_has_a_lane_to_itself() -> None:
-    """Three small trials beside it, fused in the other, take about as long; then the lanes are even again."""
-    made = definition(search={"lr": {"low": 1e-4, "high": 1e-2}, "hidden_dim": {"choices": [64, 128]}}, fixed={}, baselines=[])
-    arrays = Arrays(made, ScriptedTrainer, width=6, lanes=2, watch=60, notice=pytest.fail)
+def arrays_of(width: int) -> Arrays:
+    """In two lanes."""
+    return Arrays(definition(**TWO_SHAPES), ScriptedTrainer, width=width, lanes=2, watch=60, notice=pytest.fail)
 
-    def lane(number: int, hidden: int) -> int:
-        trial = create_trial(value=0.0, params={"lr": 1e-3, "hidden_dim": hidden}, distributions=made.distributions())
-        trial.number = number
-        running = Running(trial, Hyperparameters())
-        place = arrays.place_for(running, [], {})
-        assert arrays.refill([], {place: [running]}) == []
-        return place.lane
 
-    assert [lane(number, hidden) for number, hidden in enumerate((64, 128, 64, 64, 128, 64))] == [0, 1, 0, 0, 1, 0]
-    assert [running.number for running in arrays.running] == list(range(6))
+def put(arrays: Arrays, number: int, hidden: int) -> int | None:
+    """One more trial, and into which lane."""
+    distributions = definition(**TWO_SHAPES).distributions()
+    trial = create_trial(value=0.0, params={"lr": 1e-3, "hidden_dim": hidden}, distributions=distributions)
+    trial.number = number
+    running = Running(trial, Hyperparameters())
+    lane = arrays.lane_for_more(arrays.width, [], {})
+    if lane is not None:
+        assert arrays.refill([], {Place(arrays.shape(running), lane): [running]}) == []
+    return lane
+
+
+def test_each_lane_has_its_share_and_the_one_with_less_to_do_takes_the_next() -> None:
+    """Three small trials beside a large one, until a lane is full; in the end both are."""
+    arrays = arrays_of(5)
+    assert [put(arrays, number, hidden) for number, hidden in enumerate((64, 128, 64, 64, 128, 64))] == [0, 1, 0, 0, 1, None]
+    assert [running.number for running in arrays.running] == list(range(5))
+    assert arrays.states()
+    arrays.narrow(2)
+    assert put(arrays, 6, 64) is None
+
+
+def test_a_lane_with_half_the_work_has_two_epochs_meanwhile() -> None:
+    """Its clock counts what is done; one that is under way is neither looked at nor filled."""
+    arrays = arrays_of(4)
+    for number, hidden in enumerate((128, 64, 64)):
+        put(arrays, number, hidden)
+    assert arrays.lanes == (0, 1)
+    arrays.states()
+    states = {slot.trial: slot for array in arrays.states() for slot in array}
+    seen = []
+    for _ in range(5):
+        arrays.begin()
+        seen.append((epoch := arrays.advance(states)).lanes)
+        assert {running.number for running, _ in epoch.points} == {slot.running.number for slot in arrays.slots()}
+        assert arrays.lane_for_more(4, [], {}) in {None, *epoch.lanes}
+        states |= {slot.trial: slot for array in arrays.states() for slot in array}
+    small, large = work(ModelShape(hidden_dim=64), 2), work(ModelShape(hidden_dim=128), 1)
+    order = sorted([*((n * large, 0) for n in range(1, 6)), *((n * small, 1) for n in range(1, 6))])
+    assert seen == [(lane,) for _, lane in order[:5]]
+    arrays.leave()
 
 
 def test_real_models_in_lanes_train_as_alone() -> None:

@@ -69,11 +69,11 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
-    """The command line in the middle of its trials: what was trained up to the epoch it is in is kept."""
+    """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
     run = [sys.executable, "-c", COUNTING, "search", "quick", *options]
     process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    for _ in range(3):
+    for _ in range(8):
         until(process, "epoch of 4")
     process.send_signal(number)
     assert process.wait() == 128 + number
