@@ -8,7 +8,7 @@ confirming trains them in any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -89,15 +89,22 @@ class Admission:
         """How many may train at once, when so many have begun: of the first, which are of one shape, all for which there is room."""
         return self._arrays.width if begun or self._arrays.narrowed else max(self._arrays.width, self._starters)
 
-    def trial(self, beside: Sequence[Running]) -> bool:
-        """Whether a new trial may begin in a lane beside these: within the budget, and so that it ends in its minutes.
+    def trial(self, lane: int, going: Mapping[int, Sequence[Running]]) -> bool:
+        """Whether a new trial may begin in a lane: within the budget, and so that it ends in its minutes.
 
         The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
-        no more than the dearest beside it, is the guess.
+        no more than the dearest beside it, is the guess. A lane that is through with its first trials takes some of another's, lest what
+        comes next is a step from the best of a few.
+
+        Args:
+            going: the trials that train on, by lane.
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or not beside or self._ends(max(map(self._cost, beside)), beside):
+        beside = going.get(lane, ())
+        if not beside and not self._starting(going):
+            return True
+        if beside and (not self._pace.limits or self._ends(max(map(self._cost, beside)), beside)):
             return True
         return self._begun() < len(self._definition.enqueue) + self._starters
 
@@ -113,6 +120,11 @@ class Admission:
         if not self._pace.limits or (last and not beside):
             return True
         return self._ends(work(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], 1), beside)
+
+    def _starting(self, going: Mapping[int, Sequence[Running]]) -> bool:
+        """Whether several of the first trials still train."""
+        first = self._definition.first_starter
+        return sum(first <= running.number < first + self._starters for lane in going.values() for running in lane) > 1
 
     def _ends(self, cost: int, beside: Sequence[Running]) -> bool:
         epochs = self._definition.budget.epochs

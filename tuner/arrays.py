@@ -170,6 +170,21 @@ class Arrays:
             outside += self._fill(place, [slot.number for slot in ended if slot.place == place], fresh.get(place, []))
         return outside
 
+    def even_out(self) -> list[Running]:
+        """Every other trial into a lane that is empty, from the lanes that are not under way; they go on where they are.
+
+        Returns:
+            Those for which there is no room.
+        """
+        empty = [lane for lane in range(len(self.clocks)) if not self._of(lane)]
+        moved, fresh = list(self.slots())[1::2], defaultdict[Place, list[Running]](list)
+        if not empty or not moved:
+            return []
+        for slot in moved:
+            slot.running.held = self._arrays[slot.place].trainer.held(slot.number)
+            fresh[Place(slot.place.shape, empty[0])].append(slot.running)
+        return self.refill(moved, fresh)
+
     def _fill(self, place: Place, ended: list[int], fresh: list[Running]) -> list[Running]:
         try:
             if place not in self._arrays:

@@ -190,24 +190,27 @@ class Search:
         while not self._allowance.stopped():
             if (lane := self._arrays.lane_for_more(width, ended, fresh)) is None:
                 break
-            beside = self._beside(lane, ended, fresh)
-            may_begin = functools.partial(self._admission.baseline, beside=beside, begun=begun)
-            if (running := self._intake.next(self._admission.trial(beside), may_begin)) is None:
+            going = self._going(ended, fresh)
+            may_begin = functools.partial(self._admission.baseline, beside=going[lane], begun=begun)
+            if (running := self._intake.next(self._admission.trial(lane, going), may_begin)) is None:
                 break
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
             begun += 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
-        if outside := self._arrays.refill(ended, fresh):
+        if outside := [*self._arrays.refill(ended, fresh), *self._arrays.even_out()]:
             self._wait_for_room(outside)
         self._refuse()
 
-    def _beside(self, lane: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> list[Running]:
-        """The trials of a lane beside which one more would train."""
-        over = {slot.running.number for slot in ended}
-        there = [running for running in self._arrays.beside(lane) if running.number not in over]
-        return [*there, *(running for place, more in fresh.items() if place.lane == lane for running in more)]
+    def _going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
+        """The trials that train on or are about to, by lane."""
+        over, going = {slot.running.number for slot in ended}, defaultdict[int, list[Running]](list)
+        for lane in set(self._arrays.lanes):
+            going[lane] += [running for running in self._arrays.beside(lane) if running.number not in over]
+        for place, more in fresh.items():
+            going[place.lane] += more
+        return going
 
     def _wait_for_room(self, outside: list[Running]) -> None:
         """Trials that do not fit wait for a free slot; one that does not fit alone never will."""

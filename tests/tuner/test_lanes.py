@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
@@ -19,6 +19,7 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition, ended
 from tuner import lanes
 from tuner.arrays import Arrays, work
+from tuner.climb import STEP
 from tuner.failures import TrainerHangs
 from tuner.lanes import Job, UnderWay, advance_all, lanes_of
 from tuner.slots import Place, Running
@@ -211,6 +212,47 @@ def test_a_lane_with_half_the_work_has_two_epochs_meanwhile() -> None:
     order = sorted([*((n * large, 0) for n in range(1, 6)), *((n * small, 1) for n in range(1, 6))])
     assert seen == [(lane,) for _, lane in order[:5]]
     arrays.leave()
+
+
+def test_an_empty_lane_takes_every_other_trial_of_one_that_is_full() -> None:
+    """They go on where they are, and its clock goes on from now; a single one stays where it is."""
+    arrays = arrays_of(4)
+    for number, hidden in enumerate((128, 64, 64)):
+        put(arrays, number, hidden)
+    states = {slot.trial: slot for array in arrays.states() for slot in array}
+    arrays.begin()
+    assert arrays.advance(states).lanes == (1,)
+    assert arrays.even_out() == []
+    assert arrays.lanes == (0, 1)
+    states |= {slot.trial: slot for array in arrays.states() for slot in array}
+    assert arrays.advance(states).lanes == (0,)
+    assert arrays.refill(list(arrays.slots())[:1], {}) == []
+    assert arrays.lanes == (1,)
+    assert arrays.even_out() == []
+    assert [(slot.place.lane, slot.running.number) for slot in arrays.slots()] == [(1, 1), (0, 2)]
+    assert arrays.clocks[0] == max(arrays.clocks)
+    assert [slot.held.notes for array in arrays.states() for slot in array] == [{"epoch": 1}] * 2
+    assert arrays.even_out() == []
+
+
+START: dict[str, Any] = {
+    "search": {"lr": {"low": 1e-3, "high": 2e-2, "log": True}, "hidden_dim": {"choices": [64, 32], "start": 32}},
+    "pruning": {"explosion": {}},
+    "baselines": [],
+    "fixed": {},
+}
+
+
+def test_both_lanes_end_the_first_trials_before_one_goes_on(tmp_path: Path) -> None:
+    """Some of them are stopped, so one lane would be through long before the other: no step begins from the best of that lane alone."""
+    made = definition(**START, seed=5, budget={"trials": 40, "epochs": 8})
+    study, _, _ = scripted(tmp_path, made, 4, lanes=2)
+    trials = study.get_trials()
+    starters = trials[: made.starting]
+    assert {t.state for t in starters} == {TrialState.COMPLETE, TrialState.PRUNED}
+    best = max(t.value for t in starters if t.state == TrialState.COMPLETE)
+    first = next(t for t in trials if STEP in t.user_attrs)
+    assert trials[first.user_attrs[STEP]].value == best
 
 
 def test_real_models_in_lanes_train_as_alone() -> None:
