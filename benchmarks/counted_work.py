@@ -25,7 +25,7 @@ import torch
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.trainer import FusedTrainer
-from tuner.arrays import work
+from tuner.pace import work
 
 ARRAYS = list(itertools.product((32, 64, 128), (16, 32), (1, 2, 3, 5)))
 PROCESSES = 2

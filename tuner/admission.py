@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.arrays import Arrays, work
+from model.config import ModelShape
+from tuner.arrays import Arrays
 from tuner.budget import Allowance
 from tuner.buffer import BufferedStorage
 from tuner.climb import STARTERS, starters_of
 from tuner.definition import StudyDefinition
 from tuner.failures import Outcome
 from tuner.intake import BASELINE, FIXED
-from tuner.pace import Pace
+from tuner.pace import Pace, work
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
 from tuner.width import rehearsed
@@ -74,14 +75,14 @@ class Admission:
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
             return
-        self._pace.measured([work(shape, 1)] * slots, seconds)
-        if self._pace.known and (room := self._pace.starters(work(shape, 1))) < self._definition.starting:
+        self._pace.measured([shape] * slots, seconds)
+        if self._pace.known and (room := self._pace.starters(shape, self._definition.starting)) < self._definition.starting:
             self._study.set_user_attr(STARTERS, room)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """An epoch of a lane with these has taken so long."""
         if self._pace.limits:
-            self._pace.measured([self._cost(each) for each in running], seconds)
+            self._pace.measured([self._arrays.shape(each) for each in running], seconds)
 
     # ---- what may begin
 
@@ -89,24 +90,33 @@ class Admission:
         """How many may train at once, when so many have begun: of the first, which are of one shape, all for which there is room."""
         return self._arrays.width if begun or self._arrays.narrowed else max(self._arrays.width, self._starters)
 
-    def trial(self, lane: int, going: Mapping[int, Sequence[Running]]) -> bool:
-        """Whether a new trial may begin in a lane: within the budget, and so that it ends in its minutes.
-
-        The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
-        no more than the dearest beside it, is the guess. A lane that is through with its first trials takes some of another's, lest what
-        comes next is a step from the best of a few.
+    def waits(self, lane: int, going: Mapping[int, Sequence[Running]]) -> bool:
+        """Whether nothing is to begin in a lane yet, as it has trials or is given some of another's (`Arrays.even_out`): while some of the
+        first have ended and several train, it would be a step from the best of a few.
 
         Args:
             going: the trials that train on, by lane.
         """
+        first = self._definition.first_starter
+        starters = range(first, first + self._starters)
+        counts = [sum(running.number in starters for running in trials) for trials in going.values()]
+        if sum(counts) < 2 or self._first() or not (going.get(lane) or max(counts) > 1):
+            return False
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return any(trial.number in starters for trial in complete)
+
+    def trial(self, beside: Sequence[Running]) -> bool:
+        """Whether a new trial may begin in a lane beside these: within the budget, and so that it ends in its minutes.
+
+        The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
+        no more than the dearest beside it, is the guess.
+        """
         if self._allowance.spent():
             return False
-        beside = going.get(lane, ())
-        if not beside and not self._starting(going):
+        if not self._pace.limits or not beside:
             return True
-        if beside and (not self._pace.limits or self._ends(max(map(self._cost, beside)), beside)):
-            return True
-        return self._begun() < len(self._definition.enqueue) + self._starters
+        dearest = max((self._arrays.shape(each) for each in beside), key=lambda shape: work(shape, 1))
+        return self._ends(dearest, beside) or self._first()
 
     def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.
@@ -119,19 +129,15 @@ class Admission:
             return False
         if not self._pace.limits or (last and not beside):
             return True
-        return self._ends(work(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], 1), beside)
+        return self._ends(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], beside)
 
-    def _starting(self, going: Mapping[int, Sequence[Running]]) -> bool:
-        """Whether several of the first trials still train."""
-        first = self._definition.first_starter
-        return sum(first <= running.number < first + self._starters for lane in going.values() for running in lane) > 1
-
-    def _ends(self, cost: int, beside: Sequence[Running]) -> bool:
+    def _ends(self, shape: ModelShape, beside: Sequence[Running]) -> bool:
         epochs = self._definition.budget.epochs
-        return self._pace.ends(cost, [(self._cost(each), epochs - len(each.curve)) for each in beside], self._allowance.left)
+        return self._pace.ends(shape, [(self._arrays.shape(each), epochs - len(each.curve)) for each in beside], self._allowance.left)
 
-    def _cost(self, running: Running) -> int:
-        return work(self._arrays.shape(running), 1)
+    def _first(self) -> bool:
+        """Whether the next new trial is one of the first."""
+        return self._begun() < len(self._definition.enqueue) + self._starters
 
     def _begun(self) -> int:
         """How many trials of the study have begun, whoever trains them."""

@@ -20,6 +20,7 @@ from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import Outcome
 from tuner.lanes import WATCH_TIMES, Attempt, Job, UnderWay, attempt
+from tuner.pace import work
 from tuner.seam import Held, Scored, TrainerFactory
 from tuner.slots import Array, Place, Running
 from tuner.snapshots import SlotState
@@ -47,15 +48,6 @@ class Epoch(NamedTuple):
     points: list[tuple[Running, dict[str, Any]]]
     outside: list[Running]
     seconds: dict[int, float]
-
-
-def work(shape: ModelShape, slots: int) -> int:
-    """About how long an epoch of an array takes on one core, in a unit of its own; counted, so that the same search is laid out the same.
-
-    Fitted to 24 arrays (hidden 32, 64 and 128, batches of 16 and 32, one to five slots): milliseconds for 100 real stories, off by 3 % in
-    the mean and 7 % at most (`python -m benchmarks.counted_work --json`). A step costs something, and so does a sentence of each trial."""
-    step, hidden = 1000 / shape.batch_size, shape.hidden_dim
-    return round(10 * step + slots * (1.4 * step + 214 + 10.5 * hidden + 0.0742 * hidden**2))
 
 
 class Arrays:
@@ -88,6 +80,8 @@ class Arrays:
         """How much work each lane has done when its epoch begins."""
         self._definition, self._make_trainer, self._watch, self._notice, self._clock = definition, make_trainer, watch, notice, clock
         self._arrays: dict[Place, Array] = {}
+        self.closed: set[int] = set()
+        """The lanes that are under way, or were when the search that goes on was left: they are neither looked at nor filled."""
         self._under_way: dict[int, UnderWay] = {}
         self._before: dict[int, Counter[str]] = {}
         self._states: dict[Place, tuple[SlotState, ...]] = {}
@@ -106,12 +100,13 @@ class Arrays:
     def slots(self) -> Iterator[Slot]:
         """Those that can be looked at and filled, array by array: of the lanes that are not under way."""
         for place, array in self._arrays.items():
-            for number, running in enumerate(array.slots if place.lane not in self._under_way else ()):
+            for number, running in enumerate(array.slots if place.lane not in self.closed else ()):
                 yield Slot(place, number, running)
 
     def states(self) -> tuple[tuple[SlotState, ...], ...]:
         """All arrays slot by slot, to go on from later; of a lane that is under way, from where it began."""
-        self._states = {p: self._states[p] if p.lane in self._under_way else array.states() for p, array in self._arrays.items()}
+        under_way = self._under_way
+        self._states = {p: self._states[p] if p.lane in under_way else array.states() for p, array in self._arrays.items()}
         return tuple(self._states.values())
 
     @property
@@ -129,10 +124,10 @@ class Arrays:
         """What a trial shares with the others of its array."""
         return self._definition.settings(running.trial.params, running.hyperparameters.seed)[0]
 
-    def lane_for_more(self, width: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> int | None:
-        """The lane for one more trial beside other `fresh` ones, once the `ended` are gone: that has the least to do.
+    def lanes_for_more(self, width: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> list[int]:
+        """The lanes that have room for one more trial beside `fresh` ones, once the `ended` are gone; that with the least to do first.
 
-        Each has its share of the width, and one that is under way takes none; None where there is no room.
+        Each has its share of the width, and one that is under way takes none.
         """
         held = Counter({place: len(array.slots) for place, array in self._arrays.items()})
         held.subtract(slot.place for slot in ended)
@@ -142,8 +137,8 @@ class Arrays:
             count[place.lane] += slots
             load[place.lane] += work(place.shape, slots) if slots else 0
         lanes = range(len(self.clocks))
-        room = [n for n in lanes if n not in self._under_way and count[n] < -((n - width) // len(lanes))]
-        return min(room, key=lambda lane: (load[lane], lane)) if room and sum(count.values()) < width else None
+        room = [n for n in lanes if n not in self.closed and count[n] < -((n - width) // len(lanes))]
+        return sorted(room, key=lambda lane: (load[lane], lane)) if sum(count.values()) < width else []
 
     def beside(self, lane: int) -> list[Running]:
         """The trials of a lane."""
@@ -163,7 +158,7 @@ class Arrays:
         outside: list[Running] = []
         now = max(self.clocks)
         for place in dict.fromkeys((*self._arrays, *fresh)):
-            if place.lane in self._under_way:
+            if place.lane in self.closed:
                 continue
             if not self.beside(place.lane):
                 self.clocks[place.lane] = now
@@ -171,13 +166,15 @@ class Arrays:
         return outside
 
     def even_out(self) -> list[Running]:
-        """Every other trial into a lane that is empty, from the lanes that are not under way; they go on where they are.
+        """Every other trial of a lane that has several into one that is empty, where neither is under way; they go on where they are.
 
         Returns:
             Those for which there is no room.
         """
-        empty = [lane for lane in range(len(self.clocks)) if not self._of(lane)]
-        moved, fresh = list(self.slots())[1::2], defaultdict[Place, list[Running]](list)
+        lanes = [lane for lane in range(len(self.clocks)) if lane not in self.closed]
+        empty = [lane for lane in lanes if not self._of(lane)]
+        full = max(lanes, key=lambda lane: (len(self.beside(lane)), -lane), default=0)
+        moved, fresh = [slot for slot in self.slots() if slot.place.lane == full][1::2], defaultdict[Place, list[Running]](list)
         if not empty or not moved:
             return []
         for slot in moved:
@@ -206,6 +203,8 @@ class Arrays:
             self._before[lane] = self._trained(lane)
             jobs = [self._job(place, array) for place, array in self._of(lane)]
             self._under_way[lane] = UnderWay(jobs, apart=len(self.clocks) > 1)
+            self._under_way[lane].begin()  # not before it can be told to end
+        self.closed = set(self._under_way)
 
     def advance(self, states: Mapping[int, SlotState]) -> Epoch:
         """The epoch of a lane that ends next by the work that is counted, of those that are under way.
@@ -232,6 +231,8 @@ class Arrays:
     def leave(self) -> None:
         """Ends what is under way; nothing comes of it."""
         for under_way in self._under_way.values():
+            under_way.tell()
+        for under_way in self._under_way.values():
             under_way.leave()
 
     def _of(self, lane: int) -> list[tuple[Place, Array]]:
@@ -251,6 +252,7 @@ class Arrays:
         """What came of a lane's epoch, as soon as it is over; the seconds that it took."""
         attempts = self._under_way[lane].attempts()
         del self._under_way[lane]
+        self.closed.discard(lane)
         for name, seconds in self._trained(lane).items():
             self.seconds[name] += (seconds - self._before[lane][name]) / len(self.clocks)
         for (place, array), tried in zip(self._of(lane), attempts, strict=True):

@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
 from model.noise import derived_seed
-from tuner.arrays import work
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import Outcome, device_failures
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
+from tuner.pace import work
 from tuner.seam import Scored, Tally, Trainer, TrainerFactory
 from tuner.tables import RunTable
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, leaders

@@ -33,6 +33,11 @@ def _always(frozen: FrozenTrial, last: bool) -> bool:  # noqa: ARG001
     return True
 
 
+def _begun(frozen: FrozenTrial) -> tuple[float, int]:
+    """When a trial began, which is not the order of the numbers where one had been put in."""
+    return 0.0 if frozen.datetime_start is None else frozen.datetime_start.timestamp(), frozen.number
+
+
 @dataclass
 class Past:
     """What had ended: the curves of those that peers are measured against, and the numbers of all."""
@@ -82,6 +87,7 @@ class Intake:
                 past.add(frozen.number, curve, frozen.state == TrialState.FAIL)
             elif again or (mine and frozen.state == TrialState.RUNNING):
                 self._left.append(frozen)
+        self._left.sort(key=_begun)
         if state is None:
             return past, []
         arrays = [self._restored(slots) for slots in state.arrays]

@@ -122,13 +122,15 @@ class UnderWay:
     def __init__(self, jobs: Sequence[Job], *, apart: bool) -> None:
         self._jobs, self._apart, self._tried = jobs, apart, dict[int, Attempt]()
         self._waiting = deque(range(len(jobs)))
-        if apart:
-            self._thread = self._begun()
+        self._thread = self._next()
 
-    def _begun(self) -> _Thread:
-        thread = _Thread(self._jobs, self._waiting, self._tried, torch.get_num_threads())
-        thread.start()
-        return thread
+    def _next(self) -> _Thread:
+        return _Thread(self._jobs, self._waiting, self._tried, torch.get_num_threads())
+
+    def begin(self) -> None:
+        """Sets off."""
+        if self._apart:
+            self._thread.start()
 
     def attempts(self) -> list[Attempt]:
         """What came of them, when all are over; in the order of the jobs."""
@@ -136,15 +138,19 @@ class UnderWay:
             return [attempt(job) for job in self._jobs]
         self._thread.wait()
         while self._waiting:  # it has been left behind with what hangs
-            self._thread = self._begun()
+            self._thread = self._next()
+            self._thread.start()
             self._thread.wait()
         return [self._tried.get(number, _lost(job)) for number, job in enumerate(self._jobs)]
 
-    def leave(self) -> None:
-        """Ends it, whatever it is at."""
+    def tell(self) -> None:
+        """Tells it to end, whatever it is at."""
         self._waiting.clear()
-        if self._apart:
-            self._thread.leave(_Over)
+        self._thread.tell(_Over)
+
+    def leave(self) -> None:
+        """Waits a little until it has."""
+        self._thread.leave(_Over)
 
 
 def _lost(job: Job) -> Attempt:

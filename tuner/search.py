@@ -56,7 +56,7 @@ class Search:
         artifacts: where other machines and the dashboard find models and states.
         snapshots: the folder for states to go on from.
         keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
-        lanes: how many arrays train at the same time.
+        lanes: how many arrays train at the same time; no more than the width.
         watch: an epoch may take so many seconds at least, and more where those before it took long.
     """
 
@@ -146,6 +146,7 @@ class Search:
                 if self.running:
                     self._arrays.begin()
                     self._place(self._advance())
+                    self._wait_for_room(self._arrays.even_out())
                 else:
                     self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
                     self._place([])
@@ -179,28 +180,28 @@ class Search:
                 self.observer.started(running)
             self._arrays.restore(lane, slots)
         if state is not None and len(state.clocks) == self._lanes:
-            self._arrays.clocks = list(state.clocks)
+            self._arrays.clocks, self._arrays.closed = list(state.clocks), set(state.under_way)
 
     def _place(self, ended: Sequence[Slot]) -> None:
         """Fills the free slots."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
         begun = self.begun
-        width = self._admission.width(begun)
+        width, full = self._admission.width(begun), set[int]()
         while not self._allowance.stopped():
-            if (lane := self._arrays.lane_for_more(width, ended, fresh)) is None:
+            lanes, going = self._arrays.lanes_for_more(width, ended, fresh), self._going(ended, fresh)
+            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going)), None)) is None:
                 break
-            going = self._going(ended, fresh)
             may_begin = functools.partial(self._admission.baseline, beside=going[lane], begun=begun)
-            if (running := self._intake.next(self._admission.trial(lane, going), may_begin)) is None:
-                break
+            if (running := self._intake.next(self._admission.trial(going[lane]), may_begin)) is None:
+                full.add(lane)
+                continue
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
             begun += 1
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
-        if outside := [*self._arrays.refill(ended, fresh), *self._arrays.even_out()]:
-            self._wait_for_room(outside)
+        self._wait_for_room(self._arrays.refill(ended, fresh))
         self._refuse()
 
     def _going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
@@ -214,6 +215,8 @@ class Search:
 
     def _wait_for_room(self, outside: list[Running]) -> None:
         """Trials that do not fit wait for a free slot; one that does not fit alone never will."""
+        if not outside:
+            return
         if not self.running and len(outside) == 1:
             (running,) = outside
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
@@ -238,8 +241,9 @@ class Search:
         """Holds the search as it is now, to go on from."""
         started = self._clock()
         past, spent, width = tuple(sorted(self._past.over)), self._ledger.total(self.spent), (self.width, self.asked)
-        arrays, lanes, clocks = self._arrays.states(), self._arrays.lanes, tuple(self._arrays.clocks)
-        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, self._intake.waiting, spent, width, lanes, clocks)
+        of_lanes = self._arrays.lanes, tuple(self._arrays.clocks), tuple(sorted(self._arrays.closed))
+        arrays, waiting = self._arrays.states(), self._intake.waiting
+        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, waiting, spent, width, *of_lanes)
         self._keeper.hold(self._state)
         self.seconds["keeping"] += self._clock() - started
 
@@ -259,22 +263,16 @@ class Search:
         Returns:
             The slots that are free now.
         """
-        points = self._trained()
-        self.advanced = sorted((running for running, _ in points), key=lambda running: running.number)
-        self.epochs += len(points)
-        self._store(points)
-        ended = self._judge()
-        self.observer.epoch(self)
-        return ended
-
-    def _trained(self) -> list[tuple[Running, dict[str, Any]]]:
-        """The points of the curves of a lane's next epoch."""
         epoch = self._arrays.advance(self._state.slots)
         for lane, seconds in epoch.seconds.items():
             self._admission.measured(self._arrays.beside(lane), seconds)
         self._intake.park(epoch.outside)
-        self._epoch += 1
-        return epoch.points
+        self.advanced = sorted((running for running, _ in epoch.points), key=lambda running: running.number)
+        self._epoch, self.epochs = self._epoch + 1, self.epochs + len(epoch.points)
+        self._store(epoch.points)
+        ended = self._judge(epoch.lanes)
+        self.observer.epoch(self)
+        return ended
 
     def _store(self, points: Sequence[tuple[Running, dict[str, Any]]]) -> None:
         """These points into the storage."""
@@ -290,20 +288,19 @@ class Search:
         """Whether it is for us to say what becomes of a trial: it had not ended before, and nobody has taken it from us since."""
         return isinstance(running.trial, Trial) and self.storage.owns(running.trial._trial_id)
 
-    def _judge(self) -> list[Slot]:
-        """Ends what has run its epochs or has a verdict, in lanes that are not under way; all verdicts are found before any is carried out.
+    def _judge(self, lanes: Sequence[int]) -> list[Slot]:
+        """Ends what has run its epochs or has a verdict, in these lanes; all verdicts are found before any is carried out.
 
         Returns:
             The slots that are free now.
         """
-        lost = [slot for slot in self._arrays.slots() if slot.running.ended is None and not self._ours(slot.running)]
+        there = [slot for slot in self._arrays.slots() if slot.place.lane in lanes]
+        lost = [slot for slot in there if slot.running.ended is None and not self._ours(slot.running)]
         for slot in lost:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
         verdicts = [
-            (slot, verdict)
-            for slot in self._arrays.slots()
-            if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone)) is not None
+            (slot, verdict) for slot in there if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone)) is not None
         ]
         for slot, verdict in sorted(verdicts, key=lambda found: found[0].running.number):
             self._end(slot.running, verdict, self._arrays.saver(slot))

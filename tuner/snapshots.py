@@ -1,7 +1,7 @@
 """What a search needs to go on after a kill: its whole state in one file, in the seat of the process that wrote it.
 
     STUDY/seat-0/lock                   held by a living process; free as soon as that is dead, however it died
-    STUDY/seat-0/000042.safetensors     the search between its 42nd and 43rd epoch; the newest two are kept
+    STUDY/seat-0/000042.safetensors     the search after 42 epochs of its lanes; the newest two are kept
 
 A file stands under its name only when it is whole. Nothing in it can be executed: numbers and JSON. What happened after the newest state is
 not lost with it: training is deterministic, so a search that goes on from there comes to the same ends again, and those of them that the
@@ -63,6 +63,7 @@ class SearchState:
         width: how many trials there was room for at once, and how many were asked for.
         lanes: that of each array.
         clocks: how much work each lane had done.
+        under_way: the lanes that were in an epoch; where they began it is what is held.
     """
 
     study: str
@@ -74,6 +75,7 @@ class SearchState:
     width: tuple[int, int] = (0, 0)
     lanes: tuple[int, ...] = ()
     clocks: tuple[int, ...] = ()
+    under_way: tuple[int, ...] = ()
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -89,7 +91,7 @@ def write_state(path: Path, state: SearchState) -> None:
         for number, slot in enumerate(array):
             tensors.update({f"{place}.{number}.{name}": tensor for name, tensor in _fetched(slot.held).items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
-    own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks}
+    own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks, "under_way": state.under_way}
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
 
 
@@ -132,9 +134,9 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
     )
     past, (width, asked) = tuple(map(int, header["past"])), header["width"]
     seconds = {str(name): float(value) for name, value in header["seconds"].items()}
-    lanes, clocks = tuple(map(int, header["lanes"])), tuple(map(int, header["clocks"]))
+    of_lanes = (tuple(map(int, header[name])) for name in ("lanes", "clocks", "under_way"))
     counted = (int(width), int(asked))
-    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, counted, lanes, clocks)
+    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, counted, *of_lanes)
 
 
 def _names(host: str, number: int) -> list[str]:

@@ -80,8 +80,8 @@ def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) ->
 def fitting(
     device: str, make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None
 ) -> Measured:
-    """How many trials to train at once on a device. A CPU has so many for each core that one whose trial's epoch ends early has another:
-    more bring no more, end later, and to measure that takes longer than a trial."""
+    """How many trials to train at once on a device. A CPU has two for each core, which side by side take
+    up to a fifth less than one after the other: more bring no more, end later, and to measure that takes longer than a trial."""
     if device == "cpu":
         return Measured(min(A_CORE * torch.get_num_threads(), definition.budget.trials), {})
     return measure(make_trainer, definition, tell)

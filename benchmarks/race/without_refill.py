@@ -5,6 +5,7 @@ python -m benchmarks.race.without_refill search STUDY ...
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.arrays import Slot
@@ -17,10 +18,10 @@ PLACE, NEXT = Search._place, Intake.next
 FILLING = {"now": True}
 
 
-def place(self: Search, ended: list[Slot]) -> None:
+def place(self: Search, ended: Sequence[Slot]) -> None:
     """Fills the slots of a lane if none is taken."""
-    lanes = {slot.place.lane for slot in ended}
-    FILLING["now"] = not self.running or (bool(lanes) and sum(len(self._arrays.beside(lane)) for lane in lanes) == len(ended))
+    lanes = [slot.place.lane for slot in ended]
+    FILLING["now"] = not self.running or any(len(self._arrays.beside(lane)) == lanes.count(lane) for lane in lanes)
     PLACE(self, ended)
 
 

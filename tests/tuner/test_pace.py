@@ -14,15 +14,16 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
-from tuner.arrays import work
 from tuner.climb import STARTERS
 from tuner.definition import Budget
-from tuner.pace import Pace
+from tuner.pace import Pace, lane_work, work
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]
-CHEAP = work(ModelShape(hidden_dim=16, batch_size=16), 1)
-BESIDE = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9)), max_size=6)
+SMALL, LARGE = (ModelShape(hidden_dim=hidden, batch_size=16) for hidden in (16, 64))
+CHEAP = work(SMALL, 1)
+SHAPES = st.sampled_from([SMALL, LARGE])
+BESIDE = st.lists(st.tuples(SHAPES, st.integers(0, 9)), max_size=6)
 
 
 def pace(minutes: float = 10, lanes: int = 2, shared: bool = True, at_budget: Literal["finish", "store"] = "store") -> Pace:
@@ -31,40 +32,53 @@ def pace(minutes: float = 10, lanes: int = 2, shared: bool = True, at_budget: Li
 
 
 def test_a_trial_ends_if_its_lane_has_the_time() -> None:
-    """Trials that cost 12 took 12 seconds, so one that costs 5 takes 20 for four epochs; those beside it take theirs meanwhile."""
+    """Four side by side took as many seconds as their work is counted, so that is what all others take."""
+    known, one = pace(), work(LARGE, 1)
+    known.measured([SMALL] * 4, work(SMALL, 4))
+    assert known.ends(LARGE, [], 4 * one)
+    assert not known.ends(LARGE, [], 4 * one - 1)
+    pair = 2 * work(LARGE, 2) + 2 * one  # the one beside it ends after two epochs
+    assert known.ends(LARGE, [(LARGE, 2)], pair)
+    assert not known.ends(LARGE, [(LARGE, 2)], pair - 1)
+    assert known.ends(LARGE, [(SMALL, 6)], 4 * one + 6 * CHEAP)
+    assert not known.ends(LARGE, [(SMALL, 6)], 4 * one + 6 * CHEAP - 1)
+    known.measured([LARGE], one / 2)
+    assert known.ends(LARGE, [], 2 * one)
+
+
+def test_as_many_begin_in_each_lane_as_have_room_in_a_quarter() -> None:
+    """Of ten minutes that is 150 seconds: two trials of 100 have it, for fused they take less than twice as long; one in any case."""
     known = pace()
-    known.measured([3, 3, 3, 3], 12.0)
-    assert known.ends(5, [], 20.0)
-    assert not known.ends(5, [], 19.9)
-    assert known.ends(5, [(10, 2), (1, 1)], 41.0)
-    assert not known.ends(5, [(10, 2), (1, 1)], 40.9)
-    assert known.starters(3) == 24
-    assert known.starters(300) == 2
-    known.measured([4], 8.0)
-    assert known.ends(5, [], 40.0)
-    assert not known.ends(5, [], 39.0)
+    known.measured([SMALL], 25.0)
+    assert known.starters(SMALL, 10) == 4
+    assert known.starters(SMALL, 3) == 3
+    assert known.starters(LARGE, 10) == 2
+    known.measured([SMALL], 3700.0)
+    assert known.starters(SMALL, 10) == 2
+    known.measured([SMALL], 0.01)
+    assert known.starters(SMALL, 10) == 10
 
 
 def test_nothing_is_said_before_it_is_measured_without_minutes_on_a_gpu_or_where_trials_finish() -> None:
     """Then everything may begin."""
-    assert pace().ends(5, [], 0.0)
+    assert pace().ends(SMALL, [], 0.0)
     for free in (pace(minutes=0), pace(shared=False), pace(at_budget="finish")):
-        free.measured([3], 6.0)
-        assert free.ends(5, [], 0.0)
+        free.measured([SMALL], 6.0)
+        assert free.ends(SMALL, [], 0.0)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.floats(0.1, 100), st.integers(1, 50), BESIDE, st.floats(0, 1000))
-def test_what_is_said_to_end_would(costs: list[int], seconds: float, cost: int, beside: Any, left: float) -> None:
+@given(st.lists(SHAPES, min_size=1, max_size=6), st.floats(0.1, 100), SHAPES, BESIDE, st.floats(0, 1000))
+def test_what_is_said_to_end_would(shapes: list[ModelShape], seconds: float, shape: ModelShape, beside: Any, left: float) -> None:
     """Epoch by epoch; and less beside it, more time or a smaller model never takes that back."""
     known = pace()
-    known.measured(costs, seconds)
-    if known.ends(cost, beside, left):
-        assert known.ends(cost, beside[1:], left)
-        assert known.ends(cost, beside, 2 * left)
-        assert known.ends(max(1, cost // 2), beside, left)
-        each, alive = seconds / sum(costs), [*beside, (cost, 4)]
-        epochs = [[one for one, to_go in alive if to_go > past] for past in range(max(to_go for _, to_go in alive))]
-        assert sum(map(sum, epochs)) * each <= left * (1 + 1e-9)
+    known.measured(shapes, seconds)
+    if known.ends(shape, beside, left):
+        assert known.ends(shape, beside[1:], left)
+        assert known.ends(shape, beside, 2 * left)
+        assert known.ends(SMALL, [(SMALL, epochs) for _, epochs in beside], left)
+        trials = [*beside, (shape, 4)]
+        epochs = [[one for one, to_go in trials if to_go > past] for past in range(max(to_go for _, to_go in trials))]
+        assert sum(map(lane_work, epochs)) * seconds / lane_work(shapes) <= left * (1 + 1e-9)
 
 
 class Timed(ScriptedTrainer):

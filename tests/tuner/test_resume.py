@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import resource
 import signal
@@ -20,6 +21,7 @@ import tuner.snapshots
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
 from tests.tuner.test_failures import SPACE, Listener, Raises, Small, plain
+from tests.tuner.test_search import definition
 from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
 from tuner.definition import validated
@@ -127,7 +129,7 @@ def held(value: float) -> Held:
 
 
 FIRST, SECOND = SlotState(1, ({"epoch": 1, "loss": float("nan")},), 0.5, held(1)), SlotState(3, (), 0.0, held(2))
-STATE = SearchState("mark", 7, (0, 2), ((FIRST, SECOND),), (SlotState(4, (), 0.0, held(3)),))
+STATE = SearchState("mark", 7, (0, 2), ((FIRST, SECOND),), (SlotState(4, (), 0.0, held(3)),), {}, (4, 6), (1,), (30, 20), (0,))
 
 
 def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -135,6 +137,7 @@ def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_state(tmp_path / "s.safetensors", STATE)
     found = read_state(tmp_path / "s.safetensors")
     assert (found.study, found.epoch, found.past) == ("mark", 7, (0, 2))
+    assert (found.width, found.lanes, found.clocks, found.under_way) == ((4, 6), (1,), (30, 20), (0,))
     assert [slot.trial for slot in found.arrays[0]] == [1, 3]
     assert [slot.trial for slot in found.waiting] == [4]
     assert repr(found.slots[1].curve) == repr(STATE.slots[1].curve)
@@ -244,6 +247,68 @@ def test_what_failed_fails_again_at_the_same_epoch(tmp_path: Path, lost: int, mo
         for path in sorted(folder.glob("snapshots/seat-0/*.safetensors"), reverse=True)[:lost]:
             path.unlink()
         assert [ending(t) for t in scripted(folder, made, 3, Raises)[0].get_trials()] == expected, epochs
+
+
+class Order(Observer):
+    """Which trials have made which epoch, one lane's after the other's; breaks off after so many of them."""
+
+    def __init__(self, most: int) -> None:
+        self.seen: list[list[tuple[int, int]]] = []
+        self.most = most
+
+    def epoch(self, search: Watched) -> None:
+        """Notes them."""
+        self.seen.append([(running.number, len(running.curve)) for running in search.advanced])
+        if len(self.seen) == self.most:
+            raise KeyboardInterrupt
+
+
+LANES = definition(
+    search={"lr": {"low": 1e-3, "high": 2e-2, "log": True}, "hidden_dim": {"choices": [64, 32], "start": 32}},
+    fixed={},
+    budget={"trials": 26, "epochs": 5},
+    seed=5,
+    baselines=[{"name": "a", "lr": 1e-3, "hidden_dim": 64}],
+)
+"""Cheap first trials, steps, stops, and a baseline at the end."""
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_lanes_come_to_the_same_end_without_the_newest_snapshots(tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, broken off three times over at every sixth epoch."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
+    monkeypatch.setattr(tuner.snapshots, "KEPT", 8)
+    straight = Order(0)
+    (tmp_path / "straight").mkdir()
+    expected = [ending(t) for t in scripted(tmp_path / "straight", LANES, 4, observer=straight, lanes=2)[0].get_trials()]
+    for epochs in range(1 + lost, len(straight.seen), 6):
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        for _ in range(3):
+            with contextlib.suppress(KeyboardInterrupt):
+                scripted(folder, LANES, 4, observer=Crash(epochs), lanes=2)
+            for path in sorted(folder.glob("snapshots/seat-0/*.safetensors"), reverse=True)[:lost]:
+                path.unlink()
+        assert [ending(t) for t in scripted(folder, LANES, 4, lanes=2)[0].get_trials()] == expected, epochs
+
+
+def test_lanes_go_on_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off after every epoch in turn: what comes then is what would have come, also while one lane is empty or under way."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
+    made = LANES.model_copy(update={"budget": LANES.budget.model_copy(update={"trials": 14})})
+    straight = Order(0)
+    (tmp_path / "straight").mkdir()
+    scripted(tmp_path / "straight", made, 6, observer=straight, lanes=2)
+    for epochs in range(1, len(straight.seen) + 1):
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            scripted(folder, made, 6, observer=Order(epochs), lanes=2)
+        after = Order(0)
+        scripted(folder, made, 6, observer=after, lanes=2)
+        assert after.seen == straight.seen[epochs - 1 :], epochs
 
 
 def test_a_search_that_had_to_be_narrow_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
