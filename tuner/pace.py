@@ -20,7 +20,7 @@ def work(shape: ModelShape, slots: int) -> int:
     """About how long an epoch of an array takes on one core, in a unit of its own; counted, so that the same search is laid out the same.
 
     Fitted to 24 arrays (hidden 32, 64 and 128, batches of 16 and 32, one to five slots): milliseconds for 100 real stories, off by 3 % in
-    the mean and 7 % at most (`python -m benchmarks.counted_work --json`). A step costs something, and so does a sentence of each trial."""
+    the mean and 8 % at most (`python -m benchmarks.counted_work --json`). A step costs something, and so does a sentence of each trial."""
     step, hidden = 1000 / shape.batch_size, shape.hidden_dim
     return round(10 * step + slots * (1.4 * step + 214 + 10.5 * hidden + 0.0742 * hidden**2))
 
