@@ -38,16 +38,19 @@ class Epoch(NamedTuple):
     """What came of an epoch of one lane, or of several that end at once.
 
     Args:
-        lanes: those that have ended it.
         points: those of the curves, of the trials that did not fail.
         outside: the trials for which there is no room any more.
         seconds: what it took, by lane.
     """
 
-    lanes: tuple[int, ...]
     points: list[tuple[Running, dict[str, Any]]]
     outside: list[Running]
     seconds: dict[int, float]
+
+    @property
+    def lanes(self) -> tuple[int, ...]:
+        """Those that have ended it."""
+        return tuple(self.seconds)
 
 
 class Arrays:
@@ -216,8 +219,8 @@ class Arrays:
             DeviceError: the device has failed.
         """
         ends = {lane: self.clocks[lane] + self._work(lane) for lane in self._under_way}
-        due = tuple(sorted(lane for lane, end in ends.items() if end == min(ends.values())))
-        epoch, self._outside = Epoch(due, [], [], {}), []
+        due = sorted(lane for lane, end in ends.items() if end == min(ends.values()))
+        epoch, self._outside = Epoch([], [], {}), []
         for lane in due:
             epoch.seconds[lane] = self._ended(lane, states, epoch.points)
             self.clocks[lane] = ends[lane]

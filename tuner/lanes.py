@@ -82,22 +82,21 @@ def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
     lanes = lanes or len({job.lane for job in jobs})
     if lanes < 2:
         return [attempt(job) for job in jobs]
-    cores, tried = torch.get_num_threads(), dict[int, Attempt]()
+    tried = dict[int, Attempt]()
     waiting = deque(sorted(range(len(jobs)), key=lambda number: -jobs[number].expected))
-    threads = [_Thread(jobs, waiting, tried, max(1, cores // lanes)) for _ in range(min(lanes, len(jobs)))]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.wait()
-    except BaseException:
-        for thread in threads:
-            thread.tell(_Over)
-        for thread in threads:
-            thread.leave(_Over)
-        raise
-    finally:
-        torch.set_num_threads(cores)  # a thread's number is also that of threads to come
+    with shared_out(lanes):
+        threads = [_Thread(jobs, waiting, tried) for _ in range(min(lanes, len(jobs)))]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.wait()
+        except BaseException:
+            for thread in threads:
+                thread.tell(_Over)
+            for thread in threads:
+                thread.leave(_Over)
+            raise
     return [tried.get(number, _lost(job)) for number, job in enumerate(jobs)]
 
 
@@ -109,7 +108,7 @@ def shared_out(lanes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(cores)
+        torch.set_num_threads(cores)  # a thread's number is also that of threads to come
 
 
 class UnderWay:
@@ -125,7 +124,7 @@ class UnderWay:
         self._thread = self._next()
 
     def _next(self) -> _Thread:
-        return _Thread(self._jobs, self._waiting, self._tried, torch.get_num_threads())
+        return _Thread(self._jobs, self._waiting, self._tried)
 
     def begin(self) -> None:
         """Sets off."""
@@ -162,11 +161,11 @@ class _Over(BaseException):
 
 
 class _Thread(threading.Thread):
-    """Takes one waiting job after the other."""
+    """Takes one waiting job after the other, with as many cores as whoever makes it has."""
 
-    def __init__(self, jobs: Sequence[Job], waiting: deque[int], tried: dict[int, Attempt], cores: int) -> None:
+    def __init__(self, jobs: Sequence[Job], waiting: deque[int], tried: dict[int, Attempt]) -> None:
         super().__init__(daemon=True)
-        self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, cores
+        self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, torch.get_num_threads()
         self._now: tuple[int, float] | None = None  # which job, and since when
 
     def run(self) -> None:

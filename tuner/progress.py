@@ -189,7 +189,7 @@ class LiveProgress(Observer):
         self.best: tuple[float, str] | None = None
         self.best_baseline: tuple[float, str] | None = None
         self.counts: Counter[str] = Counter()
-        self.epochs, self.ran, self.saved, self.began = 0, 0, 0, clock()
+        self.ran, self.saved, self.began = 0, 0, clock()
 
     def __enter__(self) -> LiveProgress:
         self.live.start()
@@ -201,7 +201,6 @@ class LiveProgress(Observer):
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
         running = search.running
-        self.epochs = search.epochs
         lines = [self._line(search, one) for one in running]
         shown = screen(search.study.study_name, lines, self._totals(search), self.verdicts, self.console.width)
         self.live.update(shown, refresh=True)
@@ -232,9 +231,11 @@ class LiveProgress(Observer):
         best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
         baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline has ended (*)"
         causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
-        rates = f"{60 * self.counts.total() / seconds:.1f} trials a minute, {self.epochs / seconds:.1f} epochs a second, {self.saved} saved"
+        rates = (
+            f"{60 * self.counts.total() / seconds:.1f} trials a minute, {search.epochs / seconds:.1f} epochs a second, {self.saved} saved"
+        )
         return [
-            f"{best}, {baseline}; about {self._left(search, self.epochs / seconds)} left",
+            f"{best}, {baseline}; about {self._left(search, search.epochs / seconds)} left",
             f"{causes} of {search.definition.budget.trials} trials; {rates}",
         ]
 
