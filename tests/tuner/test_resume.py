@@ -95,13 +95,13 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (143, "")
 
 
-def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(tmp_path: Path, straight: Path) -> None:
+def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut short, or of another version."""
     kill_when(tmp_path, "trial 5 starts")
     *_, newest = snapshots(tmp_path)
     newest.write_bytes(newest.read_bytes()[:-100])
     said = io.StringIO()
-    tuner.snapshots.KEEP_SECONDS = 0.0
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
     run_search(request(tmp_path, validated(CONTENT, "the test")), Console(file=said, width=500))
     assert f"{newest} cannot be read" in said.getvalue()
     assert "goes on after epoch" in said.getvalue()
@@ -218,6 +218,14 @@ def test_states_of_another_study_of_the_name_do_not_crowd_out_new_ones(tmp_path:
     seat.close()
 
 
+@pytest.fixture
+def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each state is written, and waited for: how many there are to lose does not depend on the disk."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
+    monkeypatch.setattr(Seat, "writing", False)
+
+
 class Crash(Observer):
     """Ends the process's search after so many epochs, by an exception that nobody expects."""
 
@@ -231,11 +239,10 @@ class Crash(Observer):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("every_state")
 @pytest.mark.parametrize("lost", [0, 1])
-def test_what_failed_fails_again_at_the_same_epoch(tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_failed_fails_again_at_the_same_epoch(tmp_path: Path, lost: int) -> None:
     """Broken off after every epoch in turn, with the newest snapshot or without it: the same trials, the same ends."""
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
     made = plain(budget={"trials": 10, "epochs": 3}, search={"lr": SPACE["lr"], "hidden_dim": {"choices": [16]}})
     (tmp_path / "straight").mkdir()
     expected = [ending(t) for t in scripted(tmp_path / "straight", made, 3, Raises)[0].get_trials()]
@@ -272,11 +279,10 @@ LANES = definition(
 """Cheap first trials, steps, stops, and a baseline at the end."""
 
 
+@pytest.mark.usefixtures("every_state")
 @pytest.mark.parametrize("lost", [1, 3])
 def test_lanes_come_to_the_same_end_without_the_newest_snapshots(tmp_path: Path, lost: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of them, broken off three times over at every sixth epoch."""
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
     monkeypatch.setattr(tuner.snapshots, "KEPT", 8)
     straight = Order(0)
     (tmp_path / "straight").mkdir()
@@ -292,10 +298,9 @@ def test_lanes_come_to_the_same_end_without_the_newest_snapshots(tmp_path: Path,
         assert [ending(t) for t in scripted(folder, LANES, 4, lanes=2)[0].get_trials()] == expected, epochs
 
 
-def test_lanes_go_on_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("every_state")
+def test_lanes_go_on_in_the_same_order(tmp_path: Path) -> None:
     """Broken off after every epoch in turn: what comes then is what would have come, also while one lane is empty or under way."""
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
-    monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
     made = LANES.model_copy(update={"budget": LANES.budget.model_copy(update={"trials": 14})})
     straight = Order(0)
     (tmp_path / "straight").mkdir()
