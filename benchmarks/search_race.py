@@ -6,7 +6,7 @@ python -m benchmarks.search_race --data stories.jsonl.gz --json [--stories 100] 
 Each row (searcher, seed) is kept in --rows as it ends; those that are there are not run again, so the race can be stopped and
 continued; --count only counts. What counts as found is the value of a trial that has ended, when it has ended; the target is 98 %
 of the best value that any row of the race knows. The peers are of the extra `race`; one that does not start is a row with its
-error. Nothing else may run on the machine.
+error. Nothing else may run on the machine. --results writes the tables of a page anew, all races that it has.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
 from benchmarks.race.score import Row, draw, score
+from benchmarks.race.table import rewritten
 from benchmarks.race.task import Task
 
 
@@ -50,7 +51,7 @@ def _same(row: Row, options: argparse.Namespace) -> bool:
 def main() -> None:
     """Races, or counts, and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="sentences, .jsonl[.gz]")
+    parser.add_argument("--data", type=Path, help="sentences, .jsonl[.gz]; not needed to count")
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -60,16 +61,20 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/race_rows.jsonl"))
     parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
     parser.add_argument("--png", type=Path, help="write the anytime curve of these searchers")
+    parser.add_argument("--results", type=Path, help="a page whose tables between marks are written anew")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     unknown = [name for name in options.searchers if name not in (*SEARCHERS, *ABLATIONS)]
     if unknown:
         parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join((*SEARCHERS, *ABLATIONS))}")
+    if options.data is None and not options.count:
+        parser.error("--data is needed to race; without it --count counts the rows that are there")
     rows = [row for row in played(options.rows) if _same(row, options)] if options.count else play(options)
-    result = score(rows, options.minutes)
     if options.png:
         draw([row for row in rows if row["searcher"] in options.searchers], options.minutes, options.png)
-    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+    if options.results:
+        options.results.write_text(rewritten(options.results.read_text(), played(options.rows)))
+    print(json.dumps(score(rows, options.minutes), indent=None if options.json else 1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the benchmarks compute besides time: agreement of labels, operations by the book."""
 
 import argparse
+import json
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -11,6 +13,7 @@ from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.pruning_replay import judged, ours, replay, replay_rule
 from benchmarks.race.score import best_by, epochs_by, reached, score
+from benchmarks.race.table import MARKED, rewritten
 from model.config import ModelShape
 
 
@@ -85,6 +88,14 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert behind["test"]["mean"] is None
     assert behind["errors"] == ["Traceback", "Traceback"]
     assert ahead["overhead"]["mean"] == pytest.approx(0.1)
+
+
+def test_the_tables_of_the_race_are_what_its_rows_say() -> None:
+    """Each between its marks; written anew by `python -m benchmarks.search_race --count --results benchmarks/RESULTS.md`."""
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    results, rows = (folder / "RESULTS.md").read_text(), (folder / "race_rows.jsonl").read_text().splitlines()
+    assert len(MARKED.findall(results)) >= 2
+    assert rewritten(results, [json.loads(row) for row in rows]) == results
 
 
 def test_what_only_a_gpu_can_show_runs_without_one_too() -> None:

@@ -157,14 +157,15 @@ TWO_SHAPES: dict[str, Any] = {
 }
 
 
-def test_lanes_are_judged_in_the_same_order_whichever_is_ready_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("many", [2, 4])
+def test_lanes_are_judged_in_the_same_order_whichever_is_ready_first(tmp_path: Path, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three searches, held up at random in every epoch, with arrays of two shapes: the same trials come to the same ends."""
     found = []
     for seed in range(3):
         monkeypatch.setattr(Moody, "moods", random.Random(seed))
         (tmp_path / str(seed)).mkdir()
         made = definition(**TWO_SHAPES, budget={"trials": 30, "epochs": 4})
-        study, trainers, curves = scripted(tmp_path / str(seed), made, 5, Moody, lanes=2)
+        study, trainers, curves = scripted(tmp_path / str(seed), made, 5, Moody, lanes=many)
         found.append((ended(study), curves.read()))
     assert found[0] == found[1] == found[2]
     assert {trainer.shape.hidden_dim for trainer in trainers} == {64, 128}

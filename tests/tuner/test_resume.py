@@ -298,20 +298,21 @@ def test_lanes_come_to_the_same_end_without_the_newest_snapshots(tmp_path: Path,
         assert [ending(t) for t in scripted(folder, LANES, 4, lanes=2)[0].get_trials()] == expected, epochs
 
 
+@pytest.mark.parametrize("many", [2, 4])
 @pytest.mark.usefixtures("every_state")
-def test_lanes_go_on_in_the_same_order(tmp_path: Path) -> None:
+def test_lanes_go_on_in_the_same_order(tmp_path: Path, many: int) -> None:
     """Broken off after every epoch in turn: what comes then is what would have come, also while one lane is empty or under way."""
     made = LANES.model_copy(update={"budget": LANES.budget.model_copy(update={"trials": 14})})
     straight = Order(0)
     (tmp_path / "straight").mkdir()
-    scripted(tmp_path / "straight", made, 6, observer=straight, lanes=2)
+    scripted(tmp_path / "straight", made, 6, observer=straight, lanes=many)
     for epochs in range(1, len(straight.seen) + 1):
         folder = tmp_path / str(epochs)
         folder.mkdir()
         with pytest.raises(KeyboardInterrupt):
-            scripted(folder, made, 6, observer=Order(epochs), lanes=2)
+            scripted(folder, made, 6, observer=Order(epochs), lanes=many)
         after = Order(0)
-        scripted(folder, made, 6, observer=after, lanes=2)
+        scripted(folder, made, 6, observer=after, lanes=many)
         assert after.seen == straight.seen[epochs - 1 :], epochs
 
 

@@ -1,0 +1,110 @@
+"""The rows of a race as two tables in Markdown, as they stand in benchmarks/RESULTS.md.
+
+There they stand between marks, `<!-- race: --stories 100 --minutes 4 --epochs 10 -->` and `<!-- end -->`, and are written anew with
+python -m benchmarks.search_race --count --results benchmarks/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.race.score import Row, reached, score
+
+TITLES = {
+    "tuner": "**`tuner search`**",
+    "optuna-median": "Optuna, TPE, MedianPruner",
+    "optuna-hyperband": "Optuna, TPE, HyperbandPruner",
+    "optuna-tpe": "Optuna, TPE, no pruner",
+    "random": "random search",
+    "look-once": "look once, keep ten",
+    "ray-asha-optuna": "Ray Tune, ASHA and OptunaSearch",
+    "syne-asha": "Syne Tune, ASHA",
+}
+FOUND = (
+    "searcher",
+    "reached",
+    "target after, s, by seed",
+    "mean and interval",
+    "best, validation",
+    "its pick, test",
+    "epochs trained",
+    "outside training",
+    "memory, MB",
+)
+LEAST_SEEDS = 3
+"""An interval of two goes beyond what can be."""
+MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\d+) -->\n).*?(\n<!-- end -->)", re.S)
+
+
+def rewritten(text: str, rows: Sequence[Row]) -> str:
+    """A page with the tables between its marks as these rows say."""
+
+    def anew(mark: re.Match[str]) -> str:
+        asked = int(mark[2]), float(mark[3]), int(mark[4])
+        own = [row for row in rows if (row["task"]["stories"], row["task"]["minutes"], row["task"]["epochs"]) == asked]
+        return mark[1] + tables(own, asked[1]) + mark[5]
+
+    return MARKED.sub(anew, text)
+
+
+def tables(rows: Sequence[Row], minutes: float) -> str:
+    """What was found and at what cost, and how soon; the searchers first, then ours as it was or with something left out.
+
+    Args:
+        rows: all of one race, for the target is set by the best of them.
+        minutes: that each had.
+    """
+    said = score(rows, minutes)
+    found = said["searchers"]
+    names = sorted(found, key=lambda name: (name not in TITLES, found[name]["seconds_to_target"]["mean"], name))
+    return "\n".join(
+        [
+            f"Best known {said['best_known']:.4f}, target {said['target']:.4f}.",
+            "",
+            *_table(FOUND, [_found(name, found[name], rows, said["target"]) for name in names]),
+            "",
+            *_table(_soon_columns(found), [_soon(name, found[name]) for name in names]),
+        ]
+    )
+
+
+def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *lines)]
+
+
+def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: float) -> list[str]:
+    own = sorted((row for row in rows if row["searcher"] == name), key=lambda row: row["task"]["seed"])
+    after = [reached(row, target) for row in own]
+    bounds = len(own) >= LEAST_SEEDS
+    return [
+        TITLES.get(name, name),
+        f"{figures['reached']} of {figures['seeds']}",
+        ", ".join("-" if seconds is None else f"{seconds:.0f}" for seconds in after),
+        _between(figures["seconds_to_target"], 0, bounds),
+        _between(figures["best_value"], 3, bounds),
+        _between(figures["test"], 3, bounds),
+        f"{figures['epochs']['mean']:.0f}",
+        f"{100 * figures['overhead']['mean']:.1f} %",
+        f"{figures['peak_mb']['mean']:,.0f}",
+    ]
+
+
+def _between(figure: Mapping[str, float | None], places: int, bounds: bool) -> str:
+    """A mean, with its interval where that is asked for."""
+    if figure["mean"] is None:
+        return "-"
+    mean = f"{figure['mean']:.{places}f}"
+    return f"{mean} ({figure['low']:.{places}f} to {figure['high']:.{places}f})" if bounds else mean
+
+
+def _soon_columns(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Seconds until a share of the best known is reached, and the best value of an ended trial by second."""
+    first = next(iter(found.values()))
+    return ["searcher", *first["seconds_to_share"], *(f"at {second} s" for second in first["best_by_second"])]
+
+
+def _soon(name: str, figures: Mapping[str, Any]) -> list[str]:
+    shares = [f"{seconds:.0f}" for seconds in figures["seconds_to_share"].values()]
+    return [TITLES.get(name, name), *shares, *(f"{value:.3f}" for value in figures["best_by_second"].values())]
