@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
-from benchmarks.race.score import Row, draw, score
+from benchmarks.race.score import Row, draw, of_race, score
 from benchmarks.race.table import rewritten
 from benchmarks.race.task import Task
 
@@ -26,8 +26,8 @@ def played(rows: Path) -> list[Row]:
     return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
 
 
-def play(options: argparse.Namespace) -> list[Row]:
-    """Runs the rows that are missing, seed by seed, the searchers in another order for each; all rows of this race."""
+def play(options: argparse.Namespace) -> None:
+    """Runs the rows that are missing, seed by seed, the searchers in another order for each."""
     there = played(options.rows)
     for seed in range(options.seeds):
         names = options.searchers[seed % len(options.searchers) :] + options.searchers[: seed % len(options.searchers)]
@@ -39,13 +39,10 @@ def play(options: argparse.Namespace) -> list[Row]:
                 with options.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 there.append(row)
-    return [row for row in there if _same(row, options)]
 
 
 def _same(row: Row, options: argparse.Namespace) -> bool:
-    task = row["task"]
-    asked = options.stories, options.epochs, options.minutes, options.device
-    return (task["stories"], task["epochs"], task["minutes"], task.get("device", "cpu")) == asked
+    return of_race(row, options.stories, options.epochs, options.minutes, options.device)
 
 
 def main() -> None:
@@ -69,11 +66,14 @@ def main() -> None:
         parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join((*SEARCHERS, *ABLATIONS))}")
     if options.data is None and not options.count:
         parser.error("--data is needed to race; without it --count counts the rows that are there")
-    rows = [row for row in played(options.rows) if _same(row, options)] if options.count else play(options)
+    if not options.count:
+        play(options)
+    there = played(options.rows)
+    rows = [row for row in there if _same(row, options)]
     if options.png:
         draw([row for row in rows if row["searcher"] in options.searchers], options.minutes, options.png)
     if options.results:
-        options.results.write_text(rewritten(options.results.read_text(), played(options.rows)))
+        options.results.write_text(rewritten(options.results.read_text(), there))
     print(json.dumps(score(rows, options.minutes), indent=None if options.json else 1))
 
 

@@ -19,6 +19,12 @@ LEVELS = (0.92, 0.94, 0.96, 0.98)
 QUARTERS, DRAWN_FROM = 4, 0.7
 
 
+def of_race(row: Row, stories: int, epochs: int, minutes: float, device: str = "cpu") -> bool:
+    """Whether a row is of the race with so many stories, epochs a trial and minutes on this device."""
+    task = row["task"]
+    return (task["stories"], task["epochs"], task["minutes"], task.get("device", "cpu")) == (stories, epochs, minutes, device)
+
+
 def between(values: Sequence[float]) -> dict[str, float | None]:
     """The mean and its 95 % interval (Student's t over seeds); without bounds where there is one value."""
     if len(values) < 2:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.race.score import Row, reached, score
+from benchmarks.race.score import Row, of_race, reached, score
 
 TITLES = {
     "tuner": "**`tuner search`**",
@@ -42,9 +42,9 @@ def rewritten(text: str, rows: Sequence[Row]) -> str:
     """A page with the tables between its marks as these rows say."""
 
     def anew(mark: re.Match[str]) -> str:
-        asked = int(mark[2]), float(mark[3]), int(mark[4])
-        own = [row for row in rows if (row["task"]["stories"], row["task"]["minutes"], row["task"]["epochs"]) == asked]
-        return mark[1] + tables(own, asked[1]) + mark[5]
+        stories, minutes, epochs = int(mark[2]), float(mark[3]), int(mark[4])
+        own = [row for row in rows if of_race(row, stories, epochs, minutes)]
+        return mark[1] + tables(own, minutes) + mark[5]
 
     return MARKED.sub(anew, text)
 
