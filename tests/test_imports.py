@@ -1,7 +1,11 @@
 """Imports point one way, and each heavy package is imported in one file only."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = {
@@ -9,7 +13,7 @@ ALONE = {
     "datasets": "model/hub.py",
     "ray": "tuner/ray_engine.py",
     "sqlalchemy": ("tuner/storage.py", "tuner/tables.py"),
-    "optuna_dashboard": ("tuner/dashboard.py", "tuner/publish.py"),
+    "optuna_dashboard": ("tuner/dashboard.py", "tuner/display.py"),
     "matplotlib": "tuner/pictures.py",
     "boto3": "tuner/artifacts.py",
     "prometheus_client": "tuner/metrics.py",
@@ -20,10 +24,10 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 tally probe trainer checkpoint inference
 """
 TUNER = """
-errors options health intervals verdict judges pruning definition budget pace storage tables buffer study climb warm seam single
+errors options health intervals verdict judges pruning definition budget pace storage tables buffer study climb warm seam saving single
 trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake admission
 bench diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
-views charts pictures report publish watch gate dashboard doctor
+views charts pictures report display publish watch gate dashboard doctor
 training crew ray_engine preparation job cli_model cli_study cli_view cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
@@ -60,3 +64,18 @@ def test_heavy_packages_have_one_door_each() -> None:
             first = name.split(".")[0]
             allowed = ALONE.get(first, path.relative_to(ROOT).as_posix())
             assert path.relative_to(ROOT).as_posix() in ((allowed,) if isinstance(allowed, str) else allowed), f"{path} imports {first}"
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("tuner.cli", "torch optuna sqlalchemy pydantic"),
+        ("tuner.remote_end, tuner.saving", "optuna sqlalchemy pydantic scipy rich"),
+        ("tuner.job", "optuna_dashboard matplotlib sklearn"),
+    ],
+)
+def test_what_is_waited_for_loads_no_more_than_it_needs(modules: str, heavy: str) -> None:
+    """The command line before it knows what is asked; a process that trains; a search before its first trial."""
+    code = f"import {modules}, sys; print(*({set(heavy.split())!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not loaded.stdout.split()

@@ -1,8 +1,9 @@
 """Whether a trial may begin now: by the budget, and in a budget of minutes by what ends in it.
 
 A trial that the minutes cut off has taught little, and slowed those beside it. So the first, cheap ones are as many as have room in their
-share of the minutes; towards the end no more run beside each other than end in time; and baselines that would not end do not begin, for
-confirming trains them in any case.
+share of the minutes; where a lane has room for few more, they train one after the other, the next drawn with what the last has shown;
+towards the end no more run beside each other than end in time; and baselines that would not end do not begin, for confirming trains them in
+any case.
 """
 
 from __future__ import annotations
@@ -106,17 +107,18 @@ class Admission:
         return any(trial.number in starters for trial in complete)
 
     def trial(self, beside: Sequence[Running]) -> bool:
-        """Whether a new trial may begin in a lane beside these: within the budget, and so that it ends in its minutes.
+        """Whether a new trial may begin in a lane beside these: within the budget, so that it ends in its minutes, and while they have room
+        for many more.
 
         The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
         no more than the dearest beside it, is the guess.
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or not beside:
+        if not self._pace.limits or not beside or self._first():
             return True
         dearest = max((self._arrays.shape(each) for each in beside), key=lambda shape: work(shape, 1))
-        return self._ends(dearest, beside) or self._first()
+        return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
 
     def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.

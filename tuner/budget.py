@@ -56,10 +56,12 @@ class Allowance:
 
     Args:
         gpu: whether the time of this run is a GPU's.
+        began: when it began, by the clock; None: now.
     """
 
-    def __init__(self, study: optuna.Study, budget: Budget, clock: Callable[[], float], gpu: bool) -> None:
-        self._study, self._budget, self._clock, self._began, self._gpu = study, budget, clock, clock(), gpu
+    def __init__(self, study: optuna.Study, budget: Budget, clock: Callable[[], float], gpu: bool, began: float | None = None) -> None:
+        self._study, self._budget, self._clock, self._gpu = study, budget, clock, gpu
+        self._began = clock() if began is None else began
         self.earlier = 0.0
         """GPU-seconds of the study before this run."""
         self._asked = study.user_attrs.get(STOP)

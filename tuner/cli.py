@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, NoReturn
 
 import click
@@ -109,6 +110,8 @@ def search(
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
     """
+    began = time.monotonic()  # what is imported now takes seconds, which are the budget's
+
     import optuna
 
     from tuner.definition import load_definition
@@ -150,6 +153,7 @@ def search(
         words=words or 0,
         events=sys.stderr if log_format == "json" else None,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
+        began=began,
     )
     console = Console(stderr=True) if log_format == "text" else json_console(sys.stderr)
     report = forecast(request, console) if dry_run else run_search(request, console)

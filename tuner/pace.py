@@ -15,6 +15,9 @@ from tuner.definition import Budget
 START_SHARE = 1 / 4
 """So much of the minutes goes to the first, cheap trials at most."""
 
+FEW = 6
+"""Trials that a lane has room for, one after the other: with fewer left it counts how soon each ends, for the next is drawn with it."""
+
 
 def work(shape: ModelShape, slots: int) -> int:
     """About how long an epoch of an array takes on one core, in a unit of its own; counted, so that the same search is laid out the same.
@@ -28,6 +31,11 @@ def work(shape: ModelShape, slots: int) -> int:
 def lane_work(shapes: Iterable[ModelShape]) -> int:
     """The same for a lane with trials of these shapes: those of one shape are one array."""
     return sum(work(shape, slots) for shape, slots in Counter(shapes).items())
+
+
+def sooner_together(shape: ModelShape, others: int) -> bool:
+    """Whether one more trial beside others of its shape ends sooner, in the mean of all, than if it began when they have ended."""
+    return work(shape, others + 1) - work(shape, others) < work(shape, 1) / (others + 1)
 
 
 class Pace:
@@ -49,6 +57,11 @@ class Pace:
         """Whether anything has been measured."""
         return self._seconds > 0
 
+    @property
+    def _bounds(self) -> bool:
+        """Whether what is left can be too little: where the budget lets trials finish, all do."""
+        return self.limits and self.known and self._budget.at_budget != "finish"
+
     def measured(self, shapes: Sequence[ModelShape], seconds: float) -> None:
         """An epoch of a lane with trials of these shapes took so many seconds."""
         if shapes:
@@ -61,15 +74,19 @@ class Pace:
             each += 1
         return min(most, each * self._lanes)
 
+    def together(self, shape: ModelShape, others: int, left: float) -> bool:
+        """Whether one more trial trains beside others of its shape rather than after them: while the seconds that are left have room for
+        many, as more are trained so; and where they end sooner so."""
+        alone = self._budget.epochs * work(shape, 1) * self._seconds
+        return not self._bounds or left >= FEW * alone or sooner_together(shape, others)
+
     def ends(self, shape: ModelShape, beside: Sequence[tuple[ModelShape, int]], left: float) -> bool:
         """Whether one more trial of a lane ends in the seconds that are left, and all beside it.
-
-        Where the budget lets trials finish, all do.
 
         Args:
             beside: the shape of each of the lane's trials, and how many epochs it has to go.
         """
-        if not self.limits or not self.known or self._budget.at_budget == "finish":
+        if not self._bounds:
             return True
         there, units, past = [(shape, self._budget.epochs), *beside], 0, 0
         for epochs in sorted({epochs for _, epochs in there}):

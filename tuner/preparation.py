@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import optuna
 import torch
@@ -27,6 +27,7 @@ from tuner.health import Pulse
 from tuner.lanes import lanes_of
 from tuner.observer import Observer
 from tuner.progress import BarProgress
+from tuner.publish import Publisher
 from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
@@ -36,9 +37,6 @@ from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
 from tuner.width import WIDEST, fitting
-
-if TYPE_CHECKING:
-    from tuner.publish import Publisher
 
 BASE = Path("runs")
 PROCESSES_FROM = 20_000
@@ -77,6 +75,9 @@ class SearchRequest:
     """Where it is said as lines of JSON; None: on the console, in words."""
     metrics: tuple[str, int] | None = None
     """The host and port on which Prometheus finds figures; None: nowhere."""
+
+    began: float | None = None
+    """When the command began, by `time.monotonic`; its minutes are counted from then."""
 
     @property
     def place(self) -> str:
@@ -122,8 +123,6 @@ class Prepared:
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
-        from tuner.publish import Publisher  # it loads matplotlib, which `tuner status` does not need
-
         backend, patience = open_storage(self.request.storage), Patience()  # the search itself says when the storage is away
         study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
         artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
@@ -174,6 +173,7 @@ class Prepared:
                 observer=observer,
                 keep=request.keep,
                 lanes=lanes,
+                began=request.began,
             ).run()
 
 

@@ -1,33 +1,27 @@
-"""What optuna-dashboard shows of a study beyond its own: a note with the finding, and charts. Kept current while a search runs.
+"""Keeps current what optuna-dashboard shows of a study (`display`) while a search runs.
 
-Written beside the training, by a thread, and so seldom that it takes no more than a small share of the time. What has not changed is not
-written again.
-
-The pictures of the trials' curves are drawn here too.
+Written beside the training, by a thread, and so seldom that it takes no more than a small share of the time.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import optuna
-from optuna_dashboard import save_note, save_plotly_graph_object
 
-from tuner.artifacts import Artifacts, curve_name
-from tuner.charts import Figure, charts, one_curve
+from tuner.artifacts import Artifacts
 from tuner.observer import Observer, Watched
-from tuner.pictures import png
-from tuner.report import markdown
 from tuner.storage import Patience
 from tuner.tables import CurveTable
-from tuner.views import RUNNING, StudyView, view
+
+if TYPE_CHECKING:
+    from tuner.display import Display
 
 LEAST_SECONDS, SHARE = 15.0, 0.02
 
@@ -52,12 +46,10 @@ class Publisher(Observer):
         tell: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._study, self._curves, self._artifacts = study, curves, artifacts
-        self._shown, self._tell, self._clock = storage_shown, tell, clock
-        self._patience, self._leaving = patience, threading.Event()
-        self._drawn: set[int] = set()
+        self._study, self._curves, self._artifacts, self._shown = study, curves, artifacts, storage_shown
+        self._tell, self._clock, self._patience, self._leaving = tell, clock, patience, threading.Event()
+        self._display: Display | None = None
         self._told: set[type[BaseException]] = set()
-        self._written: dict[str, str] = {}
         self._writer = ThreadPoolExecutor(1, "publisher")
         self._writing: Future[None] | None = None
         self._began, self._took = -math.inf, 0.0
@@ -85,33 +77,12 @@ class Publisher(Observer):
     def publish(self) -> None:
         """Writes what has changed."""
         began = self._clock()
-        seen = view(self._study, self._curves, self._shown)
-        if self._changed("note", note := markdown(seen)):
-            save_note(self._study, note)
-        for chart in charts(seen):
-            figure = Figure(chart)
-            if self._changed(chart.key, figure.to_json()):
-                save_plotly_graph_object(self._study, figure, graph_object_id=chart.key)
-        self._draw(seen)
+        if self._display is None:
+            from tuner.display import Display  # here, in the thread, for it takes seconds, and trials are to begin before that
+
+            self._display = Display(self._study, self._curves, self._artifacts, self._shown)
+        self._display.write(self._leaving.is_set)
         self._took = self._clock() - began
-
-    def _changed(self, key: str, content: str) -> bool:
-        if self._written.get(key) == content:
-            return False
-        self._written[key] = content
-        return True
-
-    def _draw(self, seen: StudyView) -> None:
-        """The learning curves of trials that have ended, as pictures for their pages; their names were stored with their ends."""
-        for trial in seen.trials:
-            if self._leaving.is_set():
-                return
-            if trial.cause != RUNNING and trial.curve and trial.number not in self._drawn:
-                with tempfile.TemporaryDirectory() as folder:
-                    path = Path(folder) / curve_name(trial.number)
-                    path.write_bytes(png(one_curve(trial)))
-                    self._artifacts.put(path.name, path)
-                self._drawn.add(trial.number)
 
     def __enter__(self) -> Publisher:
         return self

@@ -58,6 +58,7 @@ class Search:
         keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
         lanes: how many arrays train at the same time; no more than the width.
         watch: an epoch may take so many seconds at least, and more where those before it took long.
+        began: when the run began, by the clock, which its minutes are counted from; None: now.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Search:
         keep: int | None = None,
         lanes: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ) -> None:
         self.study, self.definition, self.curves = study, definition, curves
         self.asked, self.device, self.snapshots, self._make_trainer = width, device, snapshots, make_trainer
@@ -89,7 +91,7 @@ class Search:
         self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=notice, clock=clock)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
-        self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"))
+        self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"), began)
         shared = device == "cpu"
         self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
         self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])

@@ -12,7 +12,7 @@ from tuner.errors import DefinitionError
 from tuner.seam import Trainer
 
 GROUP = "tuner.trainers"
-OWN = importlib.metadata.EntryPoint("symmetric", "tuner.training:SavingTrainer", GROUP)
+OWN = importlib.metadata.EntryPoint("symmetric", "tuner.saving:SavingTrainer", GROUP)
 """Found also where the project is only a folder, not installed."""
 
 

@@ -14,7 +14,7 @@ import studies
 from model.checkpoint import DataSource
 from model.corpus import Corpus, load_corpus
 from tuner.definition import StudyDefinition, validated
-from tuner.training import SavingTrainer
+from tuner.saving import SavingTrainer
 
 EVENTS = "events.jsonl"
 REDUCTION = 3

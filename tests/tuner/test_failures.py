@@ -21,8 +21,9 @@ from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.forecast import forecast, told
 from tuner.observer import Observer
+from tuner.saving import SavingTrainer
 from tuner.slots import Running
-from tuner.training import SYNTHETIC, SavingTrainer
+from tuner.training import SYNTHETIC
 from tuner.verdict import Verdict
 from tuner.width import measure
 

@@ -1,7 +1,7 @@
 """What the minutes of a search have room for: fewer first trials, fewer at once near the end, baselines that end or do not begin."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import optuna
 import pytest
@@ -16,7 +16,7 @@ from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
 from tuner.climb import STARTERS
 from tuner.definition import Budget
-from tuner.pace import Pace, lane_work, work
+from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]
@@ -81,13 +81,35 @@ def test_what_is_said_to_end_would(shapes: list[ModelShape], seconds: float, sha
         assert sum(map(lane_work, epochs)) * seconds / lane_work(shapes) <= left * (1 + 1e-9)
 
 
+@given(st.builds(ModelShape, hidden_dim=st.sampled_from([16, 32, 64, 128]), batch_size=st.sampled_from([8, 16, 32, 64])), st.integers(1, 9))
+def test_together_is_sooner_where_the_mean_end_is(shape: ModelShape, others: int) -> None:
+    """All end late beside each other; the others earlier, and one very late, if it begins when they have ended."""
+    apart = [lane_work([shape] * others)] * others + [lane_work([shape] * others) + lane_work([shape])]
+    assert sooner_together(shape, others) == (lane_work([shape] * (others + 1)) * (others + 1) < sum(apart))
+
+
+def test_where_few_trials_have_room_one_more_waits_unless_all_end_sooner() -> None:
+    """A trial of four epochs at hidden 64 takes four seconds alone; two at hidden 16 side by side end sooner than one after the other."""
+    known = pace()
+    assert known.together(LARGE, 1, 0.0)
+    known.measured([LARGE], 1.0)
+    assert known.together(LARGE, 1, 4 * FEW)
+    assert not known.together(LARGE, 1, 4 * FEW - 0.01)
+    assert known.together(SMALL, 1, 0.01)
+    finishing = pace(at_budget="finish")
+    finishing.measured([LARGE], 1.0)
+    assert finishing.together(LARGE, 1, 0.0)
+
+
 class Timed(ScriptedTrainer):
     """An epoch of a trial at hidden 16 takes a second of the clock, a larger one as much longer as is reckoned with."""
 
     now = 0.0
+    seen: ClassVar[list[tuple[float, int, int]]] = []
 
     def train_epoch(self) -> list[Step | None]:
-        """The clock goes on."""
+        """The clock goes on; when, how large and how many is noted."""
+        Timed.seen.append((Timed.now, self.shape.hidden_dim, sum(slot is not None for slot in self.slots)))
         Timed.now += len(self.slots) * work(self.shape, 1) / CHEAP
         return super().train_epoch()
 
@@ -97,13 +119,14 @@ class Timed(ScriptedTrainer):
 
 
 def searched(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, make: type[Timed] = Timed, **budget: Any
+    folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, make: type[Timed] = Timed, began: float = 0.0, **budget: Any
 ) -> tuple[optuna.Study, list[str]]:
     """A search of four at once, and what it said."""
     monkeypatch.setattr(Timed, "now", 0.0)
+    monkeypatch.setattr(Timed, "seen", [])
     content = {"search": EVEN, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
     made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
-    study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now)
+    study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began)
     return study, heard.told
 
 
@@ -121,6 +144,17 @@ def test_in_two_minutes_all_baselines_end_and_little_is_cut_off(tmp_path: Path, 
     assert [t.state for t in trials[:3]] == [TrialState.COMPLETE] * 3
     assert count(trials, TrialState.RUNNING) <= 1
     assert not told
+
+
+def test_large_trials_train_beside_each_other_while_there_is_room_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At hidden 64 one takes 5.1 seconds: those that begin in the last 31 of two minutes do so alone, and all of half a minute."""
+    searched(tmp_path / "long", monkeypatch, 2.0)
+    large = [(now, slots) for now, hidden, slots in Timed.seen if hidden == 64]
+    one = 3 * work(LARGE, 1) / CHEAP
+    assert {slots for now, slots in large if now < 120 - FEW * one} == {1, 3}
+    assert {slots for now, slots in large if now > 120 - FEW * one + 3 * one} == {1}  # three that began before have ended
+    searched(tmp_path / "short", monkeypatch, 0.5)
+    assert {slots for _, hidden, slots in Timed.seen if hidden == 64} == {1}
 
 
 def test_in_a_quarter_of_a_minute_the_start_is_short_and_no_baseline_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +189,12 @@ def test_where_only_baselines_are_left_they_begin(tmp_path: Path, monkeypatch: p
     trials = study.get_trials()
     assert len(trials) == 7
     assert TrialState.WAITING not in {trials[0].state, trials[1].state}
+
+
+def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run had spent before its first trial is gone: a minute less of two leaves one."""
+    searched(tmp_path, monkeypatch, 2.0, began=-60.0)
+    assert 57 <= Timed.now <= 64  # by the clock of the trials; an epoch under way is waited for
 
 
 class Narrow(Timed):

@@ -29,10 +29,11 @@ from tuner.failures import Elsewhere
 from tuner.job import run_search
 from tuner.lanes import lanes_of
 from tuner.remote import Processes, ahead
+from tuner.saving import SavingTrainer
 from tuner.seam import Held, Trainer
 from tuner.storage import open_storage
 from tuner.study import find_study
-from tuner.training import SYNTHETIC, SavingTrainer
+from tuner.training import SYNTHETIC
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
 SETTINGS = [Hyperparameters(lr=3e-3, num_rules=2, epochs=4, seed=seed) for seed in range(3)]

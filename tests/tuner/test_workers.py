@@ -22,10 +22,10 @@ from tests.kills import COUNTING
 from tuner import preparation
 from tuner.definition import load_definition, validated
 from tuner.job import run_search
+from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
-from tuner.training import SavingTrainer
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
 SEARCH = ("search", "quick", "--num-stories", "30", "--no-confirm", "--width", "2")
