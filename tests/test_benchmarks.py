@@ -69,7 +69,13 @@ def test_regret_budget_and_the_best_that_were_stopped_are_counted_by_hand() -> N
 def test_the_race_counts_what_had_ended_by_when() -> None:
     """Two seeds each; who never reaches the target counts with the whole time; a row that failed says so."""
     seen = {"busy_share": 0.9, "peak_mb": 500, "error": "", "pick": {"test": {"component_accuracy": 0.7}}}
-    fast = {**seen, "searcher": "fast", "ends": [[10.0, 0.5], [30.0, 0.8]], "epochs": [[5.0, 3], [29.0, 20], [31.0, 22]]}
+    fast = {
+        **seen,
+        "searcher": "fast",
+        "machine": {"ms_a_step": 20.0},
+        "ends": [[10.0, 0.5], [30.0, 0.8]],
+        "epochs": [[5.0, 3], [29.0, 20], [31.0, 22]],
+    }
     slow = {**seen, "searcher": "slow", "ends": [[20.0, 0.6]], "epochs": [[20.0, 9]], "error": "Traceback", "pick": None}
     assert reached(fast, 0.7) == 30.0
     assert reached(slow, 0.7) is None
@@ -88,6 +94,7 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert behind["test"]["mean"] is None
     assert behind["errors"] == ["Traceback", "Traceback"]
     assert ahead["overhead"]["mean"] == pytest.approx(0.1)
+    assert (ahead["ms_a_step"]["mean"], behind["ms_a_step"]["mean"]) == (20.0, None)
 
 
 def test_the_tables_of_the_race_are_what_its_rows_say() -> None:

@@ -18,6 +18,7 @@ import psutil
 import tomli_w
 import torch
 
+from benchmarks.race.machine import measured
 from benchmarks.race.task import EVENTS, Task, without_start
 from model.checkpoint import load_checkpoint
 from tuner.storage import open_storage
@@ -61,6 +62,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
         changes = ABLATIONS.get(searcher, {})
         content = {key: value for key, value in task.content(**changes).items() if key != "name"}
         (Path(name) / "race.toml").write_text(tomli_w.dumps(content))
+        machine = measured()
         began = time.time()
         watched = _Watched(searcher, task)
         wall = (time.time() - began) * (1 if _fused(searcher) else task.processes)
@@ -77,6 +79,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
             "pick": None if best is None else {"value": best["value"], "test": _test(Path(name), best["model"])},
             "error": watched.error,
             "torch": torch.__version__,
+            "machine": machine,
         }
 
 

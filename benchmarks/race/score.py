@@ -75,6 +75,7 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
             "epochs": between([float(row["epochs"][-1][1]) for row in own if row["epochs"]]),
             "overhead": between([1 - row["busy_share"] for row in own]),
             "peak_mb": between([float(row["peak_mb"]) for row in own]),
+            "ms_a_step": between([row["machine"]["ms_a_step"] for row in own if "machine" in row]),
             "errors": [row["error"] for row in own if row["error"]],
         }
     return {"best_known": best, "target": SHARE * best, "searchers": found, "cores": os.cpu_count(), "python": platform.python_version()}

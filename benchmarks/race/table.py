@@ -32,6 +32,7 @@ FOUND = (
     "epochs trained",
     "outside training",
     "memory, MB",
+    "machine, ms a step",
 )
 LEAST_SEEDS = 3
 """An interval of two goes beyond what can be."""
@@ -88,6 +89,7 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
         f"{figures['epochs']['mean']:.0f}",
         f"{100 * figures['overhead']['mean']:.1f} %",
         f"{figures['peak_mb']['mean']:,.0f}",
+        _between(figures["ms_a_step"], 1, bounds=False),
     ]
 
 
