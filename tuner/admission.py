@@ -146,9 +146,12 @@ class Admission:
         return self._storage.begun(self._study._study_id)
 
     def end(self) -> None:
-        """Says which baselines the minutes had no room for."""
+        """Says that the minutes are used up, and which baselines they had no room for."""
         if not self._definition.budget.minutes or self._allowance.left > 0:
             return
+        budget, ended = self._definition.budget, sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        if ended < budget.trials:
+            self._notice(f"{budget.minutes:g} minutes are used up, {ended} of {budget.trials} trials have ended; run it again to go on")
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:
             self._notice(f"the minutes had no room for {', '.join(names)}; tuner confirm trains all baselines")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -30,6 +30,9 @@ from tuner.options import (
     width_of,
     width_option,
 )
+
+if TYPE_CHECKING:
+    from tuner.definition import StudyDefinition
 
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
@@ -106,7 +109,8 @@ def search(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full) or a TOML file.
+    """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full), a TOML file, or a study that is there by its full
+    name (quick@synthetic-300), which goes on.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
     """
@@ -114,7 +118,6 @@ def search(
 
     import optuna
 
-    from tuner.definition import load_definition
     from tuner.events import json_console
     from tuner.job import dry_run as forecast
     from tuner.job import run_search
@@ -122,27 +125,14 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 
-    names = {
-        "data": "data_source",
-        "num_stories": "data_stories",
-        "trials": "budget_trials",
-        "epochs": "budget_epochs",
-        "timeout": "budget_minutes",
-        "total_epochs": "budget_total_epochs",
-        "gpu_minutes": "budget_gpu_minutes",
-        "at_budget": "budget_at_budget",
-    }
-    own = load_definition(study)
-    definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
-    if changes["epochs"] is not None or definition.data == own.data:
-        definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
+    definition, known_as = _defined(study, storage, changes)
     first, *others = devices.split(",") if devices else [device] * workers
     request = SearchRequest(
         definition,
         storage,
         width_of(width),
         first,
-        name,
+        name or known_as,
         fresh,
         confirm=confirm,
         others=tuple(others),
@@ -160,6 +150,30 @@ def search(
     if on_end is not None and not dry_run:
         _run_at_end(on_end, report.summary["study"])
     show(as_json, report.summary, report.lines)
+
+
+def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDefinition, str | None]:
+    """What is to be searched, with what the options change; and its name, where a study that is there goes on."""
+    from tuner.definition import load_definition
+    from tuner.storage import open_storage
+    from tuner.study import gone_on_with
+
+    names = {
+        "data": "data_source",
+        "num_stories": "data_stories",
+        "trials": "budget_trials",
+        "epochs": "budget_epochs",
+        "timeout": "budget_minutes",
+        "total_epochs": "budget_total_epochs",
+        "gpu_minutes": "budget_gpu_minutes",
+        "at_budget": "budget_at_budget",
+    }
+    there = "@" in study and not study.endswith(".toml")
+    own, name = gone_on_with(open_storage(storage, create=False), study) if there else (load_definition(study), None)
+    definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
+    if changes["epochs"] is not None or definition.data == own.data:
+        definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
+    return definition, name
 
 
 def _run_at_end(command: str, study: str) -> None:
@@ -214,7 +228,7 @@ def _interrupted(arguments: list[str]) -> str:
     named = next((word for word in arguments if word in cli.commands), "")
     if named in ("search", "worker", "confirm") and "--dry-run" not in arguments:
         return f"interrupted; the {'search' if named == 'worker' else named} goes on when it is run again"
-    return "interrupted; no checkpoint was written" if named == "train" else "interrupted"
+    return "interrupted"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -67,12 +67,15 @@ def stop(study: str, storage: str) -> None:
     from optuna.trial import TrialState
 
     from tuner.budget import STOP
+    from tuner.ownership import OWNER, alive
     from tuner.storage import open_storage
     from tuner.study import find_study
 
     found = find_study(open_storage(storage, create=False), study)
-    if not any(trial.state == TrialState.RUNNING for trial in found.get_trials(deepcopy=False)):
-        click.echo(f"no trial of {found.study_name} runs; there is nothing to stop", err=True)
+    running = [trial for trial in found.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
+    if not any(alive(trial.user_attrs.get(OWNER)) for trial in running):
+        left = f", {len(running)} were interrupted" if running else ""
+        click.echo(f"no trial of {found.study_name} runs{left}; there is nothing to stop (a confirmation is ended with Ctrl-C)", err=True)
         return
     found.set_user_attr(STOP, datetime.datetime.now(datetime.UTC).isoformat())
     click.echo(f"{found.study_name} is asked to stop; it does so after the epoch it is in", err=True)

@@ -155,9 +155,10 @@ def confirm(
                     arrays.remove(array)
                 else:
                     failed.append(error)  # the others of this round are stored first
-        finished = sum(array.epochs == epochs for array in arrays)
-        progress(over * epochs + sum(array.epochs for array in arrays), (over + len(arrays)) * epochs)
-        over, arrays = over + finished, [array for array in arrays if array.epochs < epochs]
+        trained, whole = sum(len(array.runs) * array.epochs for array in arrays), sum(len(array.runs) for array in arrays)
+        progress(over * epochs + trained, (over + whole) * epochs)
+        over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
+        arrays = [array for array in arrays if array.epochs < epochs]
     if failed:
         raise failed[0]
     return _conclude(study, definition, runs, [trial for trial in trials if trial.number not in left_out])

@@ -25,7 +25,7 @@ from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
 from tuner.preparation import BASE, SearchRequest, again, begin, load, plainly, started_ahead
 from tuner.progress import LiveProgress, PlainProgress, QuietProgress, WordyProgress
-from tuner.ray_engine import run_with_ray
+from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
 from tuner.seam import Trainer
 from tuner.storage import open_storage, shown
@@ -74,6 +74,8 @@ def _watching(request: SearchRequest, study: str, device: str, console: Console)
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     find_trainer(request.definition.trainer)  # before anything is begun
+    if request.ray is not None:
+        find_ray()
     with started_ahead(request) as begun:
         return _searched(request, console, begun)
 
@@ -145,6 +147,9 @@ def run_worker(
         StudyError: there is no such study, or the data are not those it was begun on.
     """
     prepared = again(name, storage_url, device, width, console, artifacts, base)
+    if complete(prepared.study, prepared.definition):
+        said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
+        plainly(console)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
     with _progress(console, prepared.study.study_name) as observer:
         prepared.search(prepared.width(console), Several(observer, *map(Beating, Pulse.asked_for())))
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 import optuna
 import torch
+from optuna.trial import TrialState
 from rich.console import Console
 
 from model.config import ModelShape
@@ -211,9 +212,7 @@ def begin(request: SearchRequest, console: Console, begun: list[Process]) -> Pre
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if request.warm_start is not None:
         remember(study, storage, request.warm_start, definition.distributions())
-    if definition.budget.trials <= len(definition.baselines):
-        known = len(definition.baselines)
-        plainly(console)(f"{definition.budget.trials} trials are all for the {known} baselines, nothing is searched; raise --trials")
+    _warn_of_few(study, definition, plainly(console))
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
     console.print(
@@ -221,6 +220,16 @@ def begin(request: SearchRequest, console: Console, begun: list[Process]) -> Pre
         soft_wrap=not console.is_terminal,
     )
     return Prepared(request, definition, study, storage, corpus, device, begun)
+
+
+def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callable[[str], None]) -> None:
+    """Says so where a budget of trials is too small for anything new to begin, or for anything to be searched."""
+    budget, baselines = definition.budget.trials, len(definition.baselines)
+    begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    if len(begun) > budget:
+        tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none: it says how many there are in all")
+    elif budget <= baselines and len(begun) == sum("baseline" in trial.user_attrs for trial in begun):
+        tell(f"{budget} trials are all for the {baselines} baselines, nothing is searched; raise --trials")
 
 
 def again(

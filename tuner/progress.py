@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+import optuna
+from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +22,8 @@ from rich.text import Text
 from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.slots import Running
+from tuner.study import definition_of
+from tuner.summary import cause_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -190,6 +194,8 @@ class LiveProgress(Observer):
         self.best_baseline: tuple[float, str] | None = None
         self.counts: Counter[str] = Counter()
         self.ran, self.saved, self.began = 0, 0, clock()
+        self._ended: set[int] = set()
+        self._earlier: int | None = None  # how many had ended before this run
 
     def __enter__(self) -> LiveProgress:
         self.live.start()
@@ -200,6 +206,8 @@ class LiveProgress(Observer):
 
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
+        if self._earlier is None:
+            self._earlier = self._recalled(search.study)
         running = search.running
         lines = [self._line(search, one) for one in running]
         shown = screen(search.study.study_name, lines, self._totals(search), self.verdicts, self.console.width)
@@ -213,14 +221,28 @@ class LiveProgress(Observer):
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
-        self.counts[verdict.cause] += 1
-        self.ran += len(running.curve)
-        self.saved += running.hyperparameters.epochs - len(running.curve) if verdict.cause in PRUNED_CAUSES else 0
         self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
-        if value is not None and running.baseline and (self.best_baseline is None or value > self.best_baseline[0]):
-            self.best_baseline = value, running.baseline
-        if value is not None and not running.baseline and (self.best is None or value > self.best[0]):
-            self.best = value, f"trial {running.number}"
+        self._ended.add(running.number)
+        self._count(running.number, running.baseline, verdict.cause, value, len(running.curve), running.hyperparameters.epochs)
+
+    def _count(self, number: int, baseline: str | None, cause: str, value: float | None, ran: int, epochs: int) -> None:
+        self.counts[cause] += 1
+        self.ran += ran
+        self.saved += epochs - ran if cause in PRUNED_CAUSES else 0
+        if value is not None and baseline and (self.best_baseline is None or value > self.best_baseline[0]):
+            self.best_baseline = value, baseline
+        if value is not None and not baseline and (self.best is None or value > self.best[0]):
+            self.best = value, f"trial {number}"
+
+    def _recalled(self, study: optuna.Study) -> int:
+        """Counts what had ended before this run, and says how many those are."""
+        epochs = definition_of(study).budget.epochs
+        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in self._ended]
+        for trial in trials:
+            value = trial.value if trial.state == TrialState.COMPLETE else None
+            ran = int(trial.user_attrs.get("epochs_run", 0))
+            self._count(trial.number, trial.user_attrs.get("baseline"), cause_of(trial), value, ran, epochs)
+        return len(trials)
 
     def noticed(self, what: str) -> None:
         """Among the verdicts."""
@@ -229,11 +251,10 @@ class LiveProgress(Observer):
     def _totals(self, search: Watched) -> list[str]:
         seconds = max(1e-9, self._clock() - self.began)
         best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
-        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline has ended (*)"
+        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline (*) has ended"
         causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
-        rates = (
-            f"{60 * self.counts.total() / seconds:.1f} trials a minute, {search.epochs / seconds:.1f} epochs a second, {self.saved} saved"
-        )
+        ended = self.counts.total() - (self._earlier or 0)
+        rates = f"{60 * ended / seconds:.1f} trials a minute, {search.epochs / seconds:.1f} epochs a second, {self.saved} saved"
         return [
             f"{best}, {baseline}; about {self._left(search, search.epochs / seconds)} left",
             f"{causes} of {search.definition.budget.trials} trials; {rates}",

@@ -6,6 +6,7 @@ node dies is started again by Ray elsewhere, and its trials are taken up as thos
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,16 @@ from pathlib import Path
 from tuner.errors import TunerError
 
 TICK_SECONDS, CONNECT_SECONDS = 2.0, 5.0
+
+
+def find_ray() -> None:
+    """Finds out whether Ray is here, without loading it.
+
+    Raises:
+        TunerError: it is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise TunerError("--engine ray needs Ray; install it with `pip install 'tuner[ray]'`")
 
 
 def run_with_ray(
@@ -37,10 +48,9 @@ def run_with_ray(
     Raises:
         TunerError: Ray is not installed, or the cluster cannot be reached.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise TunerError("--engine ray needs Ray; install it with `pip install 'tuner[ray]'`") from error
+    find_ray()
+    import ray
+
     _reach(address)
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False)

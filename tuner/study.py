@@ -147,6 +147,19 @@ def find_study(storage: BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(study_name=latest, storage=storage)
 
 
+def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition, str]:
+    """The definition of a study of this full name (`quick@synthetic-300`), and the part of the name that is its own: what continues it.
+
+    Raises:
+        StudyError: there is none, or a newer one of its name is what would be continued.
+    """
+    study = find_study(storage, full_name)
+    for base in (full_name, full_name.rpartition(".")[0]):
+        if full_name in (generations := _generations(storage, base))[:-1]:
+            raise StudyError(f"the study {full_name} is not the newest of its name; only {generations[-1]} can be gone on with")
+    return definition_of(study), full_name.partition("@")[0]
+
+
 def _called(names: Sequence[str], name: str) -> list[str]:
     """The studies of this full name, or whose definitions have it."""
     return [found for found in names if found == name or found.startswith(f"{name}@")]

@@ -13,6 +13,7 @@ from model.config import ROLES
 from tuner.budget import seconds_of
 from tuner.choice import choice_of
 from tuner.intervals import wilson
+from tuner.ownership import OWNER, alive
 from tuner.study import definition_of
 from tuner.verdict import PRUNED_CAUSES
 from tuner.winner import CONFIRMED, best_of, candidates, told
@@ -29,6 +30,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     """What `tuner search --json` and `tuner status --json` print."""
     definition, trials = definition_of(study), study.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state.is_finished()]
+    under_way = [t for t in trials if t.state == TrialState.RUNNING]
     best = best_of(study, definition)
     spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
@@ -38,7 +40,8 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "study": study.study_name,
         "storage": storage_shown,
         "trials": dict(sorted(Counter(map(cause_of, ended)).items())),
-        "running": sum(t.state == TrialState.RUNNING for t in trials),
+        "running": sum(alive(t.user_attrs.get(OWNER)) for t in under_way),
+        "interrupted": sum(not alive(t.user_attrs.get(OWNER)) for t in under_way),
         "epochs_run": spent,
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
@@ -107,7 +110,8 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"
-    lines.append(f"trials: {counts}; {summary['running']} running; {epochs}")
+    left = f", {summary['interrupted']} interrupted (tuner search {summary['study']} goes on with them)" if summary["interrupted"] else ""
+    lines.append(f"trials: {counts}; {summary['running']} running{left}; {epochs}")
     if summary["audit"]["stops"]:
         lines.append(_audit_line(summary["audit"]))
     return lines

@@ -21,6 +21,7 @@ from model.trainer import EpochRecord
 from tuner.choice import choose
 from tuner.errors import DefinitionError, TunerError
 from tuner.saving import SavingTrainer
+from tuner.seam import Held
 
 SYNTHETIC = DataSource("synthetic", None, 1)
 
@@ -96,31 +97,29 @@ def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
 
 
 def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress = silent) -> dict[str, Any]:
-    """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints."""
+    """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints.
+
+    One that is interrupted writes the model as it was after its last whole epoch.
+    """
     find_device(request.device)
     check_writable(request.checkpoint)
     shape, hyperparameters = settings_from(request.settings, epochs=request.epochs, seed=request.seed)
     corpus = load_corpus(request.data.source, request.data.stories, request.data.seed, parsing)
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
     trainer.load(0, hyperparameters)
-    began, curve, evaluation = time.monotonic(), [], None
+    began, curve, whole = time.monotonic(), [], None
     sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
     tell(f"{corpus.name}: {', '.join(sizes)} sentences; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
-    for _ in range(request.epochs):
-        record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
-        if record is None or evaluation is None:
-            raise RuntimeError("the trainer lost its slot")
-        tell(original_form(record, evaluation))
-        if not math.isfinite(record.loss):
-            raise TunerError(
-                f"the loss is {record.loss} after epoch {record.epoch}: there is nothing left to train, and no checkpoint is written; "
-                f"try a lower --lr than {hyperparameters.lr:g}"
-            )
-        accuracy = {role: evaluation.figures[role] for role in ("entity", "relation", "value")}
-        losses = {"epoch": record.epoch, "loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
-        curve.append({**losses, "objective": evaluation.objective, **accuracy})
-    if evaluation is None:
-        raise RuntimeError("no epoch was trained")
+    if request.checkpoint.exists():
+        tell(f"{request.checkpoint} is there already; it is replaced at the end")
+    try:
+        for _ in range(request.epochs):
+            record, evaluation = _epoch(trainer, hyperparameters, tell)
+            curve.append(_point(record, evaluation))
+            whole = trainer.held(0), evaluation
+    except SystemExit:
+        tell(_rescued(trainer, request, hyperparameters, whole))
+        raise
     trainer.save(0, request.checkpoint, evaluation)
     return {
         "checkpoint": str(request.checkpoint),
@@ -130,3 +129,32 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
         "seconds": time.monotonic() - began,
         "sentences_per_second": len(corpus.splits["train"]) * request.epochs / trainer.seconds["training"],
     }
+
+
+def _epoch(trainer: SavingTrainer, hyperparameters: Hyperparameters, tell: Callable[[str], None]) -> tuple[EpochRecord, Evaluation]:
+    record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
+    if record is None or evaluation is None:
+        raise RuntimeError("the trainer lost its slot")
+    tell(original_form(record, evaluation))
+    if not math.isfinite(record.loss):
+        raise TunerError(
+            f"the loss is {record.loss} after epoch {record.epoch}: there is nothing left to train, and no checkpoint is written; "
+            f"try a lower --lr than {hyperparameters.lr:g}"
+        )
+    return record, evaluation
+
+
+def _point(record: EpochRecord, evaluation: Evaluation) -> dict[str, Any]:
+    accuracy = {role: evaluation.figures[role] for role in ("entity", "relation", "value")}
+    losses = {"epoch": record.epoch, "loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
+    return {**losses, "objective": evaluation.objective, **accuracy}
+
+
+def _rescued(trainer: SavingTrainer, request: TrainRequest, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:
+    """Writes the model as it was after its last whole epoch, if there is one; what is said of it."""
+    if whole is None:
+        return "no epoch was over: no checkpoint is written"
+    held, evaluation = whole
+    trainer.resume(0, hyperparameters, held)
+    trainer.save(0, request.checkpoint, evaluation)
+    return f"{request.checkpoint} has the model after epoch {held.notes['epoch']} of {request.epochs}; the next run begins anew"

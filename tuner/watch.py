@@ -59,7 +59,7 @@ def totals(seen: StudyView) -> list[str]:
     """Best, baselines, counts, epochs saved."""
     best, baselines = seen.summary["best"], [b["value"] for b in seen.summary["baselines"] if b["value"] is not None]
     found = f"best {best['value']:.3f} (trial {best['trial']})" if best else "best -"
-    beside = f"best baseline {max(baselines):.3f}" if baselines else "no baseline has ended (*)"
+    beside = f"best baseline {max(baselines):.3f}" if baselines else "no baseline (*) has ended"
     counts = ", ".join(f"{number} {cause}" for cause, number in seen.summary["trials"].items()) or "none ended"
     budget = seen.definition.budget.trials
     return [f"{found}, {beside}", f"{counts} of {budget} trials; {seen.summary['epochs_run']} epochs run, {seen.saved} saved"]

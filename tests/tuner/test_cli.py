@@ -182,7 +182,7 @@ def test_a_verdict_is_told_again_by_diagnose(home: Path) -> None:
         (["worker", "quick"], "the search goes on when it is run again"),
         (["confirm", "quick"], "the confirm goes on when it is run again"),
         (["search", "quick", "--dry-run"], "interrupted"),
-        (["train", "--lr", "1"], "no checkpoint was written"),
+        (["train", "--lr", "1"], "interrupted"),
         ([], "interrupted"),
     ],
 )
@@ -269,6 +269,60 @@ def test_bad_input_in_a_process_of_its_own(home: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_study_that_is_there_goes_on_by_its_full_name(home: Path, tmp_path: Path) -> None:
+    """With the definition it was begun with; only the newest of a name, and one that is there."""
+    (tmp_path / "mine.toml").write_text((home / "tiny.toml").read_text())
+    for fresh in ((), ("--fresh",)):
+        assert call(tmp_path, "search", "mine.toml", "--name", "own", "--no-confirm", "--trials", "2", *fresh).returncode == 0
+    (tmp_path / "mine.toml").unlink()
+    more = call(tmp_path, "search", "own@synthetic-30.2", "--no-confirm", "--trials", "3", "--json")
+    assert more.returncode == 0, more.stderr
+    found = json.loads(more.stdout)
+    assert (found["study"], found["trials"]) == ("own@synthetic-30.2", {"finished": 3})
+    few = call(tmp_path, "search", "own@synthetic-30.2", "--no-confirm", "--trials", "2")
+    assert "3 trials of own@synthetic-30.2 have begun, so --trials 2 begins none" in few.stderr
+    for name, why in {
+        "own@synthetic-30": "only own@synthetic-30.2 can be gone on with",
+        "no@where": "there is no study 'no@where'",
+    }.items():
+        refused = call(tmp_path, "search", name)
+        assert refused.returncode == 2
+        assert why in refused.stderr
+    helped = call(tmp_path, "worker", "own@synthetic-30.2")
+    assert helped.returncode == 0
+    assert "there is nothing to help with; tuner search own@synthetic-30.2 --trials N goes on" in helped.stderr
+
+
+def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
+    """Its model is that epoch's: what it scores on validation is what was said."""
+    command = [sys.executable, "-m", "tuner", "train", "--num-stories", "30", "--epochs", "500", "--hidden-dim", "16", "--num-rules", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("epoch 3:"):
+            process.send_signal(signal.SIGINT)
+            break
+    said += process.stdout.readlines()
+    assert process.wait() == 130, said
+    assert said[-1] == "interrupted\n"
+    kept = re.fullmatch(r"(\S+) has the model after epoch (\d+) of 500; the next run begins anew\n", said[-2])
+    assert kept is not None, said[-2]
+    epoch = next(line for line in said if line.startswith(f"epoch {kept[2]}:"))
+    figures = json.loads(call(tmp_path, "evaluate", kept[1], "--split", "valid", "--json").stdout)
+    assert f"component accuracy {100 * figures['component_accuracy']:.2f} %" in epoch
+
+
+def test_without_ray_nothing_is_begun(inside: Callable[..., Called], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install is said before there is a study."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused = inside("search", "tiny.toml", "--name", "rayed", "--engine", "ray")
+    assert refused.status == 2
+    assert "--engine ray needs Ray" in refused.stderr
+    assert "rayed" not in inside("status", "nothing").stderr
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp_path: Path, number: int, status: int) -> None:
     """What was running is taken up by the next start."""
@@ -285,8 +339,8 @@ def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp
     rest = process.stderr.read()
     assert process.wait() == status
     assert "Traceback" not in rest
-    running = json.loads(call(tmp_path, "status", "tiny", "--json").stdout)["running"]
-    assert running == 2
+    left = json.loads(call(tmp_path, "status", "tiny", "--json").stdout)
+    assert (left["running"], left["interrupted"]) == (0, 2)
 
 
 def test_the_dashboard_serves_the_study_on_this_machine_only(home: Path) -> None:

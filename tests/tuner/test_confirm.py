@@ -137,7 +137,7 @@ def test_the_best_mean_over_fresh_seeds_is_chosen_and_beats_the_baseline(lucky: 
     """The lucky first of the search is not chosen; a leader below the floor is not either; the baseline is no candidate but is compared."""
     assert [t.number for t in leaders(lucky.study, definition())] == [0, 1, 3]
     found = lucky(definition())
-    assert lucky.asked == [(epoch, 10) for epoch in range(1, 11)]
+    assert lucky.asked == [(4 * epoch, 40) for epoch in range(1, 11)]
     assert lucky.rates(lucky.made) == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3, 5e-2, 5e-2]
     assert len({seed for array in lucky.made for _, seed in array}) == 8
     assert (found["chosen"], found["winner"], found["smallest"]) == (1, "trial 1", "trial 1")
@@ -236,13 +236,13 @@ def test_arrays_train_at_the_same_time_where_there_are_lanes(lucky: Confirming) 
             return super().train_epoch()
 
     found = lucky(definition(), lanes=2, kind=Meeting)
-    assert lucky.asked == [(2 * epoch, 10) for epoch in range(1, 6)]
+    assert lucky.asked == [(8 * epoch, 40) for epoch in range(1, 6)]
     assert sorted(lucky.rates(lucky.made)) == [1e-3, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3, 5e-2, 5e-2]
     assert (found["chosen"], found["winner"], found["smallest"]) == (1, "trial 1", "trial 1")
     more = lucky(definition(seeds=3), width=4, room=2, lanes=2)
     assert sorted(map(len, lucky.made[2:])) == [2, 2]
     assert more["winner"] == "trial 1"
-    assert lucky.asked[-1] == (10, 10)
+    assert lucky.asked[-1] == (20, 20)
 
 
 def test_a_trainer_that_fails_is_an_error_that_names_its_trials(lucky: Confirming) -> None:

@@ -202,3 +202,19 @@ def _all(corpus: Corpus) -> list[Sentence]:
 def hash_of(sentence: Sentence, place: int) -> int:
     """A number that no other proposition has, the same in every run."""
     return random.Random(f"{sentence.story_id} {' '.join(sentence.tokens)} {place}").randrange(10**9)
+
+
+def test_regressed_ids_are_named_before_what_follows_from_them(corpus: Corpus) -> None:
+    """The original's loss: its plateau is found with its cause, whatever else is said of it."""
+    trainer, curve = trained(corpus, shape=dataclasses.replace(SHAPE, proposition_loss="mse"), epochs=4)
+    found = diagnose_run(run_of(trainer, curve))
+    assert found[0].kind == "regressed_ids"
+    assert f"{curve[-1]['objective']:.3f} is reached" in found[0].finding
+
+
+def test_a_run_at_chance_is_not_told_that_it_learns() -> None:
+    """One role above its most frequent answer is not enough where all together are not above theirs."""
+    chance = {"component_accuracy": 0.4, "entity": 0.1, "relation": 0.6, "value": 0.5}
+    point = {"objective": 0.3, "loss": 1.0, "gradient_norm": 1.0, "exact": 0.0, "entity": 0.3, "relation": 0.3, "value": 0.3}
+    assert kinds(Run({}, [point], None, chance)) == {"at_chance"}
+    assert "hiding_metric" in kinds(Run({}, [{**point, "objective": 0.5}], None, chance))

@@ -121,13 +121,16 @@ class Timed(ScriptedTrainer):
 def searched(
     folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, make: type[Timed] = Timed, began: float = 0.0, **budget: Any
 ) -> tuple[optuna.Study, list[str]]:
-    """A search of four at once, and what it said."""
+    """A search of four at once, and what it said, but that its minutes are used up."""
     monkeypatch.setattr(Timed, "now", 0.0)
     monkeypatch.setattr(Timed, "seen", [])
     content = {"search": EVEN, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
     made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
     study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began)
-    return study, heard.told
+    ended = sum(trial.state.is_finished() for trial in study.get_trials())
+    over = f"{minutes:g} minutes are used up, {ended} of {made.budget.trials} trials have ended; run it again to go on"
+    assert [text for text in heard.told if "used up" in text] == [over] * (ended < made.budget.trials)
+    return study, [text for text in heard.told if "used up" not in text]
 
 
 def count(trials: list[FrozenTrial], state: TrialState) -> int:

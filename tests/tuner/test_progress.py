@@ -86,8 +86,12 @@ def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int)
     assert ("relation" in text) == (columns == 140)
     assert max(map(len, lines_of(seen))) <= columns
     assert b"best: trial" in out
+    (tmp_path / "tiny.toml").write_text(TINY.replace("trials = 3", "trials = 4"))
+    again = "\n".join(lines_of(on_a_terminal(tmp_path, columns, "search", "tiny.toml", "--no-confirm")[0]))
+    assert "3 finished of 4 trials" in again  # those of the run before count
+    assert not re.search(r"best -|none ended", again)
     watched, out = on_a_terminal(tmp_path, columns, "status", "tiny", "--watch")
-    assert "3 finished of 3 trials" in "\n".join(lines_of(watched))
+    assert "4 finished of 4 trials" in "\n".join(lines_of(watched))
     assert max(map(len, lines_of(watched))) <= columns
     assert b"best: trial" in out
 

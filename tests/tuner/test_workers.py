@@ -102,6 +102,8 @@ def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -
     assert search.wait() == 0, rest
     trials = study_in(tmp_path).get_trials()
     assert sum(t.state == TrialState.RUNNING for t in trials) == 2
+    assert "0 running, 2 interrupted (tuner search quick@synthetic-30 goes on with them)" in run(tmp_path, "status", "quick").stdout
+    assert "2 were interrupted; there is nothing to stop" in run(tmp_path, "stop", "quick").stderr
     again = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
     until(again, "goes on after epoch")
     again.kill()
