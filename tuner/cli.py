@@ -125,14 +125,14 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 
-    definition, known_as = _defined(study, storage, changes)
+    definition, there = _defined(study, storage, changes)
     first, *others = devices.split(",") if devices else [device] * workers
     request = SearchRequest(
         definition,
         storage,
         width_of(width),
         first,
-        name or known_as,
+        name or (there and there.partition("@")[0]),
         fresh,
         confirm=confirm,
         others=tuple(others),
@@ -144,6 +144,7 @@ def search(
         events=sys.stderr if log_format == "json" else None,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
         began=began,
+        there=there,
     )
     console = Console(stderr=True) if log_format == "text" else json_console(sys.stderr)
     report = forecast(request, console) if dry_run else run_search(request, console)
@@ -153,7 +154,7 @@ def search(
 
 
 def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDefinition, str | None]:
-    """What is to be searched, with what the options change; and its name, where a study that is there goes on."""
+    """What is to be searched, with what the options change; and the full name of the study that goes on, where it is one that is there."""
     from tuner.definition import load_definition
     from tuner.storage import open_storage
     from tuner.study import gone_on_with
@@ -168,12 +169,12 @@ def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDe
         "gpu_minutes": "budget_gpu_minutes",
         "at_budget": "budget_at_budget",
     }
-    there = "@" in study and not study.endswith(".toml")
-    own, name = gone_on_with(open_storage(storage, create=False), study) if there else (load_definition(study), None)
+    there = study if "@" in study and not study.endswith(".toml") else None
+    own = load_definition(study) if there is None else gone_on_with(open_storage(storage, create=False), there)
     definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
     if changes["epochs"] is not None or definition.data == own.data:
         definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
-    return definition, name
+    return definition, there
 
 
 def _run_at_end(command: str, study: str) -> None:

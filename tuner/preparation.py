@@ -79,6 +79,8 @@ class SearchRequest:
 
     began: float | None = None
     """When the command began, by `time.monotonic`; its minutes are counted from then."""
+    there: str | None = None
+    """The full name of a study whose data these must be."""
 
     @property
     def place(self) -> str:
@@ -209,6 +211,8 @@ def begin(request: SearchRequest, console: Console, begun: list[Process]) -> Pre
     open_artifacts(request.place)
     if request.warm_start is not None:
         find_study(storage, request.warm_start)  # what is not there is told of before a study is begun
+    if request.there is not None:
+        check_data(find_study(storage, request.there), corpus)  # else a study of another name would be begun
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if request.warm_start is not None:
         remember(study, storage, request.warm_start, definition.distributions())

@@ -103,7 +103,7 @@ def check_data(study: optuna.Study, corpus: Corpus) -> None:
         StudyError: it was not.
     """
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
-        raise StudyError(f"the study {study.study_name} was begun on other data of the same name; {ADVICE}")
+        raise StudyError(f"the study {study.study_name} was begun on other data than these; {ADVICE}")
 
 
 def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
@@ -147,8 +147,8 @@ def find_study(storage: BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(study_name=latest, storage=storage)
 
 
-def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition, str]:
-    """The definition of a study of this full name (`quick@synthetic-300`), and the part of the name that is its own: what continues it.
+def gone_on_with(storage: BaseStorage, full_name: str) -> StudyDefinition:
+    """The definition of a study that is there, by its full name (`quick@synthetic-300`), which is to go on.
 
     Raises:
         StudyError: there is none, or a newer one of its name is what would be continued.
@@ -157,7 +157,7 @@ def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition,
     for base in (full_name, full_name.rpartition(".")[0]):
         if full_name in (generations := _generations(storage, base))[:-1]:
             raise StudyError(f"the study {full_name} is not the newest of its name; only {generations[-1]} can be gone on with")
-    return definition_of(study), full_name.partition("@")[0]
+    return definition_of(study)
 
 
 def _called(names: Sequence[str], name: str) -> list[str]:

@@ -288,6 +288,9 @@ def test_a_study_that_is_there_goes_on_by_its_full_name(home: Path, tmp_path: Pa
         refused = call(tmp_path, "search", name)
         assert refused.returncode == 2
         assert why in refused.stderr
+    others = call(tmp_path, "search", "own@synthetic-30.2", "--num-stories", "40")
+    assert others.returncode == 2
+    assert "own@synthetic-30.2 was begun on other data than these" in others.stderr
     helped = call(tmp_path, "worker", "own@synthetic-30.2")
     assert helped.returncode == 0
     assert "there is nothing to help with; tuner search own@synthetic-30.2 --trials N goes on" in helped.stderr
