@@ -18,17 +18,19 @@ from tuner.width import rehearsed
 def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True) -> dict[str, Any]:
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
-    The longest batches of an epoch are timed, so it will rather be less.
+    The longest batches of an epoch are timed, so it will rather be less. A search with a budget of minutes takes no more than those.
     """
     budget = definition.budget
     shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
     mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
     epochs = budget.trials * budget.epochs
+    seconds = round(epochs * mean)
     return {
         "trials": budget.trials,
         "width": width,
         "epochs_at_most": epochs,
-        "seconds_at_most": round(epochs * mean),
+        "seconds_of_all": seconds,
+        "seconds_at_most": min(seconds, round(60 * budget.minutes)) if budget.minutes else seconds,
         "confirmation": _confirmation(definition, shapes) if confirm else None,
         "shapes": shapes,
         "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
@@ -73,10 +75,11 @@ def _memory() -> int:
 
 def told(found: dict[str, Any]) -> list[str]:
     """The forecast in words."""
-    after = found["confirmation"]
+    after, whole = found["confirmation"], _time(found["seconds_of_all"])
+    bounded = f", which are its minutes; {whole} for all trials" if found["seconds_at_most"] < found["seconds_of_all"] else ""
     lines = [
         f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once",
-        f"at most {_time(found['seconds_at_most'])}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
+        f"at most {_time(found['seconds_at_most'])}{bounded}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
     ]
     if after is not None:
         beside = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"

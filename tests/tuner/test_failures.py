@@ -354,6 +354,13 @@ def test_a_forecast_says_what_a_search_would_cost_at_most() -> None:
     assert told(found)[0] == "8 trials, 24 epochs if none is stopped, 4 at once"
 
 
+def test_a_forecast_takes_no_longer_than_the_minutes() -> None:
+    """And says what all trials would take."""
+    found = forecast(ScriptedTrainer, plain(budget={"trials": 800, "epochs": 3, "minutes": 10}), 4)
+    assert (found["seconds_of_all"], found["seconds_at_most"]) == (6000, 600)
+    assert told(found)[1].startswith("at most 0 h 10 min, which are its minutes; 1 h 40 min for all trials; memory")
+
+
 def test_a_forecast_counts_what_confirms_the_best() -> None:
     """The best three with two seeds each, and one baseline, of three epochs."""
     notes = [{"name": "notes", "lr": 1e-3, "hidden_dim": 16}]
