@@ -24,7 +24,7 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 tally probe trainer checkpoint inference
 """
 TUNER = """
-errors options health intervals verdict judges pruning definition budget pace storage tables buffer study climb warm seam saving single
+errors options health intervals verdict judges pruning definition storage tables buffer study budget pace climb warm seam saving single
 trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake admission
 bench diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
 views charts pictures report display publish watch gate dashboard doctor

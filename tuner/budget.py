@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from tuner.definition import Budget
+from tuner.study import epochs_of
 
 STOP = "stop"
 SECONDS = "seconds "
@@ -94,8 +95,7 @@ class Allowance:
 
     def _epochs(self) -> int:
         """The epochs of all trials of the study, whoever trains them."""
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(max(int(t.user_attrs.get("epochs_run", 0)), max(t.intermediate_values, default=0)) for t in trials)
+        return sum(map(epochs_of, self._study.get_trials(deepcopy=False)))
 
     def over(self) -> bool:
         """Whether running trials are to be left where they are, to be gone on with by the next start."""

@@ -83,8 +83,10 @@ def choose(storage_url: str, subject: str) -> Choice:
         return best_choice(storage_url, subject)
     study = find_study(open_storage(storage_url, create=False), name)
     trials = {t.number: t for t in study.get_trials(deepcopy=False)}
-    if int(number) not in trials or not trials[int(number)].params:
-        raise StudyError(f"study {study.study_name} has no trial {number} that has begun; it has {len(trials)} trials, from 0 on")
+    if int(number) not in trials:
+        raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(trials)}, from 0 on")
+    if not trials[int(number)].params:
+        raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; tuner search {study.study_name} goes on")
     return choice_of(study, definition_of(study), trials[int(number)], None)
 
 

@@ -123,6 +123,11 @@ def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return sorted(sound, key=lambda t: (-(t.value or 0.0), t.constraints.get("round_trip", 0.0), t.number))
 
 
+def epochs_of(trial: FrozenTrial) -> int:
+    """How many epochs a trial has run, ended or not."""
+    return max(int(trial.user_attrs.get("epochs_run", 0)), max(trial.intermediate_values, default=0))
+
+
 def complete(study: optuna.Study, definition: StudyDefinition) -> bool:
     """Whether the budget of trials is used up and all of them have ended."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]

@@ -14,7 +14,7 @@ from tuner.budget import seconds_of
 from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
-from tuner.study import definition_of
+from tuner.study import definition_of, epochs_of
 from tuner.verdict import PRUNED_CAUSES
 from tuner.winner import CONFIRMED, best_of, candidates, told
 
@@ -32,7 +32,6 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     ended = [t for t in trials if t.state.is_finished()]
     under_way = [t for t in trials if t.state == TrialState.RUNNING]
     best = best_of(study, definition)
-    spent = sum(t.user_attrs.get("epochs_run", 0) for t in ended)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
     seconds = seconds_of(study)
@@ -42,7 +41,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "trials": dict(sorted(Counter(map(cause_of, ended)).items())),
         "running": sum(alive(t.user_attrs.get(OWNER)) for t in under_way),
         "interrupted": sum(not alive(t.user_attrs.get(OWNER)) for t in under_way),
-        "epochs_run": spent,
+        "epochs_run": sum(map(epochs_of, trials)),
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
         "confirmation": study.user_attrs[CONFIRMED] if best is not None and best[1] is not None else None,

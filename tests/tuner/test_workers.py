@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -102,7 +103,10 @@ def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -
     assert search.wait() == 0, rest
     trials = study_in(tmp_path).get_trials()
     assert sum(t.state == TrialState.RUNNING for t in trials) == 2
-    assert "0 running, 2 interrupted (tuner search quick@synthetic-30 goes on with them)" in run(tmp_path, "status", "quick").stdout
+    status = run(tmp_path, "status", "quick").stdout
+    assert "0 running, 2 interrupted (tuner search quick@synthetic-30 goes on with them)" in status
+    assert re.search(r"; [1-9]\d* epochs run, 0 saved", status), status  # those of trials that have not ended
+    assert "trial 3 of quick@synthetic-30 waits and has not begun" in run(tmp_path, "train", "--from", "quick:3").stderr
     assert "2 were interrupted; there is nothing to stop" in run(tmp_path, "stop", "quick").stderr
     again = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
     until(again, "goes on after epoch")
