@@ -269,30 +269,29 @@ def test_bad_input_in_a_process_of_its_own(home: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_study_that_is_there_goes_on_by_its_full_name(home: Path, tmp_path: Path) -> None:
-    """With the definition it was begun with; only the newest of a name, and one that is there."""
-    (tmp_path / "mine.toml").write_text((home / "tiny.toml").read_text())
+def test_a_study_that_is_there_goes_on_by_its_full_name(inside: Callable[..., Called], home: Path) -> None:
+    """With the definition it was begun with and its data; only the newest of a name, and one that is there."""
+    (home / "mine.toml").write_text((home / "tiny.toml").read_text())
     for fresh in ((), ("--fresh",)):
-        assert call(tmp_path, "search", "mine.toml", "--name", "own", "--no-confirm", "--trials", "2", *fresh).returncode == 0
-    (tmp_path / "mine.toml").unlink()
-    more = call(tmp_path, "search", "own@synthetic-30.2", "--no-confirm", "--trials", "3", "--json")
-    assert more.returncode == 0, more.stderr
+        assert inside("search", "mine.toml", "--name", "own", "--no-confirm", "--trials", "2", *fresh).status == 0
+    (home / "mine.toml").unlink()
+    more = inside("search", "own@synthetic-30.2", "--no-confirm", "--trials", "3", "--json")
+    assert more.status == 0, more.stderr
     found = json.loads(more.stdout)
     assert (found["study"], found["trials"]) == ("own@synthetic-30.2", {"finished": 3})
-    few = call(tmp_path, "search", "own@synthetic-30.2", "--no-confirm", "--trials", "2")
+    few = inside("search", "own@synthetic-30.2", "--no-confirm", "--trials", "2")
     assert "3 trials of own@synthetic-30.2 have begun, so --trials 2 begins none" in few.stderr
-    for name, why in {
-        "own@synthetic-30": "only own@synthetic-30.2 can be gone on with",
-        "no@where": "there is no study 'no@where'",
-    }.items():
-        refused = call(tmp_path, "search", name)
-        assert refused.returncode == 2
-        assert why in refused.stderr
-    others = call(tmp_path, "search", "own@synthetic-30.2", "--num-stories", "40")
-    assert others.returncode == 2
-    assert "own@synthetic-30.2 was begun on other data than these" in others.stderr
-    helped = call(tmp_path, "worker", "own@synthetic-30.2")
-    assert helped.returncode == 0
+    refused = {
+        ("own@synthetic-30",): "only own@synthetic-30.2 can be gone on with",
+        ("no@where",): "there is no study 'no@where'",
+        ("own@synthetic-30.2", "--num-stories", "40"): "own@synthetic-30.2 was begun on other data than these",
+    }
+    for words, why in refused.items():
+        done = inside("search", *words)
+        assert done.status == 2
+        assert why in done.stderr
+    helped = inside("worker", "own@synthetic-30.2", "--width", "1")
+    assert helped.status == 0
     assert "there is nothing to help with; tuner search own@synthetic-30.2 --trials N goes on" in helped.stderr
 
 
