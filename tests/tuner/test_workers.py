@@ -55,7 +55,7 @@ def study_in(folder: Path) -> optuna.Study:
 
 def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
     """Every trial once, by both, not one too many, and nothing is locked."""
-    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "2")
+    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "6")
     assert done.returncode == 0, done.stderr
     assert "locked" not in done.stderr
     study = study_in(tmp_path)
