@@ -149,9 +149,10 @@ class Admission:
         """Says that the minutes are used up, and which baselines they had no room for."""
         if not self._definition.budget.minutes or self._allowance.left > 0:
             return
-        budget, ended = self._definition.budget, sum(trial.state.is_finished() for trial in self._study.get_trials(deepcopy=False))
+        budget, trials = self._definition.budget, self._study.get_trials(deepcopy=False)
+        ended = sum(trial.state.is_finished() for trial in trials)
         if ended < budget.trials:
             self._notice(f"{budget.minutes:g} minutes are used up, {ended} of {budget.trials} trials have ended; run it again to go on")
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:
             self._notice(f"the minutes had no room for {', '.join(names)}; tuner confirm trains all baselines")

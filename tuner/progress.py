@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
@@ -22,7 +21,7 @@ from rich.text import Text
 from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.slots import Running
-from tuner.study import definition_of
+from tuner.study import epochs_of
 from tuner.summary import cause_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
@@ -207,7 +206,7 @@ class LiveProgress(Observer):
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
         if self._earlier is None:
-            self._earlier = self._recalled(search.study)
+            self._earlier = self._recalled(search)
         running = search.running
         lines = [self._line(search, one) for one in running]
         shown = screen(search.study.study_name, lines, self._totals(search), self.verdicts, self.console.width)
@@ -234,14 +233,15 @@ class LiveProgress(Observer):
         if value is not None and not baseline and (self.best is None or value > self.best[0]):
             self.best = value, f"trial {number}"
 
-    def _recalled(self, study: optuna.Study) -> int:
+    def _recalled(self, search: Watched) -> int:
         """Counts what had ended before this run, and says how many those are."""
-        epochs = definition_of(study).budget.epochs
-        trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in self._ended]
+        epochs = search.definition.budget.epochs
+        trials = [
+            trial for trial in search.study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in self._ended
+        ]
         for trial in trials:
             value = trial.value if trial.state == TrialState.COMPLETE else None
-            ran = int(trial.user_attrs.get("epochs_run", 0))
-            self._count(trial.number, trial.user_attrs.get("baseline"), cause_of(trial), value, ran, epochs)
+            self._count(trial.number, trial.user_attrs.get("baseline"), cause_of(trial), value, epochs_of(trial), epochs)
         return len(trials)
 
     def noticed(self, what: str) -> None:

@@ -46,10 +46,9 @@ def run_with_ray(
         tick: called every `TICK_SECONDS`.
 
     Raises:
-        TunerError: Ray is not installed, or the cluster cannot be reached.
+        TunerError: the cluster cannot be reached.
     """
-    find_ray()
-    import ray
+    import ray  # it is here: `find_ray` has been asked
 
     _reach(address)
     try:

@@ -31,6 +31,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     definition, trials = definition_of(study), study.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state.is_finished()]
     under_way = [t for t in trials if t.state == TrialState.RUNNING]
+    running = sum(alive(t.user_attrs.get(OWNER)) for t in under_way)
     best = best_of(study, definition)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
@@ -39,8 +40,8 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "study": study.study_name,
         "storage": storage_shown,
         "trials": dict(sorted(Counter(map(cause_of, ended)).items())),
-        "running": sum(alive(t.user_attrs.get(OWNER)) for t in under_way),
-        "interrupted": sum(not alive(t.user_attrs.get(OWNER)) for t in under_way),
+        "running": running,
+        "interrupted": len(under_way) - running,
         "epochs_run": sum(map(epochs_of, trials)),
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
