@@ -32,10 +32,11 @@ from rich.console import Console
 from tuner.buffer import BufferedStorage
 from tuner.climb import guide
 from tuner.definition import validated
-from tuner.job import report, run_search
+from tuner.job import run_search
 from tuner.preparation import SearchRequest
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
 from tuner.storage import open_storage
+from tuner.summary import report
 
 RUNNING, REPORTS = 64, 200
 SPACE = {name: FloatDistribution(1e-4, 1.0, log=True) for name in ("lr", "generate", "cycle_forward", "cycle_backward", "weight_decay")}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,13 @@ from model.extraction import Progress, silent
 from model.files import HEADER, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
-from model.sources import load_sentences
+from model.sources import DataSource, load_sentences
 from model.stories import Sentence
 from model.trainer import FusedTrainer
 from model.vocabulary import Vocabulary
 
 FORMAT, VERSION = "tuner checkpoint", MODEL_VERSION
 LARGEST_FILE = 4 << 30
-
-
-@dataclass(frozen=True)
-class DataSource:
-    """Which data a model was trained on, in the words of `--data`, `--num-stories` and the split's seed."""
-
-    source: str
-    stories: int | None
-    seed: int
 
 
 def check_writable(path: Path) -> None:

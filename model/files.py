@@ -7,11 +7,10 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HEADER = "tuner"
 
@@ -40,6 +39,9 @@ def save_numbers(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
     Raises:
         OSError: they cannot be written, and then nothing stands under the name that did not before.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file  # here, so that who writes a page does not wait seconds for torch
+
     with whole(path) as partial:
         try:
             save_file(dict(tensors), partial, metadata={HEADER: json.dumps(header)})

@@ -11,6 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ MEMORY_SHARE = 1 / 20
 """Sentences take some ten times the bytes of their lines; more of them than this share of the machine's memory are not read."""
 MOST_SYNTHETIC = 1_000_000
 PARSED_STORIES = Path("runs/cache/stories")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Which data a model was trained on, in the words of `--data`, `--num-stories` and the split's seed."""
+
+    source: str
+    stories: int | None
+    seed: int
 
 
 def _fault(line: Any) -> str | None:

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 
 import studies
-from model.checkpoint import DataSource, load_checkpoint, save_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.errors import ModelError
-from model.sources import read_jsonl
+from model.sources import DataSource, read_jsonl
 from model.trainer import FusedTrainer
 from tuner.definition import load_definition
 from tuner.errors import TunerError

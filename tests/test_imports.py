@@ -72,10 +72,13 @@ def test_heavy_packages_have_one_door_each() -> None:
         ("tuner.cli", "torch optuna sqlalchemy pydantic"),
         ("tuner.remote_end, tuner.saving", "optuna sqlalchemy pydantic scipy rich"),
         ("tuner.job", "optuna_dashboard matplotlib sklearn"),
+        ("tuner.summary, tuner.watch, tuner.choice, tuner.budget, tuner.report", "torch sklearn pandas"),
+        ("tuner.dashboard, tuner.artifacts, tuner.study", "torch"),
     ],
 )
 def test_what_is_waited_for_loads_no_more_than_it_needs(modules: str, heavy: str) -> None:
-    """The command line before it knows what is asked; a process that trains; a search before its first trial."""
+    """The command line before it knows what is asked; a process that trains; a search before its first trial;
+    who only looks on."""
     code = f"import {modules}, sys; print(*({set(heavy.split())!r} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not loaded.stdout.split()

@@ -21,10 +21,10 @@ from tuner.buffer import BufferedStorage
 from tuner.climb import STARTERS, starters_of
 from tuner.definition import StudyDefinition
 from tuner.failures import Outcome
-from tuner.intake import BASELINE, FIXED
 from tuner.pace import Pace, work
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
+from tuner.study import BASELINE, FIXED
 from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3

@@ -24,7 +24,7 @@ def status(study: str, storage: str, watch: bool, as_json: bool) -> None:
 
     Example: tuner status quick --watch
     """
-    from tuner.job import report
+    from tuner.summary import report
 
     if watch:
         from tuner.watch import watch as follow

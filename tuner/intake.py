@@ -17,13 +17,9 @@ from tuner.ownership import OWNER, alive, in_seat, itself, owner
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking
+from tuner.study import BASELINE, FIXED
 from tuner.tables import Unfinished
 from tuner.warm import remembered, sampler_for
-
-BASELINE = "baseline"
-FIXED = "fixed_params"
-"""Optuna's own attribute of a trial whose parameters somebody has said."""
-
 
 MayBegin = Callable[[FrozenTrial, bool], bool]
 """Whether a baseline that waits may begin; and whether it may where the budget of trials has room for nothing but what waits."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import optuna
 from optuna.trial import TrialState
@@ -16,7 +15,6 @@ from rich.console import Console
 from model.config import ModelShape
 from model.devices import find_device
 from model.errors import DeviceError
-from tuner.buffer import BufferedStorage
 from tuner.crew import Crew
 from tuner.events import JsonEvents
 from tuner.forecast import forecast, told
@@ -28,21 +26,11 @@ from tuner.progress import LiveProgress, PlainProgress, QuietProgress, WordyProg
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
 from tuner.seam import Trainer
-from tuner.storage import open_storage, shown
-from tuner.study import complete, find_study, source_of
-from tuner.summary import finding, summarise, verdicts
-from tuner.tables import CurveTable
+from tuner.study import complete, source_of
+from tuner.summary import Report, report
 from tuner.trainers import find_trainer
 from tuner.width import fitting
 from tuner.winner import told as confirmation
-
-
-@dataclass(frozen=True)
-class Report:
-    """A study's summary as an object and as lines of text."""
-
-    summary: dict[str, Any]
-    lines: list[str]
 
 
 @contextlib.contextmanager
@@ -192,12 +180,3 @@ class _Counts:
 def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_worker(study, storage, device, width, Console(stderr=True), artifacts, Path(base))
-
-
-def report(storage_url: str, study_name: str) -> Report:
-    """The state of a study, running or ended."""
-    storage = open_storage(storage_url, create=False)
-    study = find_study(BufferedStorage(storage), study_name)
-    summary = summarise(study, shown(storage_url))
-    lines = finding(summary, CurveTable(storage, study._study_id).read())
-    return Report(summary, [*lines, *verdicts(study)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import optuna
 
 from tuner.definition import StudyDefinition
 from tuner.health import Pulse
-from tuner.slots import Running
 from tuner.verdict import Verdict
+
+if TYPE_CHECKING:
+    from tuner.slots import Running  # who looks on loads nothing that trains
 
 
 class Watched(Protocol):

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
@@ -20,10 +20,12 @@ from rich.text import Text
 
 from model.config import ROLES
 from tuner.observer import Observer, Watched
-from tuner.slots import Running
 from tuner.study import epochs_of
 from tuner.summary import cause_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
+
+if TYPE_CHECKING:
+    from tuner.slots import Running
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 110

@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from model.checkpoint import DataSource
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
+from model.sources import DataSource
 from tuner.errors import SearchError
 from tuner.failures import Elsewhere
 from tuner.seam import Held, Scored

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus
+from model.sources import DataSource
 from tuner.failures import Outcome
 from tuner.seam import Trainer
 from tuner.trainers import find_trainer

@@ -11,10 +11,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from model.checkpoint import DataSource, save_checkpoint
+from model.checkpoint import save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.evaluation import Evaluation
+from model.sources import DataSource
 from model.trainer import FusedTrainer, Snapshot
 from tuner.seam import Held, Scored
 

@@ -10,18 +10,24 @@ import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from model.checkpoint import DataSource
-from model.corpus import Corpus
+from model.sources import DataSource
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import DefinitionError, StudyError
 
+if TYPE_CHECKING:
+    from model.corpus import Corpus
+
 PLACES = 8
+BASELINE = "baseline"
+"""The attribute of a trial that names the baseline it is."""
+FIXED = "fixed_params"
+"""Optuna's own attribute of a trial whose parameters somebody has said."""
 ADVICE = (
     "name the same options (--epochs, --seed) again, begin another study with --name NAME, "
     "or begin this one anew with --fresh (the old one stays)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -11,14 +12,25 @@ from optuna.trial import FrozenTrial, TrialState
 
 from model.config import ROLES
 from tuner.budget import seconds_of
+from tuner.buffer import BufferedStorage
 from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
-from tuner.study import definition_of, epochs_of
+from tuner.storage import open_storage, shown
+from tuner.study import definition_of, epochs_of, find_study
+from tuner.tables import CurveTable
 from tuner.verdict import PRUNED_CAUSES
 from tuner.winner import CONFIRMED, best_of, candidates, told
 
 ENOUGH_AUDITS = 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's summary as an object and as lines of text."""
+
+    summary: dict[str, Any]
+    lines: list[str]
 
 
 def cause_of(trial: FrozenTrial) -> str:
@@ -133,3 +145,12 @@ def verdicts(study: optuna.Study) -> list[str]:
     stored = {t.number: t.user_attrs["verdict"] for t in study.get_trials(deepcopy=False) if "verdict" in t.user_attrs}
     stopped = {number: verdict for number, verdict in stored.items() if verdict["cause"] != "finished"}
     return [f"trial {number} {v['cause']} in epoch {v['epoch']}: {v['reason']}" for number, v in stopped.items()]
+
+
+def report(storage_url: str, study_name: str) -> Report:
+    """The state of a study, running or ended."""
+    storage = open_storage(storage_url, create=False)
+    study = find_study(BufferedStorage(storage), study_name)
+    summary = summarise(study, shown(storage_url))
+    lines = finding(summary, CurveTable(storage, study._study_id).read())
+    return Report(summary, [*lines, *verdicts(study)])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Protocol
 
-from model.checkpoint import DataSource
 from model.config import ModelShape
 from model.corpus import Corpus
+from model.sources import DataSource
 from tuner.errors import DefinitionError
 from tuner.seam import Trainer
 

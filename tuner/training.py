@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from model.checkpoint import DataSource, check_writable
+from model.checkpoint import check_writable
 from model.config import Hyperparameters, settings_from
 from model.corpus import load_corpus
 from model.devices import find_device
 from model.evaluation import Evaluation
 from model.extraction import Progress, silent
+from model.sources import DataSource
 from model.trainer import EpochRecord
 from tuner.choice import choose
 from tuner.errors import DefinitionError, TunerError

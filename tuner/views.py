@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import StudyDefinition
@@ -118,7 +117,12 @@ def _importance(study: optuna.Study) -> dict[str, float]:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < FEW or len({t.value for t in complete}) < 2:
         return {}
-    found = optuna.importance.get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    from optuna.importance import (  # here: with it comes scikit-learn, which takes seconds
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
+
+    found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {name: float(share) for name, share in found.items()}
 
 

@@ -22,8 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ROLES
 from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
 from tuner.definition import StudyDefinition
-from tuner.intake import BASELINE, FIXED
-from tuner.study import feasible
+from tuner.study import BASELINE, FIXED, feasible
 
 CONFIRMED = "confirmed"
 FIGURES = (*ROLES, "exact")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import studies
-from model.checkpoint import DataSource
 from model.corpus import Corpus, load_corpus
+from model.sources import DataSource
 from tuner.definition import StudyDefinition, validated
 from tuner.saving import SavingTrainer
 

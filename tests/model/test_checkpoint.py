@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import DataSource, load_checkpoint, save_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.errors import CheckpointError
+from model.sources import DataSource
 from model.trainer import FusedTrainer
 
 CPU = torch.device("cpu")

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, DataSource, load_checkpoint, save_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.errors import DataError
 from model.inference import generate_texts, parse_texts, read_propositions, tokenize
+from model.sources import DataSource
 from model.trainer import FusedTrainer
 
 

@@ -16,11 +16,12 @@ from model.devices import find_device
 from tests.tuner.scripted import scripted
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError
-from tuner.job import report, run_search
+from tuner.job import run_search
 from tuner.observer import Observer, Watched
 from tuner.preparation import SearchRequest
 from tuner.storage import open_storage
 from tuner.study import find_study
+from tuner.summary import report
 
 CONTENT: dict[str, Any] = {
     "name": "tiny",
