@@ -1,5 +1,6 @@
 """Shared pieces of the tests: small corpora, and where the real stories lie."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -20,6 +21,15 @@ def quiet_and_repeatable() -> None:
     """Two threads and no chatter, so that sums and output are the same everywhere."""
     torch.set_num_threads(2)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For what trains without a search, which would have a lane a thread: two test processes of two threads each take twice as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

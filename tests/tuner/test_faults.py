@@ -17,6 +17,8 @@ from model.trainer import FusedTrainer
 from tuner.faults import Run, diagnose_run
 from tuner.inspection import unlearnable
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 USUAL = Hyperparameters(lr=5e-3, num_rules=4, epochs=12, dropout=0.1, loss_weights=LossWeights(1.0, 0.3, 0.1, 0.1))
 SHAPE = ModelShape(hidden_dim=32, batch_size=16, max_rules=4)
 
@@ -31,14 +33,20 @@ def trained(
 
 
 def train_on(trainer: FusedTrainer, epochs: int) -> list[dict[str, Any]]:
-    """So many epochs more, as a curve."""
-    curve = []
-    for _ in range(epochs):
-        record, evaluation = trainer.train_epoch()[0], trainer.evaluate()[0]
-        assert record is not None
-        assert evaluation is not None
-        curve.append({**dataclasses.asdict(record), "objective": evaluation.objective, **evaluation.figures})
+    """So many epochs more of the only slot, as a curve."""
+    (curve,) = train_all_on(trainer, epochs)
     return curve
+
+
+def train_all_on(trainer: FusedTrainer, epochs: int) -> list[list[dict[str, Any]]]:
+    """So many epochs more of all slots, as a curve each."""
+    curves: list[list[dict[str, Any]]] = [[] for _ in range(trainer.slots)]
+    for _ in range(epochs):
+        for curve, record, evaluation in zip(curves, trainer.train_epoch(), trainer.evaluate(), strict=True):
+            assert record is not None
+            assert evaluation is not None
+            curve.append({**dataclasses.asdict(record), "objective": evaluation.objective, **evaluation.figures})
+    return curves
 
 
 def run_of(trainer: FusedTrainer, curve: Sequence[dict[str, Any]], hyperparameters: Hyperparameters = USUAL) -> Run:
@@ -177,15 +185,16 @@ def test_relations_that_train_hardly_shows_cannot_be_learnt(small_corpus: Corpus
     assert {"unlearnable_relation", "unknown_words"} <= kinds(run_of(trainer, curve))
 
 
-@pytest.mark.parametrize(
-    ("lr", "epochs", "kind"),
-    [(0.05, 12, "rate_too_large"), (0.3, 12, "rate_too_large"), (1.0, 12, "rate_too_large"), (4e-5, 40, "rate_too_small")],
-)
-def test_learning_rates_out_of_place_are_told_from_the_curve(corpus: Corpus, lr: float, epochs: int, kind: str) -> None:
-    """Too large: the loss goes up and down; too small: it still rises at the end, far from done."""
-    wrong = dataclasses.replace(USUAL, lr=lr, epochs=epochs, final_lr=1.0)
-    trainer, curve = trained(corpus, wrong)
-    assert kind in kinds(Run(flat_settings(trainer.shape, wrong), curve, None, corpus.most_frequent("valid")))
+def test_learning_rates_out_of_place_are_told_from_the_curve(corpus: Corpus) -> None:
+    """Too large: the loss goes up and down; too small: it still rises at the end, far from done. Four trials side by side."""
+    rates = {0.05: "rate_too_large", 0.3: "rate_too_large", 1.0: "rate_too_large", 2e-4: "rate_too_small"}
+    wrong = [dataclasses.replace(USUAL, lr=lr, final_lr=1.0) for lr in rates]
+    trainer = FusedTrainer(SHAPE, corpus, len(wrong))
+    for slot, hyperparameters in enumerate(wrong):
+        trainer.load(slot, hyperparameters)
+    curves = train_all_on(trainer, USUAL.epochs)
+    for hyperparameters, curve, kind in zip(wrong, curves, rates.values(), strict=True):
+        assert kind in kinds(Run(flat_settings(SHAPE, hyperparameters), curve, None, corpus.most_frequent("valid"))), hyperparameters.lr
 
 
 def test_a_model_too_small_is_flat_and_low_on_train_too(corpus: Corpus) -> None:
