@@ -29,7 +29,7 @@ def played(rows: Path) -> list[Row]:
 def play(options: argparse.Namespace) -> None:
     """Runs the rows that are missing, seed by seed, the searchers in another order for each."""
     there = played(options.rows)
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         names = options.searchers[seed % len(options.searchers) :] + options.searchers[: seed % len(options.searchers)]
         for searcher in names:
             task = Task(str(options.data.absolute()), options.stories, options.epochs, options.minutes, seed, "", options.device)
@@ -50,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="sentences, .jsonl[.gz]; not needed to count")
     parser.add_argument("--stories", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=12, help="of a whole trial")
     parser.add_argument("--searchers", type=lambda text: text.split(","), default=list(SEARCHERS), help=", ".join((*SEARCHERS, *ABLATIONS)))
@@ -75,7 +76,7 @@ def main() -> None:
     if options.png:
         draw([row for row in rows if row["searcher"] in options.searchers], options.minutes, options.png)
     if options.results:
-        options.results.write_text(rewritten(options.results.read_text(), there))
+        options.results.write_text(rewritten(options.results.read_text(), there, options.rows.name))
     print(json.dumps(score(rows, options.minutes), indent=None if options.json else 1))
 
 

@@ -2,6 +2,7 @@
 
 There they stand between marks, `<!-- race: --stories 100 --minutes 4 --epochs 10 -->` and `<!-- end -->`, and are written anew with
 python -m benchmarks.search_race --count --results benchmarks/RESULTS.md
+Tables of other rows name them, `<!-- race: --stories 100 --minutes 4 --epochs 10 --rows race_new_seeds.jsonl -->`, and need `--rows` too.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ FOUND = (
 )
 LEAST_SEEDS = 3
 """An interval of two goes beyond what can be."""
-MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\d+) -->\n).*?(\n<!-- end -->)", re.S)
+MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\d+)(?: --rows (\S+))? -->\n).*?(\n<!-- end -->)", re.S)
+USUAL_ROWS = "race_rows.jsonl"
 
 
-def rewritten(text: str, rows: Sequence[Row]) -> str:
-    """A page with the tables between its marks as these rows say."""
+def rewritten(text: str, rows: Sequence[Row], name: str = USUAL_ROWS) -> str:
+    """A page with the tables between its marks as these rows say, where they are of the file of this name."""
 
     def anew(mark: re.Match[str]) -> str:
         stories, minutes, epochs = int(mark[2]), float(mark[3]), int(mark[4])
         own = [row for row in rows if of_race(row, stories, epochs, minutes)]
-        return mark[1] + tables(own, minutes) + mark[5]
+        return mark[1] + tables(own, minutes) + mark[6] if (mark[5] or USUAL_ROWS) == name else mark[0]
 
     return MARKED.sub(anew, text)
 
