@@ -101,7 +101,8 @@ def test_the_tables_of_the_race_are_what_its_rows_say() -> None:
     """Each between its marks; written anew by `python -m benchmarks.search_race --count --results benchmarks/RESULTS.md`."""
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
     results = (folder / "RESULTS.md").read_text()
-    assert len(marked := MARKED.findall(results)) >= 2
+    marked = MARKED.findall(results)
+    assert len(marked) >= 2
     for name in {mark[4] or USUAL_ROWS for mark in marked}:
         rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
         assert rewritten(results, rows, name) == results
