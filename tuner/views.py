@@ -117,10 +117,8 @@ def _importance(study: optuna.Study) -> dict[str, float]:
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < FEW or len({t.value for t in complete}) < 2:
         return {}
-    from optuna.importance import (  # here: with it comes scikit-learn, which takes seconds
-        PedAnovaImportanceEvaluator,
-        get_param_importances,
-    )
+    # Here, for with it comes scikit-learn, which takes two seconds.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     found = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return {name: float(share) for name, share in found.items()}
