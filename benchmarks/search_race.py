@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
 from benchmarks.race.score import Row, draw, of_race, score
-from benchmarks.race.table import MARKED, rewritten
+from benchmarks.race.table import has_tables, rewritten
 from benchmarks.race.task import Task
 
 
@@ -67,8 +67,9 @@ def main() -> None:
         parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join((*SEARCHERS, *ABLATIONS))}")
     if options.data is None and not options.count:
         parser.error("--data is needed to race; without it --count counts the rows that are there")
-    if options.results and not (options.results.is_file() and MARKED.search(options.results.read_text())):
-        parser.error(f"{options.results} has no table to write: <!-- race: --stories N --minutes M --epochs E -->, a line, <!-- end -->")
+    if options.results and not (options.results.is_file() and has_tables(options.results.read_text(), options.rows.name)):
+        marks = "<!-- race: --stories N --minutes M --epochs E [--rows FILE] -->, a line, <!-- end -->"
+        parser.error(f"{options.results} has no table of {options.rows.name} to write: {marks}")
     if not options.count:
         play(options)
     there = played(options.rows)

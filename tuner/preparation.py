@@ -33,7 +33,7 @@ from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
-from tuner.study import check_data, definition_of, find_study, open_study, source_of
+from tuner.study import BASELINE, check_data, definition_of, find_study, open_study, source_of
 from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
@@ -232,7 +232,7 @@ def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callabl
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     if len(begun) > budget:
         tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none: it says how many there are in all")
-    elif budget <= baselines and len(begun) == sum("baseline" in trial.user_attrs for trial in begun):
+    elif budget <= baselines and len(begun) == sum(BASELINE in trial.user_attrs for trial in begun):
         tell(f"{budget} trials are all for the {baselines} baselines, nothing is searched; raise --trials")
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from model.config import ROLES
 from tuner.observer import Observer, Watched
-from tuner.study import epochs_of
+from tuner.study import BASELINE, epochs_of
 from tuner.summary import cause_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
@@ -243,7 +243,7 @@ class LiveProgress(Observer):
         ]
         for trial in trials:
             value = trial.value if trial.state == TrialState.COMPLETE else None
-            self._count(trial.number, trial.user_attrs.get("baseline"), cause_of(trial), value, epochs_of(trial), epochs)
+            self._count(trial.number, trial.user_attrs.get(BASELINE), cause_of(trial), value, epochs_of(trial), epochs)
         return len(trials)
 
     def noticed(self, what: str) -> None:

@@ -14,6 +14,7 @@ from tuner.errors import SearchError, SnapshotError
 from tuner.failures import Outcome, advance, device_failures, plain
 from tuner.seam import Held, Record, Scored, Trainer
 from tuner.snapshots import SlotState
+from tuner.study import BASELINE
 from tuner.verdict import Verdict
 
 KEPT_FIGURES = (
@@ -61,7 +62,7 @@ class Running:
     @property
     def baseline(self) -> str | None:
         """The baseline's name, if it is one."""
-        name = self.trial.user_attrs.get("baseline")
+        name = self.trial.user_attrs.get(BASELINE)
         return None if name is None else str(name)
 
     @property

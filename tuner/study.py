@@ -96,7 +96,7 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
     for kind, trials in (("baseline", definition.baselines), ("enqueue", definition.enqueue)):
         for number, trial in enumerate(trials):
             label = f"{kind} {number}"
-            marks = {"enqueued": label, **({"baseline": trial["name"]} if kind == "baseline" else {"suggested": trial["name"]})}
+            marks = {"enqueued": label, **({BASELINE: trial["name"]} if kind == "baseline" else {"suggested": trial["name"]})}
             if label not in there:
                 study.enqueue_trial(definition.point(trial), user_attrs=marks)
     study.set_user_attr("ready", True)

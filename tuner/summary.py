@@ -17,7 +17,7 @@ from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
 from tuner.storage import open_storage, shown
-from tuner.study import definition_of, epochs_of, find_study
+from tuner.study import BASELINE, definition_of, epochs_of, find_study
 from tuner.tables import CurveTable
 from tuner.verdict import PRUNED_CAUSES
 from tuner.winner import CONFIRMED, best_of, candidates, told
@@ -58,7 +58,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
         "confirmation": study.user_attrs[CONFIRMED] if best is not None and best[1] is not None else None,
-        "baselines": [_baseline(t) for t in trials if t.user_attrs.get("baseline")],
+        "baselines": [_baseline(t) for t in trials if t.user_attrs.get(BASELINE)],
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
         "ceiling": study.user_attrs["ceiling"],
@@ -88,7 +88,7 @@ def _audit_line(found: dict[str, Any]) -> str:
 def _baseline(trial: FrozenTrial) -> dict[str, Any]:
     value = trial.value if trial.state == TrialState.COMPLETE else None
     cause = cause_of(trial) if trial.state.is_finished() else None
-    return {"name": trial.user_attrs["baseline"], "trial": trial.number, "value": value, "cause": cause, "state": trial.state.name.lower()}
+    return {"name": trial.user_attrs[BASELINE], "trial": trial.number, "value": value, "cause": cause, "state": trial.state.name.lower()}
 
 
 def _percent(share: float | None) -> str:

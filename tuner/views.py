@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
-from tuner.study import definition_of
+from tuner.study import BASELINE, definition_of
 from tuner.summary import cause_of, summarise
 from tuner.tables import CurveTable
 
@@ -110,7 +110,7 @@ def _trial(definition: StudyDefinition, trial: FrozenTrial, curve: tuple[dict[st
     cause = cause_of(trial) if trial.state.is_finished() else RUNNING
     reason = str(trial.user_attrs.get("verdict", {}).get("reason", ""))
     value = trial.value if trial.state == TrialState.COMPLETE else None
-    return TrialView(trial.number, cause, trial.user_attrs.get("baseline"), definition.filled(trial.params), value, curve, reason)
+    return TrialView(trial.number, cause, trial.user_attrs.get(BASELINE), definition.filled(trial.params), value, curve, reason)
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
