@@ -11,9 +11,11 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
+from benchmarks.luck import compared, drawn
 from benchmarks.pruning_replay import judged, ours, replay, replay_rule
 from benchmarks.race.score import best_by, epochs_by, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten
+from benchmarks.race.task import Task
 from model.config import ModelShape
 
 
@@ -117,3 +119,25 @@ def test_what_only_a_gpu_can_show_runs_without_one_too() -> None:
     assert found["throughput"]["widths"]["1"]["trial_steps_per_second"] > 0
     assert sum(found["search"]["trials"].values()) == 2
     assert (found["device"], found["waits_an_epoch"], found["short_of_memory"]) == ("cpu", None, None)
+
+
+def test_luck_is_what_one_setting_spreads_as_much_as_many() -> None:
+    """The ratio's interval holds 1 where both spread alike, lies above it where settings differ; they are drawn from the race's space."""
+    generator = np.random.default_rng(1)
+
+    def pairs(count: int, sd: float) -> list[tuple[float, float]]:
+        values = 0.78 + sd * generator.standard_normal(count)
+        return [(float(value), float(value) - 0.01) for value in values]
+
+    alike, apart = compared(pairs(60, 0.01), pairs(60, 0.01), 0.79), compared(pairs(60, 0.03), pairs(60, 0.01), 0.79)
+    assert alike["ratio"][1] < 1 < alike["ratio"][2]
+    assert apart["ratio"][1] > 1
+    assert alike["correlation"] == 1.0
+    hits, count, low, high = alike["reached"]
+    assert count == 120
+    assert low < hits / count < high
+    points, middle = drawn(Task("", 100, 10, 1.0, 0, ""), {"hidden_dim": 64, "batch_size": 16}, 2e-3, 20)
+    task = Task("", 100, 10, 1.0, 0, "")
+    assert len({task.definition.settings(point, 0)[0] for point in [*points, middle]}) == 1
+    assert 2e-3 <= min(point["lr"] for point in points) < middle["lr"] < max(point["lr"] for point in points) <= 1e-2
+    assert (points, middle) == drawn(task, {"hidden_dim": 64, "batch_size": 16}, 2e-3, 20)

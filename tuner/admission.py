@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,7 +22,7 @@ from tuner.buffer import BufferedStorage
 from tuner.climb import STARTERS, starters_of
 from tuner.definition import StudyDefinition
 from tuner.failures import Outcome
-from tuner.pace import Pace, work
+from tuner.pace import HURRY, Pace, work
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
 from tuner.study import BASELINE, FIXED
@@ -119,6 +120,14 @@ class Admission:
             return True
         dearest = max((self._arrays.shape(each) for each in beside), key=lambda shape: work(shape, 1))
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
+
+    def few(self, params: dict[str, Any]) -> bool:
+        """Whether a lane has room for few more trials with these settings, one after the other."""
+        return self._pace.fewer(HURRY, self._definition.settings(params, 0)[0], self._allowance.left)
+
+    def ends(self, params: dict[str, Any]) -> bool:
+        """Whether a trial with these settings ends that begins now in a lane of its own."""
+        return self._ends(self._definition.settings(params, 0)[0], [])
 
     def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.

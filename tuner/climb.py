@@ -5,15 +5,21 @@ every array half empty. So new trials are drawn in the shape of the best, their 
 place once, with the next larger and the next smaller value of each number that is chosen from a few. Where that is better, both go on from
 there (coordinate steps from what is cheap, as in Wu, Wang and Huang, arXiv:2005.01571). Now and then one is drawn whole.
 
+Where the time that is left has room for few trials one after the other, steps one after the other would be all of it, and ten trials say
+too little for a sampler. There the first two sizes above what is cheap are tried beside each other; then the better half of the cheap ones
+in the larger shape, the best first (successive halving, with sizes as its rungs), which is that of a step as soon as it has passed the
+best; and none is drawn whole.
+
 The first, cheap ones are spread evenly: each range is cut into as many equal parts as there are of them, and each part has one (Latin
 hypercube: McKay, Beckman and Conover, Technometrics 21, 1979). Ten draws at random leave the good end of a range empty now and then.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +35,32 @@ STARTERS = "starters"
 """A study's attribute: how many trials begin with what is cheap, where its minutes have no room for as many as its definition says."""
 WHOLE_EVERY = 8
 """One in so many is drawn with its shape."""
+SIZE = "hidden_dim"
+
+
+class Room(Protocol):
+    """What the time that is left has room for."""
+
+    def few(self, params: dict[str, Any]) -> bool:
+        """Whether a lane has room for few more trials with these settings, one after the other."""
+
+    def ends(self, params: dict[str, Any]) -> bool:
+        """Whether a trial with these settings ends that begins now in a lane of its own."""
+
+
+class Ample:
+    """Room for many."""
+
+    def few(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+    def ends(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
+
+
+AMPLE = Ample()
 
 
 def guide(
@@ -40,6 +72,7 @@ def guide(
     warm: bool = False,
     sizes_cost: bool = True,
     starting: int | None = None,
+    room: Room = AMPLE,
 ) -> tuple[dict[str, Any], int | None]:
     """What is not drawn for a new trial, and from which trial it is a step, if it is one.
 
@@ -50,6 +83,7 @@ def guide(
         warm: whether the sampler knows an earlier study, from which it draws even the first.
         sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
         starting: how many begin with what is cheap; None: as many as the definition says.
+        room: what the time that is left has room for.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
     starting = definition.starting if starting is None else starting
@@ -62,11 +96,13 @@ def guide(
     if best is None:
         return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
-    if len(running) < steps and (step := next_step(definition, trials, best)) is not None:
+    shape = _drawn_in(best, running if best.number in starters else ())
+    step = next_step(definition, trials, best) if len(running) < steps else None
+    if room.few({**best.params, **shape}):
+        return _in_a_hurry(definition, trials, best, step, starters, {**shape, **_ahead(best, running)}, room)
+    if step is not None:
         return step, best.number
-    if number % WHOLE_EVERY == 0:
-        return {}, None
-    return _drawn_in(best, running if best.number in starters else ()), None
+    return {} if number % WHOLE_EVERY == 0 else shape, None
 
 
 def starters_of(attributes: Mapping[str, Any], definition: StudyDefinition) -> int:
@@ -83,9 +119,16 @@ def _drawn_in(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]
 
     A starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost."""
     for step in steps:
-        if step.params.get("hidden_dim", 0) > best.params.get("hidden_dim", 0):
+        if step.params.get(SIZE, 0) > best.params.get(SIZE, 0):
             return _shape(step.params)
     return _shape(best.params)
+
+
+def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """The shape of the step that has passed the best before its end, the furthest; nothing if none has."""
+    reached = [(step.intermediate_values[max(step.intermediate_values)], step) for step in steps if step.intermediate_values]
+    value, ahead = max(reached, key=lambda one: one[0], default=(-math.inf, best))
+    return _shape(ahead.params) if best.value is not None and value > best.value else {}
 
 
 def _spread(definition: StudyDefinition, number: int, parts: int) -> dict[str, float]:
@@ -121,6 +164,54 @@ def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: 
         for params in sorted(beside, key=lambda params: bool(worse & _ways(ladders, best.params, params))):
             if [params[name] for name in compared] not in reached:
                 return params
+    return None
+
+
+def _in_a_hurry(
+    definition: StudyDefinition,
+    trials: Sequence[FrozenTrial],
+    best: FrozenTrial,
+    step: dict[str, Any] | None,
+    starters: range,
+    shape: dict[str, Any],
+    room: Room,
+) -> tuple[dict[str, Any], int | None]:
+    """Where few trials have room: the next larger size, the one after it beside that, the better starters in the larger shape, other steps.
+
+    Args:
+        step: the next from the best, if one may run.
+        shape: in which the rest are drawn.
+    """
+    if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0):
+        return step, best.number
+    leap = _leap(definition, trials, best) if best.number in starters else None
+    if leap is not None and room.ends(leap):
+        return leap, best.number
+    if (promoted := _promoted(trials, starters, shape)) is not None:
+        return promoted
+    return (shape, None) if step is None else (step, best.number)
+
+
+def _promoted(trials: Sequence[FrozenTrial], starters: range, shape: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
+    """The best of the better half of the starters that has not been tried in this larger shape; none when as many others have ended as
+    there are starters, for the sampler knows more than these then."""
+    known = feasible(trials)
+    ended = [trial for trial in known if trial.number in starters]
+    for starter in ended[: math.ceil(len(ended) / 2)] if len(known) < len(ended) + len(starters) else ():
+        larger = {**starter.params, **shape}
+        if larger.get(SIZE, 0) > starter.params.get(SIZE, 0) and all(trial.params != larger for trial in trials):
+            return larger, starter.number
+    return None
+
+
+def _leap(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:
+    """The best's settings in the model one size above that of a first step which runs, where no step has been."""
+    sizes, steps = _ladders(definition).get(SIZE, []), [step for _, step in _steps(trials)]
+    for step in steps if sizes else ():
+        if step.state == TrialState.RUNNING and step.params[SIZE] > best.params[SIZE]:
+            larger = next((size for size in sizes if size > step.params[SIZE]), None)
+            been = larger in {there.params[SIZE] for there in steps}
+            return None if larger is None or been else {**best.params, SIZE: larger}
     return None
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
-from tuner.climb import STEP, guide, starters_of
+from tuner.climb import STEP, Room, guide, starters_of
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner
@@ -56,12 +56,21 @@ class Intake:
         seat: where this process sits; whose trials it takes up first.
         device: noted with new trials.
         steps: how many trials may at once be steps from the best (see `climb`).
+        room: what the time that is left has room for (see `climb`).
     """
 
     def __init__(
-        self, study: optuna.Study, storage: BufferedStorage, definition: StudyDefinition, seat: Seat, device: str, steps: int
+        self,
+        study: optuna.Study,
+        storage: BufferedStorage,
+        definition: StudyDefinition,
+        seat: Seat,
+        device: str,
+        steps: int,
+        room: Room,
     ) -> None:
-        self.study, self.storage, self.definition, self.seat, self.device, self.steps = study, storage, definition, seat, device, steps
+        self.study, self.storage, self.definition, self.seat = study, storage, definition, seat
+        self.device, self.steps, self.room = device, steps, room
         self.mark = str(study.user_attrs["mark"])
         self._earlier = remembered(study)
         self._parked: list[Running] = []
@@ -198,7 +207,8 @@ class Intake:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
         starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
-        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting)
+        how = {"warm": warm, "sizes_cost": sizes_cost}
+        said, best = guide(self.definition, trials, number, self.steps, **how, starting=starting, room=self.room)
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)
         if said:

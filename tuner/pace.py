@@ -18,6 +18,9 @@ START_SHARE = 1 / 4
 FEW = 6
 """Trials that a lane has room for, one after the other: with fewer left it counts how soon each ends, for the next is drawn with it."""
 
+HURRY = 10
+"""The same: with fewer left there is no time to climb one size after the other (see `climb`)."""
+
 
 def work(shape: ModelShape, slots: int) -> int:
     """About how long an epoch of an array takes on one core, in a unit of its own; counted, so that the same search is laid out the same.
@@ -77,8 +80,11 @@ class Pace:
     def together(self, shape: ModelShape, others: int, left: float) -> bool:
         """Whether one more trial trains beside others of its shape rather than after them: while the seconds that are left have room for
         many, as more are trained so; and where they end sooner so."""
-        alone = self._budget.epochs * work(shape, 1) * self._seconds
-        return not self._bounds or left >= FEW * alone or sooner_together(shape, others)
+        return not self.fewer(FEW, shape, left) or sooner_together(shape, others)
+
+    def fewer(self, count: int, shape: ModelShape, left: float) -> bool:
+        """Whether a lane has room for fewer more trials of this shape, one after the other, in the seconds that are left."""
+        return self._bounds and left < count * self._budget.epochs * work(shape, 1) * self._seconds
 
     def ends(self, shape: ModelShape, beside: Sequence[tuple[ModelShape, int]], left: float) -> bool:
         """Whether one more trial of a lane ends in the seconds that are left, and all beside it.

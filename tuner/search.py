@@ -135,7 +135,8 @@ class Search:
 
     def _run(self) -> None:
         self._seat = Seat(self.snapshots, self._artifacts)
-        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, max(1, self._lanes // 2))
+        steps = max(1, self._lanes // 2)
+        self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, steps, self._admission)
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
         patience = self.storage.patience.seconds
         heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))

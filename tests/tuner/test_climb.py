@@ -147,6 +147,66 @@ def test_while_a_larger_model_is_tried_for_the_first_time_trials_are_drawn_in_it
     assert guide(MADE, [trial(12, 0.5), larger], LATE, 1) == ({"hidden_dim": 16, "batch_size": 8}, None)
 
 
+class Short:
+    """Time for few trials of some sizes, and for none of others."""
+
+    def __init__(self, few: list[int], ends: bool = True) -> None:
+        self.sizes, self.last = few, ends
+
+    def few(self, params: dict[str, Any]) -> bool:
+        """By size."""
+        return params["hidden_dim"] in self.sizes
+
+    def ends(self, params: dict[str, Any]) -> bool:
+        """As said."""
+        return self.last
+
+
+def test_where_few_steps_have_room_the_next_size_is_tried_beside_the_first() -> None:
+    """Once, while the first runs, with the best's other settings, if it ends; not where many have room, nor past the end."""
+    starter, first = trial(0, 0.5, rules=4), trial(10, None, hidden=32, rules=4, step=True)
+    larger = trial(11, None, hidden=64, rules=4, step=True)
+    short, drawn = Short([32]), ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, [starter, first], LATE, 1, room=short) == ({**starter.params, "hidden_dim": 64}, 0)
+    assert guide(MADE, [starter, first], LATE, 1) == drawn
+    assert guide(MADE, [starter, first], LATE, 1, room=Short([32], ends=False)) == drawn
+    assert guide(MADE, [starter, first], LATE, 1, room=Short([16, 64])) == drawn, "it is what would be drawn that few have room of"
+    assert guide(MADE, [starter, first, trial(11, 0.1, hidden=64, rules=4, step=True)], LATE, 1, room=short) == drawn
+    assert guide(MADE, [starter, trial(10, 0.6, hidden=32, rules=4, step=True), larger], LATE, 1, room=short) == drawn
+    assert guide(MADE, [starter, trial(10, None, batch=16, step=True)], LATE, 1, room=Short([16]))[1] is None
+    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64])) == ({"hidden_dim": 64, "batch_size": 8}, None)
+
+
+def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape() -> None:
+    """The best first, each once, before any other step; the worse half is not, nor where many have room or as many others have ended."""
+    starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.3, 2), (2, 0.4, 4), (3, 0.2, 2))]
+    starters[1].params["lr"] = 2e-3
+    trials = [*starters, trial(10, 0.6, hidden=32, step=True)]
+    assert guide(MADE, trials, LATE, 1, room=Short([32]))[0]["hidden_dim"] == 64, "a larger size comes first"
+    trials.append(trial(40, 0.1, hidden=64, step=True, source=10))
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32}, 2)
+    assert guide(MADE, trials, LATE, 1)[1] == 10
+    others = [trial(number, 0.1, hidden=32) for number in range(11, 11 + MADE.starting - 3)]
+    assert guide(MADE, [*trials, *others], LATE, 1, room=Short([32]))[1] == 2
+    assert guide(MADE, [*trials, *others, trial(30, 0.1, hidden=32)], LATE, 1, room=Short([32]))[1] == 10
+    trials.append(trial(11, None, hidden=32, rules=4, step=True, source=2))
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, trials, LATE, 2, room=Short([32]))[1] == 10
+
+
+def test_where_few_have_room_they_are_drawn_in_the_shape_that_is_ahead_and_never_whole() -> None:
+    """A step that has passed the best before its end says enough."""
+    best, step, short = trial(12, 0.5, hidden=32), trial(13, None, hidden=64, step=True, source=12), Short([32])
+    number = 6 * WHOLE_EVERY
+    assert guide(MADE, [best, step], number, 1, room=short) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    step.intermediate_values = {1: 0.4, 2: 0.49}
+    assert guide(MADE, [best, step], number, 1, room=short)[0]["hidden_dim"] == 32
+    step.intermediate_values[3] = 0.51
+    assert guide(MADE, [best, step], number, 1, room=short) == ({"hidden_dim": 64, "batch_size": 8}, None)
+    assert guide(MADE, [best, step], number, 1) == ({}, None)
+    assert guide(MADE, [best, step], LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
+
+
 def test_beside_the_steps_trials_are_drawn_in_the_shape_of_the_best() -> None:
     """While as many steps run as may; one in eight is drawn whole."""
     trials = [trial(12, 0.5, hidden=32), trial(13, None, hidden=64, step=True, source=12)]

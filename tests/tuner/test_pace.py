@@ -14,7 +14,7 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
-from tuner.climb import STARTERS
+from tuner.climb import STARTERS, STEP
 from tuner.definition import Budget
 from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 
@@ -119,14 +119,21 @@ class Timed(ScriptedTrainer):
 
 
 def searched(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, make: type[Timed] = Timed, began: float = 0.0, **budget: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    minutes: float,
+    make: type[Timed] = Timed,
+    began: float = 0.0,
+    lanes: int = 1,
+    search: Any = EVEN,
+    **budget: Any,
 ) -> tuple[optuna.Study, list[str]]:
     """A search of four at once, and what it said, but that its minutes are used up."""
     monkeypatch.setattr(Timed, "now", 0.0)
     monkeypatch.setattr(Timed, "seen", [])
-    content = {"search": EVEN, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
+    content = {"search": search, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
     made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
-    study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began)
+    study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
     ended = sum(trial.state.is_finished() for trial in study.get_trials())
     over = f"{minutes:g} minutes are used up, {ended} of {made.budget.trials} trials have ended; run it again to go on"
     assert [text for text in heard.told if "used up" in text] == [over] * (ended < made.budget.trials)
@@ -151,13 +158,13 @@ def test_in_two_minutes_all_baselines_end_and_little_is_cut_off(tmp_path: Path, 
 
 def test_large_trials_train_beside_each_other_while_there_is_room_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At hidden 64 one takes 5.1 seconds: those that begin in the last 31 of two minutes do so alone, and all of half a minute."""
-    searched(tmp_path / "long", monkeypatch, 2.0)
-    large = [(now, slots) for now, hidden, slots in Timed.seen if hidden == 64]
+    large = {**EVEN, "hidden_dim": {"choices": [64]}}
+    searched(tmp_path / "long", monkeypatch, 2.0, search=large)
     one = 3 * work(LARGE, 1) / CHEAP
-    assert {slots for now, slots in large if now < 120 - FEW * one} == {1, 3}
-    assert {slots for now, slots in large if now > 120 - FEW * one + 3 * one} == {1}  # three that began before have ended
-    searched(tmp_path / "short", monkeypatch, 0.5)
-    assert {slots for _, hidden, slots in Timed.seen if hidden == 64} == {1}
+    assert {slots for now, _, slots in Timed.seen if one < now < 120 - FEW * one} == {1, 4}
+    assert {slots for now, _, slots in Timed.seen if now > 120 - FEW * one + 4 * one} == {1}  # four that began before have ended
+    searched(tmp_path / "short", monkeypatch, 0.5, search=large)
+    assert {slots for now, _, slots in Timed.seen if now > 4 * one} == {1}  # four begin before anything is measured
 
 
 def test_in_a_quarter_of_a_minute_the_start_is_short_and_no_baseline_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +205,18 @@ def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: py
     """What a run had spent before its first trial is gone: a minute less of two leaves one."""
     searched(tmp_path, monkeypatch, 2.0, began=-60.0)
     assert 57 <= Timed.now <= 64  # by the clock of the trials; an epoch under way is waited for
+
+
+@pytest.mark.parametrize(("minutes", "sizes"), [(0.8, [32, 64]), (8.0, [32, 32])])
+def test_where_few_have_room_two_sizes_are_tried_beside_each_other(
+    minutes: float, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One in each lane, when the start is over; with ten times as long something is drawn beside the first step in place of that."""
+    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=2)
+    starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
+    step, beside = trials[starting : starting + 2]
+    assert [step.params["hidden_dim"], beside.params["hidden_dim"]] == sizes
+    assert beside.user_attrs.get(STEP) == (step.user_attrs[STEP] if minutes < 1 else None)
 
 
 class Narrow(Timed):
