@@ -78,7 +78,10 @@ class Admission:
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
             return
         self._pace.measured([shape] * slots, seconds)
-        if self._pace.known and (room := self._pace.starters(shape, self._definition.starting)) < self._definition.starting:
+        room = self._pace.starters(shape, self._definition.starting)
+        if self._pace.together(shape, 1, self._allowance.left):
+            room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
+        if self._pace.known and room < self._definition.starting:
             self._study.set_user_attr(STARTERS, room)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:

@@ -1,5 +1,6 @@
 """What the minutes of a search have room for: fewer first trials, fewer at once near the end, baselines that end or do not begin."""
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -168,13 +169,22 @@ def test_large_trials_train_beside_each_other_while_there_is_room_for_many(tmp_p
 
 
 def test_in_a_quarter_of_a_minute_the_start_is_short_and_no_baseline_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cheap trial takes 3 of 13.8 seconds, so one has room in a quarter; a baseline takes 5.1 and would not end."""
+    """A cheap trial takes 3 of 13.8 seconds, a quarter has room for one, but four begin at once; a baseline of 5.1 would not end."""
     study, told = searched(tmp_path, monkeypatch, 0.23)
     trials = study.get_trials()
-    assert study.user_attrs[STARTERS] == 1
+    assert study.user_attrs[STARTERS] == 4
     assert [t.state for t in trials[:3]] == [TrialState.WAITING] * 3
     assert count(trials, TrialState.RUNNING) <= 1
     assert told == ["the minutes had no room for 'notes 0', 'notes 1', 'notes 2'; tuner confirm trains all baselines"]
+
+
+def test_what_begins_at_once_is_spread_like_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 21 seconds a quarter has room for two, but four begin beside each other: each has its own quarter of the range of rates."""
+    study, _ = searched(tmp_path, monkeypatch, 0.35)
+    assert study.user_attrs[STARTERS] == 4
+    low, high = EVEN["lr"]["low"], EVEN["lr"]["high"]
+    rates = [trial.params["lr"] for trial in study.get_trials()[len(NOTES) :][:4]]
+    assert sorted(int(4 * math.log(rate / low) / math.log(high / low)) for rate in rates) == [0, 1, 2, 3]
 
 
 def test_as_many_baselines_begin_as_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
