@@ -37,7 +37,7 @@ FOUND = (
 )
 LEAST_SEEDS = 3
 """An interval of two goes beyond what can be."""
-MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\d+)(?: --rows (\S+))? -->\n).*?(\n<!-- end -->)", re.S)
+MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\d+)(?: --rows (\S+))? -->).*?(\n<!-- end -->)", re.S)
 USUAL_ROWS = "race_rows.jsonl"
 
 
@@ -54,7 +54,7 @@ def rewritten(text: str, rows: Sequence[Row], name: str = USUAL_ROWS) -> str:
             return mark[0]
         stories, minutes, epochs = int(mark[2]), float(mark[3]), int(mark[4])
         own = [row for row in rows if of_race(row, stories, epochs, minutes)]
-        return mark[1] + tables(own, minutes) + mark[6]
+        return f"{mark[1]}\n{tables(own, minutes)}{mark[6]}"
 
     return MARKED.sub(anew, text)
 
