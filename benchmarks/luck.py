@@ -30,7 +30,7 @@ from benchmarks.race.task import Task
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.trainer import FusedTrainer
-from tuner.definition import Choices
+from tuner.definition import Choices, StudyDefinition
 from tuner.intervals import wilson
 
 PROCESSES, SLOTS = 2, 8
@@ -38,12 +38,12 @@ Pair = tuple[float, float]
 """A trial's objective on valid and test."""
 
 
-def drawn(task: Task, shape: dict[str, int], least_lr: float, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def drawn(definition: StudyDefinition, shape: dict[str, int], least_lr: float, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """So many settings of a shape, and the one in their middle."""
-    generator, space = random.Random(task.seed), dict(task.definition.search)
+    generator = random.Random(definition.seed)
     settings: list[dict[str, Any]] = [{} for _ in range(count)]
     middle: dict[str, Any] = {}
-    for name, values in space.items():
+    for name, values in definition.search.items():
         many: list[Any]
         if name in shape:
             middle[name] = shape[name]
@@ -110,8 +110,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     task = Task(options.data, options.stories, options.epochs, 1.0, options.seed, "")
-    points, middle = drawn(task, {"hidden_dim": options.hidden_dim, "batch_size": options.batch_size}, options.least_lr, options.trials)
-    trials = [task.definition.settings(point, seed) for seed, point in enumerate(points + [middle] * options.trials)]
+    definition, shape = task.definition, {"hidden_dim": options.hidden_dim, "batch_size": options.batch_size}
+    points, middle = drawn(definition, shape, options.least_lr, options.trials)
+    trials = [definition.settings(point, seed) for seed, point in enumerate(points + [middle] * options.trials)]
     with ProcessPoolExecutor(PROCESSES) as pool:
         halves = list(pool.map(trained, [task] * PROCESSES, (trials[number::PROCESSES] for number in range(PROCESSES))))
     pairs = [pair for both in zip(*halves, strict=True) for pair in both]

@@ -126,11 +126,11 @@ class Admission:
 
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
-        return self._pace.fewer(HURRY, self._definition.settings(params, 0)[0], self._allowance.left)
+        return self._pace.fewer(HURRY, self._shape(params), self._allowance.left)
 
     def ends(self, params: dict[str, Any]) -> bool:
         """Whether a trial with these settings ends that begins now in a lane of its own."""
-        return self._ends(self._definition.settings(params, 0)[0], [])
+        return self._ends(self._shape(params), [])
 
     def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.
@@ -143,7 +143,10 @@ class Admission:
             return False
         if not self._pace.limits or (last and not beside):
             return True
-        return self._ends(self._definition.settings(frozen.system_attrs[FIXED], 0)[0], beside)
+        return self._ends(self._shape(frozen.system_attrs[FIXED]), beside)
+
+    def _shape(self, params: dict[str, Any]) -> ModelShape:
+        return self._definition.settings(params, 0)[0]
 
     def _ends(self, shape: ModelShape, beside: Sequence[Running]) -> bool:
         epochs = self._definition.budget.epochs

@@ -48,21 +48,6 @@ class Room(Protocol):
         """Whether a trial with these settings ends that begins now in a lane of its own."""
 
 
-class Ample:
-    """Room for many."""
-
-    def few(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
-
-    def ends(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Always."""
-        return True
-
-
-AMPLE = Ample()
-
-
 def guide(
     definition: StudyDefinition,
     trials: Sequence[FrozenTrial],
@@ -72,7 +57,7 @@ def guide(
     warm: bool = False,
     sizes_cost: bool = True,
     starting: int | None = None,
-    room: Room = AMPLE,
+    room: Room | None = None,
 ) -> tuple[dict[str, Any], int | None]:
     """What is not drawn for a new trial, and from which trial it is a step, if it is one.
 
@@ -83,7 +68,7 @@ def guide(
         warm: whether the sampler knows an earlier study, from which it draws even the first.
         sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
         starting: how many begin with what is cheap; None: as many as the definition says.
-        room: what the time that is left has room for.
+        room: what the time that is left has room for; None: for many.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
     starting = definition.starting if starting is None else starting
@@ -96,10 +81,14 @@ def guide(
     if best is None:
         return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
-    shape = _drawn_in(best, running if best.number in starters else ())
+    # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
+    first = _first_larger(best, running) if best.number in starters else None
+    shape = _shape((first or best).params)
     step = next_step(definition, trials, best) if len(running) < steps else None
-    if room.few({**best.params, **shape}):
-        return _in_a_hurry(definition, trials, best, step, starters, {**shape, **_ahead(best, running)}, room)
+    if room is not None and room.few({**best.params, **shape}):
+        leap = None if first is None else _leap(definition, trials, best, first)
+        leap = leap if leap is not None and room.ends(leap) else None
+        return _in_a_hurry(trials, best, step, leap, starters, _ahead(best, running) or shape)
     if step is not None:
         return step, best.number
     return {} if number % WHOLE_EVERY == 0 else shape, None
@@ -114,14 +103,9 @@ def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in SHAPE_NAMES if name in params}
 
 
-def _drawn_in(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """The shape for what is drawn: that of the first of these steps to a larger model, else the best's.
-
-    A starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost."""
-    for step in steps:
-        if step.params.get(SIZE, 0) > best.params.get(SIZE, 0):
-            return _shape(step.params)
-    return _shape(best.params)
+def _first_larger(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The first of these steps that leads to a larger model."""
+    return next((step for step in steps if step.params.get(SIZE, 0) > best.params.get(SIZE, 0)), None)
 
 
 def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -168,24 +152,23 @@ def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: 
 
 
 def _in_a_hurry(
-    definition: StudyDefinition,
     trials: Sequence[FrozenTrial],
     best: FrozenTrial,
     step: dict[str, Any] | None,
+    leap: dict[str, Any] | None,
     starters: range,
     shape: dict[str, Any],
-    room: Room,
 ) -> tuple[dict[str, Any], int | None]:
     """Where few trials have room: the next larger size, the one after it beside that, the better starters in the larger shape, other steps.
 
     Args:
         step: the next from the best, if one may run.
+        leap: the size after that of a first step which runs, if it is to be tried.
         shape: in which the rest are drawn.
     """
     if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0):
         return step, best.number
-    leap = _leap(definition, trials, best) if best.number in starters else None
-    if leap is not None and room.ends(leap):
+    if leap is not None:
         return leap, best.number
     if (promoted := _promoted(trials, starters, shape)) is not None:
         return promoted
@@ -204,15 +187,11 @@ def _promoted(trials: Sequence[FrozenTrial], starters: range, shape: dict[str, A
     return None
 
 
-def _leap(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:
-    """The best's settings in the model one size above that of a first step which runs, where no step has been."""
-    sizes, steps = _ladders(definition).get(SIZE, []), [step for _, step in _steps(trials)]
-    for step in steps if sizes else ():
-        if step.state == TrialState.RUNNING and step.params[SIZE] > best.params[SIZE]:
-            larger = next((size for size in sizes if size > step.params[SIZE]), None)
-            been = larger in {there.params[SIZE] for there in steps}
-            return None if larger is None or been else {**best.params, SIZE: larger}
-    return None
+def _leap(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, first: FrozenTrial) -> dict[str, Any] | None:
+    """The best's settings in the model one size above that of this first step, where no step has been."""
+    larger = next((size for size in _ladders(definition).get(SIZE, []) if size > first.params[SIZE]), None)
+    been = larger in {step.params[SIZE] for _, step in _steps(trials)}
+    return None if larger is None or been else {**best.params, SIZE: larger}
 
 
 def _steps(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:

@@ -207,8 +207,7 @@ class Intake:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
         starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
-        how = {"warm": warm, "sizes_cost": sizes_cost}
-        said, best = guide(self.definition, trials, number, self.steps, **how, starting=starting, room=self.room)
+        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)
         if said:

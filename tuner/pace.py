@@ -83,7 +83,7 @@ class Pace:
         return not self.fewer(FEW, shape, left) or sooner_together(shape, others)
 
     def fewer(self, count: int, shape: ModelShape, left: float) -> bool:
-        """Whether a lane has room for fewer more trials of this shape, one after the other, in the seconds that are left."""
+        """Whether a lane has room for fewer than so many more trials of this shape, one after the other, in the seconds that are left."""
         return self._bounds and left < count * self._budget.epochs * work(shape, 1) * self._seconds
 
     def ends(self, shape: ModelShape, beside: Sequence[tuple[ModelShape, int]], left: float) -> bool:

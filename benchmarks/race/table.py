@@ -41,16 +41,21 @@ MARKED = re.compile(r"(<!-- race: --stories (\d+) --minutes ([\d.]+) --epochs (\
 USUAL_ROWS = "race_rows.jsonl"
 
 
+def _rows_of(mark: re.Match[str]) -> str:
+    """The name of the file whose rows a table is of."""
+    return mark[5] or USUAL_ROWS
+
+
 def has_tables(text: str, name: str) -> bool:
     """Whether a page has tables of the rows in the file of this name."""
-    return any((mark[5] or USUAL_ROWS) == name for mark in MARKED.finditer(text))
+    return any(_rows_of(mark) == name for mark in MARKED.finditer(text))
 
 
 def rewritten(text: str, rows: Sequence[Row], name: str = USUAL_ROWS) -> str:
     """A page with the tables between its marks as these rows say, where they are of the file of this name."""
 
     def anew(mark: re.Match[str]) -> str:
-        if (mark[5] or USUAL_ROWS) != name:
+        if _rows_of(mark) != name:
             return mark[0]
         stories, minutes, epochs = int(mark[2]), float(mark[3]), int(mark[4])
         own = [row for row in rows if of_race(row, stories, epochs, minutes)]

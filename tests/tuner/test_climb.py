@@ -148,7 +148,7 @@ def test_while_a_larger_model_is_tried_for_the_first_time_trials_are_drawn_in_it
 
 
 class Short:
-    """Time for few trials of some sizes, and for none of others."""
+    """Time for few more trials of some sizes, and for many of others."""
 
     def __init__(self, few: list[int], ends: bool = True) -> None:
         self.sizes, self.last = few, ends
