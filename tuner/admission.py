@@ -19,7 +19,7 @@ from model.config import ModelShape
 from tuner.arrays import Arrays
 from tuner.budget import Allowance
 from tuner.buffer import BufferedStorage
-from tuner.climb import STARTERS, starters_of
+from tuner.climb import RUNG, SIZE, STARTERS, sizes_above, starters_of
 from tuner.definition import StudyDefinition
 from tuner.failures import Outcome
 from tuner.pace import HURRY, Pace, work
@@ -30,6 +30,9 @@ from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3
 """When so much of the budget is spent the baselines begin, those that end in it: they are never stopped, and mostly large."""
+
+START_RUNG = 1 / 4
+"""Where a search climbs in a hurry from the first: after so much of their epochs only the best of the first trials goes on."""
 
 
 class Admission:
@@ -83,6 +86,28 @@ class Admission:
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
         if self._pace.known and room < self._definition.starting:
             self._study.set_user_attr(STARTERS, room)
+        if self._climbs_in_a_hurry():
+            self._study.set_user_attr(RUNG, math.ceil(START_RUNG * self._definition.budget.epochs))
+
+    def _climbs_in_a_hurry(self) -> bool:
+        """Whether there is a larger size than the first and a lane has room for few trials of it, and halving may stop trials: then most of
+        the first need not end."""
+        definition = self._definition
+        first = {**definition.point({}), **definition.cheap}
+        larger = sizes_above(definition, definition.cheap) if definition.sampler == "tpe" and definition.pruning.halving else []
+        return bool(larger) and self.few({**first, SIZE: larger[0]})
+
+    @property
+    def rung(self) -> int | None:
+        """The epoch at which only the best of the first trials goes on; None: they end like others."""
+        rung = self._study.user_attrs.get(RUNG)
+        return int(rung) if rung is not None and self._pace.limits else None
+
+    @property
+    def starters(self) -> range:
+        """The first, cheap trials, by number."""
+        first = self._definition.first_starter
+        return range(first, first + self._starters)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """An epoch of a lane with these has taken so long."""
@@ -102,8 +127,7 @@ class Admission:
         Args:
             going: the trials that train on, by lane.
         """
-        first = self._definition.first_starter
-        starters = range(first, first + self._starters)
+        starters = self.starters
         counts = [sum(running.number in starters for running in trials) for trials in going.values()]
         if sum(counts) < 2 or self._first() or not (going.get(lane) or max(counts) > 1):
             return False
@@ -115,12 +139,14 @@ class Admission:
         for many more.
 
         The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
-        no more than the dearest beside it, is the guess.
+        no more than the dearest beside it, is the guess. None begins beside the one that goes on of a hurried start: it is over soon.
         """
         if self._allowance.spent():
             return False
         if not self._pace.limits or not beside or self._first():
             return True
+        if self.rung is not None and any(running.number in self.starters for running in beside):
+            return False
         dearest = max((self._arrays.shape(each) for each in beside), key=lambda shape: work(shape, 1))
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from optuna.trial import Trial
 
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
-from tuner.judges import History, Peer
+from tuner.judges import History, Peer, StartRule
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -25,9 +25,16 @@ class Bench:
 
     def __init__(self, definition: StudyDefinition, chance: float) -> None:
         self._definition, self._chance, self._rule = definition, chance, definition.pruning.rule()
+        self.start, self.rung = range(0), 0
+        """Which trials begin together where only the best of them goes on, and from which epoch."""
 
-    def verdict(self, running: Running, everyone: Mapping[int, Peer]) -> Verdict | None:
-        """Why a trial ends now, or None: it goes on. A stop that is audited is noted with the trial and not carried out."""
+    def verdict(self, running: Running, everyone: Mapping[int, Peer], over: Set[int] = frozenset()) -> Verdict | None:
+        """Why a trial ends now, or None: it goes on. A stop that is audited is noted with the trial and not carried out.
+
+        Args:
+            everyone: what can be compared, by number.
+            over: all that have ended, failed ones too.
+        """
         epoch, epochs = len(running.curve), self._definition.budget.epochs
         if running.error is not None:
             return Verdict("failed", epoch, running.error)
@@ -37,15 +44,33 @@ class Bench:
             return None  # it had to wait for room
         if (known := running.ended) is not None:
             return known if epoch >= known.epoch + (known.cause in BEYOND) else None
-        if epoch >= running.reached and not running.baseline and (verdict := self._rule(self._history(running, everyone))) is not None:
-            if verdict.cause == "exploded" or not self._audited(running.number):
-                return verdict
-            if isinstance(running.trial, Trial) and "audited" not in running.trial.user_attrs:
-                running.trial.set_user_attr("audited", verdict.as_dict())
+        if epoch >= running.reached and not running.baseline and (verdict := self._stop(running, everyone, over)) is not None:
+            return verdict
         if epoch < epochs:
             return None
         evidence = {"objective": running.objective[-1], "loss": running.curve[-1]["loss"]}
         return Verdict("finished", epoch, f"ran its {epochs} epochs: component accuracy {running.objective[-1]:.3f}", evidence)
+
+    def _stop(self, running: Running, everyone: Mapping[int, Peer], over: Set[int]) -> Verdict | None:
+        """Why it does not run its epochs; of a start of which only the best goes on, because time is short, which no audit need measure."""
+        verdict = self._rule(self._history(running, everyone))
+        if verdict is not None and verdict.cause == "exploded":
+            return verdict
+        if (early := self._of_start(running, everyone, over)) is not None:
+            return early
+        if verdict is None or not self._audited(running.number):
+            return verdict
+        if isinstance(running.trial, Trial) and "audited" not in running.trial.user_attrs:
+            running.trial.set_user_attr("audited", verdict.as_dict())
+        return None
+
+    def _of_start(self, running: Running, everyone: Mapping[int, Peer], over: Set[int]) -> Verdict | None:
+        """Judged among those that began with it; what failed is no peer and not waited for, what somebody else trains is."""
+        if running.number not in self.start:
+            return None
+        peers = {number: peer for number, peer in everyone.items() if number in self.start}
+        count = sum(number in peers or number not in over for number in self.start)
+        return StartRule(count, self.rung)(self._history(running, peers))
 
     def _history(self, running: Running, everyone: Mapping[int, Peer]) -> History:
         return History(

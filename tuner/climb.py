@@ -6,9 +6,9 @@ place once, with the next larger and the next smaller value of each number that 
 there (coordinate steps from what is cheap, as in Wu, Wang and Huang, arXiv:2005.01571). Now and then one is drawn whole.
 
 Where the time that is left has room for few trials one after the other, steps one after the other would be all of it, and ten trials say
-too little for a sampler. There the first two sizes above what is cheap are tried beside each other; then the better half of the cheap ones
-in the larger shape, the best first (successive halving, with sizes as its rungs), which is that of a step as soon as it has passed the
-best; and none is drawn whole.
+too little for a sampler. There the cheap ones are compared at a quarter of their epochs and only the best goes on; from there the first two
+sizes above what is cheap are tried beside each other, the larger first; then the better half of the cheap ones in the larger shape, the
+best first (successive halving, with sizes as its rungs), which is that of a step as soon as it has passed the best. None is drawn whole.
 
 The first, cheap ones are spread evenly: each range is cut into as many equal parts as there are of them, and each part has one (Latin
 hypercube: McKay, Beckman and Conover, Technometrics 21, 1979). Ten draws at random leave the good end of a range empty now and then.
@@ -33,6 +33,8 @@ STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
 STARTERS = "starters"
 """A study's attribute: how many trials begin with what is cheap, where its minutes have no room for as many as its definition says."""
+RUNG = "start_rung"
+"""A study's attribute: at which epoch only the best of the first trials goes on, where its minutes have room for few (`StartRule`)."""
 WHOLE_EVERY = 8
 """One in so many is drawn with its shape."""
 SIZE = "hidden_dim"
@@ -40,6 +42,10 @@ SIZE = "hidden_dim"
 
 class Room(Protocol):
     """What the time that is left has room for."""
+
+    @property
+    def rung(self) -> int | None:
+        """The epoch at which only the best of the first trials goes on; None: they end like others."""
 
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
@@ -77,18 +83,31 @@ def guide(
         return start if warm else {**start, **_spread(definition, number, starting)}, None
     if definition.sampler != "tpe":
         return {}, None
-    best = best_of(trials)
+    rung = None if room is None else room.rung
+    best = best_of(trials) if rung is None else _leader(trials, starters, rung)
     if best is None:
         return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
+    return _beside_others(definition, trials, number, steps, best, starters, room)
+
+
+def _beside_others(
+    definition: StudyDefinition,
+    trials: Sequence[FrozenTrial],
+    number: int,
+    steps: int,
+    best: FrozenTrial,
+    starters: range,
+    room: Room | None,
+) -> tuple[dict[str, Any], int | None]:
+    """A step from the best, or the shape in which something is drawn."""
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
-    # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
-    first = _first_larger(best, running) if best.number in starters else None
-    shape = _shape((first or best).params)
     step = next_step(definition, trials, best) if len(running) < steps else None
-    if room is not None and room.few({**best.params, **shape}):
-        leap = None if first is None else _leap(definition, trials, best, first)
-        leap = leap if leap is not None and room.ends(leap) else None
-        return _in_a_hurry(trials, best, step, leap, starters, _ahead(best, running) or shape)
+    # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
+    shape = _shape((best if best.number not in starters else _larger(best, running) or best).params)
+    if room is not None and ((room.rung is not None and best.number in starters) or room.few({**best.params, **shape})):
+        shape = _ahead(best, running) or shape
+        larger = _size_up(definition, trials, best, room) if best.number in starters else None
+        return _in_a_hurry(best, larger, step, _promoted(trials, starters, shape, room.rung), shape)
     if step is not None:
         return step, best.number
     return {} if number % WHOLE_EVERY == 0 else shape, None
@@ -103,16 +122,21 @@ def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in SHAPE_NAMES if name in params}
 
 
-def _first_larger(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The first of these steps that leads to a larger model."""
-    return next((step for step in steps if step.params.get(SIZE, 0) > best.params.get(SIZE, 0)), None)
+def _larger(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """Of these steps to a larger model the smallest."""
+    larger = [step for step in steps if step.params.get(SIZE, 0) > best.params.get(SIZE, 0)]
+    return min(larger, key=lambda step: step.params[SIZE], default=None)
 
 
 def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
     """The shape of the step that has passed the best before its end, the furthest; nothing if none has."""
-    reached = [(step.intermediate_values[max(step.intermediate_values)], step) for step in steps if step.intermediate_values]
-    value, ahead = max(reached, key=lambda one: one[0], default=(-math.inf, best))
-    return _shape(ahead.params) if best.value is not None and value > best.value else {}
+    ahead = max(steps, key=_level, default=best)
+    return _shape(ahead.params) if _level(ahead) > _level(best) else {}
+
+
+def _level(trial: FrozenTrial) -> float:
+    """Its value, or that of its last epoch so far; minus infinity where there is none."""
+    return trial.value if trial.value is not None else max(trial.intermediate_values.items(), default=(0, -math.inf))[1]
 
 
 def _spread(definition: StudyDefinition, number: int, parts: int) -> dict[str, float]:
@@ -134,6 +158,16 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return next(iter(feasible(trials)), None)
 
 
+def _leader(trials: Sequence[FrozenTrial], starters: range, rung: int) -> FrozenTrial | None:
+    """The best, or once all starters have come to their rung or ended the one that goes on from there, while it is ahead of that, or where
+    nothing has finished above the floors."""
+    known, ranked = feasible(trials)[:1], _ranked(trials, starters, rung)[:1]
+    if any(t.number in starters and t.state == TrialState.RUNNING and rung not in t.intermediate_values for t in trials):
+        return next(iter(known), None)
+    going = [trial for trial in ranked if trial.state == TrialState.RUNNING or not known]
+    return max([*known, *going], key=_level, default=None)
+
+
 def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:
     """The best's parameters in a shape beside its own where no step has been, or else beside it in other numbers; None: all are tried.
 
@@ -152,46 +186,64 @@ def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: 
 
 
 def _in_a_hurry(
-    trials: Sequence[FrozenTrial],
     best: FrozenTrial,
+    larger: dict[str, Any] | None,
     step: dict[str, Any] | None,
-    leap: dict[str, Any] | None,
-    starters: range,
+    promoted: tuple[dict[str, Any], int] | None,
     shape: dict[str, Any],
 ) -> tuple[dict[str, Any], int | None]:
-    """Where few trials have room: the next larger size, the one after it beside that, the better starters in the larger shape, other steps.
+    """Where few trials have room: larger sizes beside each other, the better starters in the larger shape, other steps.
 
     Args:
+        larger: the best, if it is a starter, in a size above its own that is to be tried now.
         step: the next from the best, if one may run.
-        leap: the size after that of a first step which runs, if it is to be tried.
+        promoted: the next of the better starters in a larger shape, if there is one.
         shape: in which the rest are drawn.
     """
+    if larger is not None:
+        return larger, best.number
     if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0):
         return step, best.number
-    if leap is not None:
-        return leap, best.number
-    if (promoted := _promoted(trials, starters, shape)) is not None:
+    if promoted is not None:
         return promoted
     return (shape, None) if step is None else (step, best.number)
 
 
-def _promoted(trials: Sequence[FrozenTrial], starters: range, shape: dict[str, Any]) -> tuple[dict[str, Any], int] | None:
+def _promoted(trials: Sequence[FrozenTrial], starters: range, shape: dict[str, Any], rung: int | None) -> tuple[dict[str, Any], int] | None:
     """The best of the better half of the starters that has not been tried in this larger shape; none when as many others have ended as
     there are starters, for the sampler knows more than these then."""
-    known = feasible(trials)
-    ended = [trial for trial in known if trial.number in starters]
-    for starter in ended[: math.ceil(len(ended) / 2)] if len(known) < len(ended) + len(starters) else ():
+    ended = feasible(trials)
+    ranked = [trial for trial in ended if trial.number in starters] if rung is None else _ranked(trials, starters, rung)
+    enough = sum(trial.number not in starters for trial in ended) >= len(starters)
+    for starter in () if enough else ranked[: math.ceil((len(ranked) if rung is None else len(starters)) / 2)]:
         larger = {**starter.params, **shape}
         if larger.get(SIZE, 0) > starter.params.get(SIZE, 0) and all(trial.params != larger for trial in trials):
             return larger, starter.number
     return None
 
 
-def _leap(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, first: FrozenTrial) -> dict[str, Any] | None:
-    """The best's settings in the model one size above that of this first step, where no step has been."""
-    larger = next((size for size in _ladders(definition).get(SIZE, []) if size > first.params[SIZE]), None)
-    been = larger in {step.params[SIZE] for _, step in _steps(trials)}
-    return None if larger is None or been else {**best.params, SIZE: larger}
+def _ranked(trials: Sequence[FrozenTrial], starters: range, rung: int) -> list[FrozenTrial]:
+    """The starters that came to this epoch, the best there first, whether they ended or not; none that came to grief or stayed flat."""
+    known = [trial for trial in trials if trial.number in starters and trial.state != TrialState.FAIL]
+    sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
+    there = [trial for trial in sound if math.isfinite(trial.intermediate_values.get(rung, math.nan))]
+    return sorted(there, key=lambda trial: -trial.intermediate_values[rung])
+
+
+def _size_up(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, room: Room) -> dict[str, Any] | None:
+    """The best's settings in one of the two sizes above its own, where no step has been: in the larger first, if that ends, for it takes
+    longest and so is given the lane that is free, and the other comes to lie beside what still trains."""
+    above, been = sizes_above(definition, best.params)[:2], [step.params.get(SIZE) for _, step in _steps(trials)]
+    for size in reversed(above):
+        params = {**best.params, SIZE: size}
+        if size not in been and (size == above[0] or room.ends(params)):
+            return params
+    return None
+
+
+def sizes_above(definition: StudyDefinition, params: Mapping[str, Any]) -> list[float]:
+    """The sizes above these settings', the nearest first; none where the size is not chosen from a few."""
+    return [size for size in _ladders(definition).get(SIZE, []) if SIZE in params and size > params[SIZE]]
 
 
 def _steps(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial]]:

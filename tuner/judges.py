@@ -3,6 +3,7 @@
     ExplosionRule   not finite, or far above its own best loss and staying there
     PlateauRule     no progress beyond noise, in the objective and in the loss, and no prospect of mattering
     HalvingRule     at its rungs, behind too many of its peers in level and in prospect
+    StartRule       began with others, of which only the best few go on
 
 A trial is oriented so that a higher objective is better; epochs count from 1.
 """
@@ -274,6 +275,38 @@ class HalvingRule:
 def _level(curve: Curve, epoch: int) -> float:
     value = curve[epoch - 1]
     return -math.inf if math.isnan(value) else value
+
+
+@dataclass(frozen=True)
+class StartRule:
+    """Of trials that began together, behind the best few when all of them have come to the same epoch.
+
+    For where there is no time to let several end. All are waited for; one that has trained on meanwhile is judged by its level there.
+
+    Args:
+        count: how many began.
+        rung: the epoch at which they are compared.
+        kept: how many go on.
+    """
+
+    count: int
+    rung: int
+    kept: int = 1
+
+    def __call__(self, history: History) -> Verdict | None:
+        rung = self.rung
+        if not rung <= history.epoch < history.epochs or len(history.peers) + 1 < self.count:
+            return None
+        if any(len(peer.objective) < rung and not peer.over for peer in history.peers):
+            return None
+        level = _level(history.objective, rung)
+        better = sum(len(peer.objective) >= rung and _level(peer.objective, rung) > level for peer in history.peers)
+        if better < self.kept:
+            return None
+        reason = (
+            f"objective {level:.3f} in epoch {rung}: {better} of {self.count} that began together were better, the best {self.kept} go on"
+        )
+        return Verdict("outpaced", history.epoch, reason, {"objective": level, "better": better, "peers": len(history.peers)})
 
 
 @dataclass(frozen=True)

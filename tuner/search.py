@@ -143,6 +143,8 @@ class Search:
         try:
             self._take_up()
             self._admission.begin(self._make_trainer)
+            if (rung := self._admission.rung) is not None:
+                self._bench.start, self._bench.rung = self._admission.starters, rung
             self._place([])
             self._keep()
             while (self.running or self._intake.others()) and not self._allowance.over():
@@ -303,7 +305,9 @@ class Search:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
         verdicts = [
-            (slot, verdict) for slot in there if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone)) is not None
+            (slot, verdict)
+            for slot in there
+            if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone, self._past.over)) is not None
         ]
         for slot, verdict in sorted(verdicts, key=lambda found: found[0].running.number):
             self._end(slot.running, verdict, self._arrays.saver(slot))

@@ -150,8 +150,8 @@ def test_while_a_larger_model_is_tried_for_the_first_time_trials_are_drawn_in_it
 class Short:
     """Time for few more trials of some sizes, and for many of others."""
 
-    def __init__(self, few: list[int], ends: bool = True) -> None:
-        self.sizes, self.last = few, ends
+    def __init__(self, few: list[int], ends: bool = True, rung: int | None = None) -> None:
+        self.sizes, self.last, self.rung = few, ends, rung
 
     def few(self, params: dict[str, Any]) -> bool:
         """By size."""
@@ -162,8 +162,8 @@ class Short:
         return self.last
 
 
-def test_where_few_steps_have_room_the_next_size_is_tried_beside_the_first() -> None:
-    """Once, while the first runs, with the best's other settings, if it ends; not where many have room, nor past the end."""
+def test_where_few_have_room_two_larger_sizes_are_tried_beside_each_other() -> None:
+    """Each once, with the best's other settings; the larger first, if it ends; not where many have room, nor from a step."""
     starter, first = trial(0, 0.5, rules=4), trial(10, None, hidden=32, rules=4, step=True)
     larger = trial(11, None, hidden=64, rules=4, step=True)
     short, drawn = Short([32]), ({"hidden_dim": 32, "batch_size": 8}, None)
@@ -173,8 +173,14 @@ def test_where_few_steps_have_room_the_next_size_is_tried_beside_the_first() -> 
     assert guide(MADE, [starter, first], LATE, 1, room=Short([16, 64])) == drawn, "it is what would be drawn that few have room of"
     assert guide(MADE, [starter, first, trial(11, 0.1, hidden=64, rules=4, step=True)], LATE, 1, room=short) == drawn
     assert guide(MADE, [starter, trial(10, 0.6, hidden=32, rules=4, step=True), larger], LATE, 1, room=short) == drawn
-    assert guide(MADE, [starter, trial(10, None, batch=16, step=True)], LATE, 1, room=Short([16]))[1] is None
-    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64])) == ({"hidden_dim": 64, "batch_size": 8}, None)
+    assert guide(MADE, [starter, trial(10, None, batch=16, step=True)], LATE, 1, room=Short([16])) == (
+        {**starter.params, "hidden_dim": 64},
+        0,
+    )
+    assert guide(MADE, [starter], LATE, 1, room=Short([16])) == ({**starter.params, "hidden_dim": 64}, 0)
+    assert guide(MADE, [starter], LATE, 1, room=Short([16], ends=False)) == ({**starter.params, "hidden_dim": 32}, 0)
+    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64])) == ({**starter.params, "hidden_dim": 32}, 0)
+    assert guide(MADE, [starter, first, larger], LATE, 1, room=short) == drawn
 
 
 def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape() -> None:
@@ -192,6 +198,72 @@ def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape()
     trials.append(trial(11, None, hidden=32, rules=4, step=True, source=2))
     assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({"hidden_dim": 32, "batch_size": 8}, None)
     assert guide(MADE, trials, LATE, 2, room=Short([32]))[1] == 10
+
+
+def started(*curves: tuple[float, ...]) -> list[FrozenTrial]:
+    """Starters that run, with these curves."""
+    trials = [trial(number, None) for number, _ in enumerate(curves)]
+    for starter, levels in zip(trials, curves, strict=True):
+        starter.intermediate_values, starter.params["lr"] = dict(enumerate(levels, 1)), 1e-3 * (1 + starter.number)
+    return trials
+
+
+def test_where_only_the_best_of_the_start_goes_on_steps_begin_from_it_before_its_end() -> None:
+    """When all have come to the rung, from the best there, while it is ahead of what has ended, or where that is below the floors."""
+    starters, draw = started((0.5, 0.6, 0.9), (0.2, 0.7, 0.68), (0.1, 0.2)), {"hidden_dim": 16}
+    step = {**starters[1].params, "hidden_dim": 64}
+    assert guide(MADE, starters, LATE, 1) == (draw, None)
+    assert guide(MADE, starters, LATE, 1, room=Short([], rung=3)) == (draw, None)
+    assert guide(MADE, starters, LATE, 1, room=Short([], rung=2)) == (step, 1)
+    assert guide(MADE, starters, LATE, 1, room=Short([], ends=False, rung=2)) == ({**step, "hidden_dim": 32}, 1)
+    for stopped in (starters[0], starters[2]):
+        stopped.state = TrialState.PRUNED
+    assert guide(MADE, [*starters, trial(20, 0.65, hidden=32)], LATE, 1, room=Short([], rung=2)) == (step, 1)
+    assert guide(MADE, [*starters, trial(20, 0.69, hidden=32)], LATE, 1, room=Short([], rung=2))[1] == 20
+    starters[1].state = TrialState.PRUNED
+    assert guide(MADE, starters, LATE, 1, room=Short([], rung=2)) == (step, 1)
+    starters[1].user_attrs["verdict"] = {"cause": "exploded"}
+    assert guide(MADE, starters, LATE, 1, room=Short([], rung=2))[1] == 0
+
+
+def test_of_a_start_of_which_only_the_best_goes_on_the_better_half_is_promoted() -> None:
+    """By the level at which it was decided, the best first, each once; half of all, though some had not come so far."""
+    starters = started((0.5, 0.6), (0.2, 0.7, 0.68), (0.1, 0.5), (0.1,))
+    for stopped in (starters[0], *starters[2:]):
+        stopped.state = TrialState.PRUNED
+    first, leap = (trial(number, None, hidden=hidden, step=True, source=1) for number, hidden in ((10, 32), (11, 64)))
+    for step in (first, leap):
+        step.params["lr"] = starters[1].params["lr"]
+    found, trials, room = [], [*starters, first, leap], Short([], rung=2)
+    for number in range(12, 16):
+        said, source = guide(MADE, trials, number, 1, starting=4, room=room)
+        found.append((said["hidden_dim"], source))
+        if source is not None:
+            trials.append(trial(number, None, step=True, source=source))
+            trials[-1].params.update(said)
+    assert found == [(32, 0), (32, None), (32, None), (32, None)]
+
+
+def test_a_size_that_is_not_searched_is_not_climbed() -> None:
+    """Where few have room too: the step is one to other batches."""
+    space = {name: one for name, one in SPACE.items() if name != "hidden_dim"} | {"batch_size": {"choices": [8, 16], "start": 8}}
+    made = definition(search=space, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
+    for starter, there in (trial(0, 0.5), trial(10, None, batch=16, step=True)), (trial(0, 0.5), trial(10, 0.4, batch=16, step=True)):
+        for one in (starter, there):
+            del one.params["hidden_dim"]
+        said, _ = guide(made, [starter, there], LATE, 2, room=AnyShort())
+        assert "hidden_dim" not in said
+
+
+class AnyShort(Short):
+    """Time for few of any size."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def few(self, params: dict[str, Any]) -> bool:
+        """Of each."""
+        return True
 
 
 def test_where_few_have_room_they_are_drawn_in_the_shape_that_is_ahead_and_never_whole() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
 
-from model.config import ModelShape
+from model.config import Hyperparameters, ModelShape
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
-from tuner.climb import STARTERS, STEP
+from tuner.climb import RUNG, STARTERS, STEP
 from tuner.definition import Budget
 from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 
@@ -127,12 +127,13 @@ def searched(
     began: float = 0.0,
     lanes: int = 1,
     search: Any = EVEN,
+    pruning: Any = None,
     **budget: Any,
 ) -> tuple[optuna.Study, list[str]]:
     """A search of four at once, and what it said, but that its minutes are used up."""
     monkeypatch.setattr(Timed, "now", 0.0)
     monkeypatch.setattr(Timed, "seen", [])
-    content = {"search": search, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": {}}
+    content = {"search": search, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": pruning or {}}
     made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
     study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
     ended = sum(trial.state.is_finished() for trial in study.get_trials())
@@ -217,16 +218,57 @@ def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: py
     assert 57 <= Timed.now <= 64  # by the clock of the trials; an epoch under way is waited for
 
 
-@pytest.mark.parametrize(("minutes", "sizes"), [(0.8, [32, 64]), (8.0, [32, 32])])
+@pytest.mark.parametrize(("minutes", "sizes"), [(0.8, [64, 32]), (8.0, [32, 32])])
 def test_where_few_have_room_two_sizes_are_tried_beside_each_other(
     minutes: float, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One in each lane, when the start is over; with ten times as long something is drawn beside the first step in place of that."""
+    """One in each lane, the dearer first, when the start is over; with ten times as long a step up, and beside it something is drawn."""
     study, _ = searched(tmp_path, monkeypatch, minutes, lanes=2)
     starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
     step, beside = trials[starting : starting + 2]
     assert [step.params["hidden_dim"], beside.params["hidden_dim"]] == sizes
     assert beside.user_attrs.get(STEP) == (step.user_attrs[STEP] if minutes < 1 else None)
+
+
+@pytest.mark.parametrize(("minutes", "lanes"), [(0.8, 2), (0.8, 1), (8.0, 2)])
+def test_where_few_have_room_only_the_best_of_the_start_goes_on(
+    minutes: float, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as all have made a quarter of their epochs; the step from it begins in another lane, or when it has ended; with ten times as
+    long all of them end."""
+    lenient = {"halving": {"keep_first": 1.0, "keep_last": 1.0}}
+    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=lanes, pruning=lenient)
+    starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
+    start, step = trials[:starting], trials[starting]
+    if minutes > 1:
+        assert RUNG not in study.user_attrs
+        assert all(trial.state == TrialState.COMPLETE for trial in start)
+        return
+    assert study.user_attrs[RUNG] == 1
+    best = max(start, key=lambda trial: trial.intermediate_values[1])
+    assert [trial.number for trial in start if trial.state == TrialState.COMPLETE] == [best.number]
+    assert all("that began together were better" in trial.user_attrs["verdict"]["reason"] for trial in start if trial != best)
+    assert (step.user_attrs[STEP], step.params["hidden_dim"]) == (best.number, 64)
+    assert (step.datetime_start < best.datetime_complete) == (lanes == 2)
+
+
+class Refusing(Timed):
+    """Loads no trial with a rate at the lower end of its range, but the baselines."""
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Or says why not."""
+        if 1.1e-4 < hyperparameters.lr < 3e-4:
+            raise ValueError("too low for me")
+        super().load(slot, hyperparameters)
+
+
+def test_what_fails_of_a_start_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others only the best goes on all the same."""
+    study, _ = searched(tmp_path, monkeypatch, 0.8, Refusing, lanes=2, pruning={"halving": {"keep_first": 1.0, "keep_last": 1.0}})
+    start = study.get_trials()[len(NOTES) :][: study.user_attrs[STARTERS]]
+    assert count(start, TrialState.FAIL) >= 1
+    assert count(start, TrialState.COMPLETE) == 1
+    assert count(start, TrialState.PRUNED) >= 1
 
 
 class Narrow(Timed):

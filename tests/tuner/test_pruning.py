@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule
+from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule, StartRule
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
 
 RISING = tuple(0.9 * (1 - math.exp(-epoch / 5)) for epoch in range(1, 31))
@@ -141,6 +141,30 @@ def test_halving_spares_what_has_just_left_a_plateau() -> None:
     assert HalvingRule()(History((0.2, 0.2, 0.4), epochs=50, peers=peers)) is None
     assert HalvingRule()(History((0.4, 0.4, 0.4), epochs=50, peers=peers)) is not None
     assert HalvingRule()(History((0.4, 0.4, math.nan), epochs=50, peers=peers)) is not None
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=10), st.integers(1, 4), st.data())
+def test_of_a_start_the_best_go_on_however_far_each_has_come(levels: list[int], kept: int, data: st.DataObject) -> None:
+    """All that fewer than so many were better than at the rung; what came later decides nothing."""
+    rule = StartRule(len(levels), 3, kept)
+    curves = [(0.0, 0.0, level / 5, *data.draw(st.lists(st.floats(0, 1), max_size=4))) for level in levels]
+    stopped = {n for n, curve in enumerate(curves) if rule(History(curve, epochs=10, peers=peers_of(*curves[:n], *curves[n + 1 :])))}
+    assert stopped == {n for n, level in enumerate(levels) if sum(other > level for other in levels) >= kept}
+
+
+def test_a_start_is_judged_when_all_have_come_so_far_or_have_ended() -> None:
+    """Not before, not at the last epoch, not while some have yet to begin; a NaN is behind whatever is none."""
+    rule, there = StartRule(3, 2), History((0.1, 0.1), epochs=4, peers=peers_of((0.2, 0.2), (0.3, 0.3)))
+    verdict = rule(there)
+    assert (verdict.cause, verdict.epoch) == ("outpaced", 2)
+    assert verdict.reason == "objective 0.100 in epoch 2: 2 of 3 that began together were better, the best 1 go on"
+    assert rule(replace(there, objective=(0.1,))) is None
+    assert rule(replace(there, peers=peers_of((0.2, 0.2), (0.3,)))) is None
+    assert rule(replace(there, peers=peers_of((0.2, 0.2)))) is None
+    assert rule(replace(there, objective=(0.1,) * 4)) is None
+    assert rule(replace(there, peers=(*peers_of((0.2, 0.2)), *peers_of((0.3,), over=True)))) is not None
+    assert rule(replace(there, peers=peers_of((0.05, 0.05), (math.nan, math.nan)))) is None
+    assert rule(replace(there, objective=(math.nan, math.nan))) is not None
 
 
 def test_the_pruners_work_in_a_plain_study() -> None:
