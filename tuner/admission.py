@@ -61,6 +61,8 @@ class Admission:
         self._arrays, self._lanes, self._notice = arrays, lanes, notice
         self._pace = Pace(definition.budget, self._lanes, shared=shared)
         self._starters = 0
+        self.rung: int | None = None
+        """The epoch at which only the best of the first trials goes on; None: they end like others."""
 
     # ---- how fast it goes
 
@@ -68,7 +70,9 @@ class Admission:
         """Says how many trials begin with what is cheap; in a new study with a budget of minutes a few steps tell how many have room."""
         if self._pace.limits and self._definition.starting and not self._begun():
             self._rehearse(make_trainer)
-        self._starters = starters_of(self._study.user_attrs, self._definition)
+        attributes = self._study.user_attrs
+        self._starters = starters_of(attributes, self._definition)
+        self.rung = attributes.get(RUNG) if self._pace.limits else None
 
     def _rehearse(self, make_trainer: TrainerFactory) -> None:
         """A few steps of the cheapest shape, with the cores that it will have."""
@@ -96,12 +100,6 @@ class Admission:
         first = {**definition.point({}), **definition.cheap}
         larger = sizes_above(definition, definition.cheap) if definition.sampler == "tpe" and definition.pruning.halving else []
         return bool(larger) and self.few({**first, SIZE: larger[0]})
-
-    @property
-    def rung(self) -> int | None:
-        """The epoch at which only the best of the first trials goes on; None: they end like others."""
-        rung = self._study.user_attrs.get(RUNG)
-        return int(rung) if rung is not None and self._pace.limits else None
 
     @property
     def starters(self) -> range:

@@ -103,10 +103,11 @@ def _beside_others(
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
     step = next_step(definition, trials, best) if len(running) < steps else None
     # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
-    shape = _shape((best if best.number not in starters else _larger(best, running) or best).params)
-    if room is not None and ((room.rung is not None and best.number in starters) or room.few({**best.params, **shape})):
+    cheap = best.number in starters
+    shape = _shape(((_larger(best, running) if cheap else None) or best).params)
+    if room is not None and ((cheap and room.rung is not None) or room.few({**best.params, **shape})):
         shape = _ahead(best, running) or shape
-        larger = _size_up(definition, trials, best, room) if best.number in starters else None
+        larger = _size_up(definition, trials, best, room) if cheap else None
         return _in_a_hurry(best, larger, step, _promoted(trials, starters, shape, room.rung), shape)
     if step is not None:
         return step, best.number
