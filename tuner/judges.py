@@ -279,19 +279,17 @@ def _level(curve: Curve, epoch: int) -> float:
 
 @dataclass(frozen=True)
 class StartRule:
-    """Of trials that began together, behind the best few when all of them have come to the same epoch.
+    """Of trials that began together, behind the best when all of them have come to the same epoch.
 
     For where there is no time to let several end. All are waited for; one that has trained on meanwhile is judged by its level there.
 
     Args:
         count: how many began.
         rung: the epoch at which they are compared.
-        kept: how many go on.
     """
 
     count: int
     rung: int
-    kept: int = 1
 
     def __call__(self, history: History) -> Verdict | None:
         rung = self.rung
@@ -301,11 +299,9 @@ class StartRule:
             return None
         level = _level(history.objective, rung)
         better = sum(len(peer.objective) >= rung and _level(peer.objective, rung) > level for peer in history.peers)
-        if better < self.kept:
+        if better == 0:
             return None
-        reason = (
-            f"objective {level:.3f} in epoch {rung}: {better} of {self.count} that began together were better, the best {self.kept} go on"
-        )
+        reason = f"objective {level:.3f} in epoch {rung}: {better} of {self.count} that began together were better, only the best goes on"
         return Verdict("outpaced", history.epoch, reason, {"objective": level, "better": better, "peers": len(history.peers)})
 
 
