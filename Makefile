@@ -7,7 +7,7 @@ BIN := .venv/bin
 search: .venv/installed  ## set up and search: minutes on two cores
 	$(BIN)/tuner search quick
 
-test: .venv/tested .venv/browser  ## what CI runs: two processes, each with whole files, whose threads give way to each other while they wait
+test: .venv/tested .venv/browser  ## what CI runs: two processes, each with whole files, whose threads give way to each other while they wait; what they start finds the code compiled
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy

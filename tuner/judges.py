@@ -3,7 +3,7 @@
     ExplosionRule   not finite, or far above its own best loss and staying there
     PlateauRule     no progress beyond noise, in the objective and in the loss, and no prospect of mattering
     HalvingRule     at its rungs, behind too many of its peers in level and in prospect
-    StartRule       began with others, of which only the best few go on
+    StartRule       began with others, of which only the best goes on
 
 A trial is oriented so that a higher objective is better; epochs count from 1.
 """
