@@ -19,10 +19,11 @@ from model.config import ModelShape
 from tuner.arrays import Arrays
 from tuner.budget import Allowance
 from tuner.buffer import BufferedStorage
-from tuner.climb import RUNG, SIZE, STARTERS, sizes_above, starters_of
+from tuner.climb import RUNG, STARTERS, sizes_above, starters_of
 from tuner.definition import StudyDefinition
 from tuner.failures import Outcome
 from tuner.pace import HURRY, Pace, work
+from tuner.promotion import SIZE
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
 from tuner.study import BASELINE, FIXED
@@ -85,13 +86,14 @@ class Admission:
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
             return
         self._pace.measured([shape] * slots, seconds)
-        room = self._pace.starters(shape, self._definition.starting)
+        rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
+        room = self._pace.starters(shape, self._definition.starting, rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
         if self._pace.known and room < self._definition.starting:
             self._study.set_user_attr(STARTERS, room)
-        if self._climbs_in_a_hurry():
-            self._study.set_user_attr(RUNG, math.ceil(START_RUNG * self._definition.budget.epochs))
+        if rung is not None:
+            self._study.set_user_attr(RUNG, rung)
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether there is a larger size than the first and a lane has room for few trials of it, and halving may stop trials: then most of

@@ -6,9 +6,9 @@ place once, with the next larger and the next smaller value of each number that 
 there (coordinate steps from what is cheap, as in Wu, Wang and Huang, arXiv:2005.01571). Now and then one is drawn whole.
 
 Where the time that is left has room for few trials one after the other, steps one after the other would be all of it, and ten trials say
-too little for a sampler. There the cheap ones are compared at a quarter of their epochs and only the best goes on; from there the first two
-sizes above what is cheap are tried beside each other, the larger first; then the better half of the cheap ones in the larger shape, the
-best first (successive halving, with sizes as its rungs), which is that of a step as soon as it has passed the best. None is drawn whole.
+too little for a sampler. There the cheap ones are compared at a quarter of their epochs and only the best goes on; the better half of them
+is tried in a larger size, the best first (`promotion`): two sizes up, or one where two would not end or came to grief. Then steps from what
+has ended there follow, and what is drawn is drawn in the shape of a step as soon as that has passed the best. None is drawn whole.
 
 The first, cheap ones are spread evenly: each range is cut into as many equal parts as there are of them, and each part has one (Latin
 hypercube: McKay, Beckman and Conover, Technometrics 21, 1979). Ten draws at random leave the good end of a range empty now and then.
@@ -27,17 +27,17 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import SHAPE_NAMES
 from model.noise import derived_seed
 from tuner.definition import Choices, Numbers, StudyDefinition
+from tuner.promotion import SIZE, STEP, Start
 from tuner.study import feasible
 
-STEP = "step_from"
-"""A trial's attribute: which trial's settings it tries one step further."""
 STARTERS = "starters"
 """A study's attribute: how many trials begin with what is cheap, where its minutes have no room for as many as its definition says."""
 RUNG = "start_rung"
 """A study's attribute: at which epoch only the best of the first trials goes on, where its minutes have room for few (`StartRule`)."""
+DOWN = (SIZE, False)
+"""The way back to a smaller model: in a hurry the last, for what is smaller was left."""
 WHOLE_EVERY = 8
 """One in so many is drawn with its shape."""
-SIZE = "hidden_dim"
 
 
 class Room(Protocol):
@@ -70,7 +70,7 @@ def guide(
     Args:
         trials: those that there are.
         number: the new one's.
-        steps: how many steps may run at once.
+        steps: how many steps may run at once; where few have room and something larger than the start has ended, as many as there are.
         warm: whether the sampler knows an earlier study, from which it draws even the first.
         sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
         starting: how many begin with what is cheap; None: as many as the definition says.
@@ -83,32 +83,26 @@ def guide(
         return start if warm else {**start, **_spread(definition, number, starting)}, None
     if definition.sampler != "tpe":
         return {}, None
-    rung = None if room is None else room.rung
-    best = best_of(trials) if rung is None else _leader(trials, starters, rung)
+    first = Start(definition, trials, starters, None if room is None else room.rung)
+    best = _leader(first)
     if best is None:
         return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
-    return _beside_others(definition, trials, number, steps, best, starters, room)
+    return _beside_others(first, number, steps, best, room)
 
 
-def _beside_others(
-    definition: StudyDefinition,
-    trials: Sequence[FrozenTrial],
-    number: int,
-    steps: int,
-    best: FrozenTrial,
-    starters: range,
-    room: Room | None,
-) -> tuple[dict[str, Any], int | None]:
+def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, room: Room | None) -> tuple[dict[str, Any], int | None]:
     """A step from the best, or the shape in which something is drawn."""
+    definition, trials = start.definition, start.trials
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
-    step = next_step(definition, trials, best) if len(running) < steps else None
     # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
-    cheap = best.number in starters
+    cheap = best.number in start.numbers
     shape = _shape(((_larger(best, running) if cheap else None) or best).params)
     if room is not None and ((cheap and room.rung is not None) or room.few({**best.params, **shape})):
-        shape = _ahead(best, running) or shape
-        larger = _size_up(definition, trials, best, room) if cheap else None
-        return _in_a_hurry(best, larger, step, _promoted(trials, starters, shape, room.rung), shape)
+        ahead = _ahead(best, running)
+        one_more = len(running) < steps or not (cheap or ahead)  # where few are to come a step says more than what is drawn
+        step = next_step(definition, trials, best, last=(DOWN,)) if one_more else None
+        return _in_a_hurry(start, best, step, room, ahead or shape)
+    step = next_step(definition, trials, best) if len(running) < steps else None
     if step is not None:
         return step, best.number
     return {} if number % WHOLE_EVERY == 0 else shape, None
@@ -159,87 +153,70 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return next(iter(feasible(trials)), None)
 
 
-def _leader(trials: Sequence[FrozenTrial], starters: range, rung: int) -> FrozenTrial | None:
-    """The best, or once all starters have come to their rung or ended the one that goes on from there, while it is ahead of that, or where
-    nothing has finished above the floors."""
-    known, ranked = feasible(trials)[:1], _ranked(trials, starters, rung)[:1]
-    if any(t.number in starters and t.state == TrialState.RUNNING and rung not in t.intermediate_values for t in trials):
-        return next(iter(known), None)
-    going = [trial for trial in ranked if trial.state == TrialState.RUNNING or not known]
-    return max([*known, *going], key=_level, default=None)
+def _leader(start: Start) -> FrozenTrial | None:
+    """The best; where there is a rung, once all starters have come to it or ended, the one that goes on from there, while it is ahead of
+    that, or where nothing has finished above the floors."""
+    known, rung = best_of(start.trials), start.rung
+    coming = [t for t in start.trials if t.number in start.numbers and t.state == TrialState.RUNNING]
+    if rung is None or any(rung not in t.intermediate_values for t in coming):
+        return known
+    going = [trial for trial in start.ranked[:1] if trial.state == TrialState.RUNNING or known is None]
+    return max([trial for trial in (known, *going) if trial is not None], key=_level, default=None)
 
 
-def next_step(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial) -> dict[str, Any] | None:
+def next_step(
+    definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, last: tuple[tuple[str, bool], ...] = ()
+) -> dict[str, Any] | None:
     """The best's parameters in a shape beside its own where no step has been, or else beside it in other numbers; None: all are tried.
 
-    A way that was worse once, a number further up or further down, comes after those that were not."""
+    A way that was worse once, a number further up or further down, comes after those that were not.
+
+    Args:
+        last: ways that come last in any case.
+    """
     ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
     been = [best.params, *(trial.params for step in steps for trial in step)]
     worse = {way for source, there in steps if _was_worse(there, source) for way in _ways(ladders, source.params, there.params)}
+    found = list[dict[str, Any]]()
     for names, compared in ((shape, shape), ([name for name in ladders if name not in shape], list(ladders))):
         reached = [[params[name] for name in compared] for params in been]
         beside = list(_beside({name: ladders[name] for name in names}, best.params))
-        for params in sorted(beside, key=lambda params: bool(worse & _ways(ladders, best.params, params))):
-            if [params[name] for name in compared] not in reached:
-                return params
-    return None
+        beside.sort(key=lambda params: bool(worse & _ways(ladders, best.params, params)))
+        found += [params for params in beside if [params[name] for name in compared] not in reached]
+    return min(found, key=lambda params: bool(_ways(ladders, best.params, params) & set(last)), default=None)
 
 
 def _in_a_hurry(
-    best: FrozenTrial,
-    larger: dict[str, Any] | None,
-    step: dict[str, Any] | None,
-    promoted: tuple[dict[str, Any], int] | None,
-    shape: dict[str, Any],
+    start: Start, best: FrozenTrial, step: dict[str, Any] | None, room: Room, shape: dict[str, Any]
 ) -> tuple[dict[str, Any], int | None]:
-    """Where few trials have room: larger sizes beside each other, the better starters in the larger shape, other steps.
+    """Where few trials have room: a larger size, the better starters in the larger shape, other steps.
 
     Args:
-        larger: the best, if it is a starter, in a size above its own that is to be tried now.
         step: the next from the best, if one may run.
-        promoted: the next of the better starters in a larger shape, if there is one.
-        shape: in which the rest are drawn.
+        shape: the larger; in it the rest are drawn.
     """
+    cheap = best.number in start.numbers
+    up = step if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0) else None
+    larger = _size_up(start, best, room) if cheap else up
     if larger is not None:
         return larger, best.number
-    if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0):
-        return step, best.number
-    if promoted is not None:
+    if (promoted := start.promoted(shape)) is not None:
         return promoted
-    return (shape, None) if step is None else (step, best.number)
+    if step is None:
+        return shape, None
+    return (start.enlarged(best, up[SIZE]) if cheap and up is not None else step), best.number
 
 
-def _promoted(trials: Sequence[FrozenTrial], starters: range, shape: dict[str, Any], rung: int | None) -> tuple[dict[str, Any], int] | None:
-    """The best of the better half of the starters that has not been tried in this larger shape; none when as many others have ended as
-    there are starters, for the sampler knows more than these then."""
-    ended = feasible(trials)
-    ranked = [trial for trial in ended if trial.number in starters] if rung is None else _ranked(trials, starters, rung)
-    enough = sum(trial.number not in starters for trial in ended) >= len(starters)
-    for starter in () if enough else ranked[: math.ceil((len(ranked) if rung is None else len(starters)) / 2)]:
-        larger = {**starter.params, **shape}
-        if larger.get(SIZE, 0) > starter.params.get(SIZE, 0) and all(trial.params != larger for trial in trials):
-            return larger, starter.number
-    return None
-
-
-def _ranked(trials: Sequence[FrozenTrial], starters: range, rung: int) -> list[FrozenTrial]:
-    """The starters that came to this epoch, the best there first, whether they ended or not; none that came to grief or stayed flat."""
-    known = [trial for trial in trials if trial.number in starters and trial.state != TrialState.FAIL]
-    sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
-    there = [trial for trial in sound if math.isfinite(trial.intermediate_values.get(rung, math.nan))]
-    return sorted(there, key=lambda trial: -trial.intermediate_values[rung])
-
-
-def _size_up(definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, room: Room) -> dict[str, Any] | None:
-    """The best's settings in one of the two sizes above its own, where no step has been: in the larger first, if that ends, for it takes
-    longest and so is given the lane that is free, and the other comes to lie beside what still trains."""
-    above, been = sizes_above(definition, best.params)[:2], [step.params.get(SIZE) for _, step in _steps(trials)]
-    for size in reversed(above):
-        params = {**best.params, SIZE: size}
-        if size not in been and (size == above[0] or room.ends(params)):
-            return params
-    return None
+def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:
+    """The best, which is of the start, two sizes up if that ends, or else one; what steps have come to grief in is passed over, and where
+    one runs there is nothing more to say."""
+    above = [start.enlarged(best, size) for size in sizes_above(start.definition, best.params)[:2]]
+    steps = [step for _, step in _steps(start.trials)]
+    over = {step.params.get(SIZE) for step in steps if step.state.is_finished()}
+    left = [params for params in above if params[SIZE] not in over and (params is above[0] or room.ends(params))]
+    running = {step.params.get(SIZE) for step in steps} - over
+    return left[-1] if left and left[-1][SIZE] not in running else None
 
 
 def sizes_above(definition: StudyDefinition, params: Mapping[str, Any]) -> list[float]:

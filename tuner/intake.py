@@ -10,10 +10,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
-from tuner.climb import STEP, Room, guide, starters_of
+from tuner.climb import Room, guide, starters_of
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner
+from tuner.promotion import STEP
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
 from tuner.storage import asking

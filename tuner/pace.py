@@ -15,6 +15,9 @@ from tuner.definition import Budget
 START_SHARE = 1 / 4
 """So much of the minutes goes to the first, cheap trials at most."""
 
+RUNG_SHARE = 1 / 12
+"""The same, up to the epoch at which only the best of them goes on, where it is so: few of them show at which rate to go on."""
+
 FEW = 6
 """Trials that a lane has room for, one after the other: with fewer left it counts how soon each ends, for the next is drawn with it."""
 
@@ -70,10 +73,15 @@ class Pace:
         if shapes:
             self._seconds = seconds / lane_work(shapes)
 
-    def starters(self, shape: ModelShape, most: int) -> int:
-        """How many first trials have room in their share of the minutes: as many in each lane, at least one, and no more than asked for."""
-        room, each = START_SHARE * 60 * self._budget.minutes, 1
-        while each * self._lanes < most and self._budget.epochs * work(shape, each + 1) * self._seconds <= room:
+    def starters(self, shape: ModelShape, most: int, rung: int | None = None) -> int:
+        """How many first trials have room in their share of the minutes: as many in each lane, at least one, and no more than asked for.
+
+        Args:
+            rung: the epoch after which only the best of them goes on; None: all end.
+        """
+        share, epochs = (START_SHARE, self._budget.epochs) if rung is None else (RUNG_SHARE, rung)
+        room, each = share * 60 * self._budget.minutes, 1
+        while each * self._lanes < most and epochs * work(shape, each + 1) * self._seconds <= room:
             each += 1
         return min(most, each * self._lanes)
 

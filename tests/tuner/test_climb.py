@@ -12,8 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tests.tuner.scripted import scripted
 from tests.tuner.test_search import definition
-from tuner.climb import STEP, WHOLE_EVERY, best_of, guide
+from tuner.climb import WHOLE_EVERY, best_of, guide
 from tuner.errors import DefinitionError
+from tuner.promotion import STEP
 from tuner.study import definition_of
 
 SPACE: dict[str, Any] = {
@@ -162,42 +163,81 @@ class Short:
         return self.last
 
 
-def test_where_few_have_room_two_larger_sizes_are_tried_beside_each_other() -> None:
-    """Each once, with the best's other settings; the larger first, if it ends; not where many have room, nor from a step."""
+def test_where_few_have_room_the_best_goes_two_sizes_up_or_one() -> None:
+    """Each size once, at a lower rate; two up, if that ends; not where many have room, nor from a step."""
     starter, first = trial(0, 0.5, rules=4), trial(10, None, hidden=32, rules=4, step=True)
     larger = trial(11, None, hidden=64, rules=4, step=True)
+    two_up, one_up = ({**starter.params, "hidden_dim": size, "lr": lr} for size, lr in ((64, 5e-4), (32, 7.07e-4)))
     short, drawn = Short([32]), ({"hidden_dim": 32, "batch_size": 8}, None)
-    assert guide(MADE, [starter, first], LATE, 1, room=short) == ({**starter.params, "hidden_dim": 64}, 0)
+    assert guide(MADE, [starter, first], LATE, 1, room=short) == (two_up, 0)
     assert guide(MADE, [starter, first], LATE, 1) == drawn
     assert guide(MADE, [starter, first], LATE, 1, room=Short([32], ends=False)) == drawn
     assert guide(MADE, [starter, first], LATE, 1, room=Short([16, 64])) == drawn, "it is what would be drawn that few have room of"
     assert guide(MADE, [starter, first, trial(11, 0.1, hidden=64, rules=4, step=True)], LATE, 1, room=short) == drawn
-    assert guide(MADE, [starter, trial(10, 0.6, hidden=32, rules=4, step=True), larger], LATE, 1, room=short) == drawn
-    assert guide(MADE, [starter, trial(10, None, batch=16, step=True)], LATE, 1, room=Short([16])) == (
-        {**starter.params, "hidden_dim": 64},
-        0,
-    )
-    assert guide(MADE, [starter], LATE, 1, room=Short([16])) == ({**starter.params, "hidden_dim": 64}, 0)
-    assert guide(MADE, [starter], LATE, 1, room=Short([16], ends=False)) == ({**starter.params, "hidden_dim": 32}, 0)
-    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64])) == ({**starter.params, "hidden_dim": 32}, 0)
+    ended = trial(10, 0.6, hidden=32, rules=4, step=True)
+    assert guide(MADE, [starter, ended, larger], LATE, 1, room=short) == ({**ended.params, "batch_size": 16}, 10)
+    assert guide(MADE, [starter, trial(10, None, batch=16, step=True)], LATE, 1, room=Short([16])) == (two_up, 0)
+    assert guide(MADE, [starter], LATE, 1, room=Short([16])) == (two_up, 0)
+    assert guide(MADE, [starter], LATE, 1, room=Short([16], ends=False)) == (one_up, 0)
+    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64])) == ({"hidden_dim": 64, "batch_size": 8}, None)
+    assert guide(MADE, [starter, larger], LATE, 1, room=Short([64], ends=False)) == (one_up, 0), "what is left has room for no other"
     assert guide(MADE, [starter, first, larger], LATE, 1, room=short) == drawn
 
 
+def test_where_two_sizes_up_came_to_grief_the_best_goes_one_up() -> None:
+    """At a lower rate than its own as well; the others of the start are not tried where it came to grief."""
+    starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.4, 4))]
+    grief = trial(10, 0.1, hidden=64, step=True)
+    one_up = ({**starters[0].params, "hidden_dim": 32, "lr": 7.07e-4}, 0)
+    assert guide(MADE, [*starters, grief], LATE, 2, room=Short([16, 32])) == one_up
+    beside = [*starters, grief, trial(11, None, hidden=32, step=True)]
+    assert guide(MADE, beside, LATE, 2, room=Short([16, 32])) == ({**starters[1].params, "hidden_dim": 32, "lr": 7.07e-4}, 1)
+
+
+def test_a_step_up_from_the_start_takes_a_lower_rate_too() -> None:
+    """Where more may run than there is to be promoted."""
+    starters, larger = [trial(0, 0.5)], trial(10, None, hidden=64, step=True)
+    assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64])) == ({**starters[0].params, "hidden_dim": 32, "lr": 7.07e-4}, 0)
+
+
+def test_beside_the_best_the_second_best_goes_to_the_same_size() -> None:
+    """While nothing but the start has ended; where what is left has no room for it the best goes one size up."""
+    starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.4, 4), (2, 0.3, 2), (3, 0.2, 2))]
+    larger = trial(10, None, hidden=64, step=True)
+    second = ({**starters[1].params, "hidden_dim": 64, "lr": 5e-4}, 1)
+    assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64])) == second
+    assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64], ends=False))[0]["hidden_dim"] == 32
+
+
 def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape() -> None:
-    """The best first, each once, before any other step; the worse half is not, nor where many have room or as many others have ended."""
+    """The best first, each once, before any other step: the better half, at least three; not where many have room or as many have ended."""
     starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.3, 2), (2, 0.4, 4), (3, 0.2, 2))]
     starters[1].params["lr"] = 2e-3
     trials = [*starters, trial(10, 0.6, hidden=32, step=True)]
     assert guide(MADE, trials, LATE, 1, room=Short([32]))[0]["hidden_dim"] == 64, "a larger size comes first"
     trials.append(trial(40, 0.1, hidden=64, step=True, source=10))
-    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32}, 2)
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32, "lr": 7.07e-4}, 2)
     assert guide(MADE, trials, LATE, 1)[1] == 10
     others = [trial(number, 0.1, hidden=32) for number in range(11, 11 + MADE.starting - 3)]
     assert guide(MADE, [*trials, *others], LATE, 1, room=Short([32]))[1] == 2
     assert guide(MADE, [*trials, *others, trial(30, 0.1, hidden=32)], LATE, 1, room=Short([32]))[1] == 10
     trials.append(trial(11, None, hidden=32, rules=4, step=True, source=2))
-    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({"hidden_dim": 32, "batch_size": 8}, None)
-    assert guide(MADE, trials, LATE, 2, room=Short([32]))[1] == 10
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[1].params, "hidden_dim": 32, "lr": 7.07e-4}, 1)
+    trials.append(trial(12, None, hidden=32, step=True, source=1))
+    assert guide(MADE, trials, LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**trials[4].params, "batch_size": 16}, 10), "however many run"
+
+
+def test_in_a_hurry_no_step_leads_to_a_smaller_size_before_all_others() -> None:
+    """What is smaller was left; where many have room it is a step like others."""
+    trials = [trial(12, 0.5, hidden=64)]
+    for smaller_first in (True, False):
+        found, there = [], list(trials)
+        for number in range(20, 23):
+            said, _ = guide(MADE, there, number, 1, room=None if smaller_first else Short([64]))
+            found.append((said["hidden_dim"], said["num_rules"], said["batch_size"]))
+            there.append(trial(number, 0.0, *found[-1], step=True, source=12))
+        assert found == ([(32, 2, 8), (64, 2, 16), (64, 4, 8)] if smaller_first else [(64, 2, 16), (64, 4, 8), (32, 2, 8)])
 
 
 def started(*curves: tuple[float, ...]) -> list[FrozenTrial]:
@@ -211,11 +251,11 @@ def started(*curves: tuple[float, ...]) -> list[FrozenTrial]:
 def test_where_only_the_best_of_the_start_goes_on_steps_begin_from_it_before_its_end() -> None:
     """When all have come to the rung, from the best there, while it is ahead of what has ended, or where that is below the floors."""
     starters, draw = started((0.5, 0.6, 0.9), (0.2, 0.7, 0.68), (0.1, 0.2)), {"hidden_dim": 16}
-    step = {**starters[1].params, "hidden_dim": 64}
+    step, one_up = ({**starters[1].params, "hidden_dim": size, "lr": rate} for size, rate in ((64, 7.49e-4), (32, 1.06e-3)))
     assert guide(MADE, starters, LATE, 1) == (draw, None)
     assert guide(MADE, starters, LATE, 1, room=Short([], rung=3)) == (draw, None)
     assert guide(MADE, starters, LATE, 1, room=Short([], rung=2)) == (step, 1)
-    assert guide(MADE, starters, LATE, 1, room=Short([], ends=False, rung=2)) == ({**step, "hidden_dim": 32}, 1)
+    assert guide(MADE, starters, LATE, 1, room=Short([], ends=False, rung=2)) == (one_up, 1)
     for stopped in (starters[0], starters[2]):
         stopped.state = TrialState.PRUNED
     assert guide(MADE, [*starters, trial(20, 0.65, hidden=32)], LATE, 1, room=Short([], rung=2)) == (step, 1)
@@ -227,8 +267,9 @@ def test_where_only_the_best_of_the_start_goes_on_steps_begin_from_it_before_its
 
 
 def test_of_a_start_of_which_only_the_best_goes_on_the_better_half_is_promoted() -> None:
-    """By the level at which it was decided, the best first, each once; half of all, though some had not come so far."""
-    starters = started((0.5, 0.6), (0.2, 0.7, 0.68), (0.1, 0.5), (0.1,))
+    """By the level at which it was decided, the best first, each once; half of all, at least three, though some had not come so far."""
+    starters = started((0.5, 0.6), (0.2, 0.7, 0.68), (0.1, 0.5), (0.1, 0.4), (0.1, 0.3), (0.1,))
+    starters[2].params["num_rules"] = starters[3].params["num_rules"] = 4
     for stopped in (starters[0], *starters[2:]):
         stopped.state = TrialState.PRUNED
     first, leap = (trial(number, None, hidden=hidden, step=True, source=1) for number, hidden in ((10, 32), (11, 64)))
@@ -236,12 +277,12 @@ def test_of_a_start_of_which_only_the_best_goes_on_the_better_half_is_promoted()
         step.params["lr"] = starters[1].params["lr"]
     found, trials, room = [], [*starters, first, leap], Short([], rung=2)
     for number in range(12, 16):
-        said, source = guide(MADE, trials, number, 1, starting=4, room=room)
+        said, source = guide(MADE, trials, number, 1, starting=6, room=room)
         found.append((said["hidden_dim"], source))
         if source is not None:
             trials.append(trial(number, None, step=True, source=source))
             trials[-1].params.update(said)
-    assert found == [(32, 0), (32, None), (32, None), (32, None)]
+    assert found == [(32, 0), (32, 2), (32, None), (32, None)]
 
 
 def test_a_size_that_is_not_searched_is_not_climbed() -> None:
@@ -256,12 +297,12 @@ def test_a_size_that_is_not_searched_is_not_climbed() -> None:
 
 
 def test_where_few_have_room_they_are_drawn_in_the_shape_that_is_ahead_and_never_whole() -> None:
-    """A step that has passed the best before its end says enough."""
+    """A step that has passed the best before its end says enough; until then another step is tried, and nothing drawn."""
     best, step, short = trial(12, 0.5, hidden=32), trial(13, None, hidden=64, step=True, source=12), Short([32])
     number = 6 * WHOLE_EVERY
-    assert guide(MADE, [best, step], number, 1, room=short) == ({"hidden_dim": 32, "batch_size": 8}, None)
+    assert guide(MADE, [best, step], number, 1, room=short) == ({**best.params, "batch_size": 16}, 12)
     step.intermediate_values = {1: 0.4, 2: 0.49}
-    assert guide(MADE, [best, step], number, 1, room=short)[0]["hidden_dim"] == 32
+    assert guide(MADE, [best, step], number, 1, room=short) == ({**best.params, "batch_size": 16}, 12)
     step.intermediate_values[3] = 0.51
     assert guide(MADE, [best, step], number, 1, room=short) == ({"hidden_dim": 64, "batch_size": 8}, None)
     assert guide(MADE, [best, step], number, 1) == ({}, None)

@@ -19,10 +19,10 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition, ended
 from tuner import lanes
 from tuner.arrays import Arrays
-from tuner.climb import STEP
 from tuner.failures import TrainerHangs
 from tuner.lanes import Job, UnderWay, advance_all, lanes_of
 from tuner.pace import work
+from tuner.promotion import STEP
 from tuner.slots import Place, Running
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)

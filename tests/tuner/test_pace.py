@@ -15,9 +15,10 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
-from tuner.climb import RUNG, STARTERS, STEP
+from tuner.climb import RUNG, STARTERS
 from tuner.definition import Budget
 from tuner.pace import FEW, Pace, lane_work, sooner_together, work
+from tuner.promotion import STEP
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]
@@ -48,11 +49,13 @@ def test_a_trial_ends_if_its_lane_has_the_time() -> None:
 
 
 def test_as_many_begin_in_each_lane_as_have_room_in_a_quarter() -> None:
-    """Of ten minutes that is 150 seconds: two trials of 100 have it, for fused they take less than twice as long; one in any case."""
+    """Of ten minutes that is 150 seconds: two trials of 100 have it, for fused they take less than twice as long; one in any case. Where
+    all but the best are stopped at their first epoch of 25 seconds it is 50."""
     known = pace()
     known.measured([SMALL], 25.0)
     assert known.starters(SMALL, 10) == 4
     assert known.starters(SMALL, 3) == 3
+    assert [known.starters(SMALL, 10, rung=rung) for rung in (1, 2, 3)] == [6, 2, 2]
     assert known.starters(LARGE, 10) == 2
     known.measured([SMALL], 3700.0)
     assert known.starters(SMALL, 10) == 2
@@ -218,16 +221,19 @@ def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: py
     assert 57 <= Timed.now <= 64  # by the clock of the trials; an epoch under way is waited for
 
 
-@pytest.mark.parametrize(("minutes", "sizes"), [(0.8, [64, 32]), (8.0, [32, 32])])
-def test_where_few_have_room_two_sizes_are_tried_beside_each_other(
+@pytest.mark.parametrize(("minutes", "sizes"), [(0.8, [64, 64]), (8.0, [32, 32])])
+def test_where_few_have_room_the_two_best_are_tried_in_a_larger_size(
     minutes: float, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One in each lane, the dearer first, when the start is over; with ten times as long a step up, and beside it something is drawn."""
+    """One in each lane, when the start is over; with ten times as long a step up, and beside it something is drawn."""
     study, _ = searched(tmp_path, monkeypatch, minutes, lanes=2)
     starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
     step, beside = trials[starting : starting + 2]
     assert [step.params["hidden_dim"], beside.params["hidden_dim"]] == sizes
-    assert beside.user_attrs.get(STEP) == (step.user_attrs[STEP] if minutes < 1 else None)
+    sources = [trials[trial.user_attrs[STEP] - len(NOTES)].params for trial in (step, beside) if STEP in trial.user_attrs]
+    assert len(sources) == (2 if minutes < 1 else 1)
+    assert all(source["hidden_dim"] == 16 for source in sources)
+    assert len({source["lr"] for source in sources}) == len(sources)
 
 
 @pytest.mark.parametrize(("minutes", "lanes"), [(0.8, 2), (0.8, 1), (8.0, 2)])

@@ -1,0 +1,105 @@
+"""What of the start goes on in a larger model, where few trials have room: its better half, the best first, at a rate that suits the size.
+
+This is successive halving with sizes as its rungs (Jamieson and Talwalkar, arXiv:1502.07943, have epochs for them). A good learning rate
+is not the same in each: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So what is promoted keeps all of its
+settings but that one: it is where the levels of those that go on peak, or the best one's, times the square root of the ratio of the sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner.definition import Numbers, StudyDefinition
+from tuner.study import feasible
+
+STEP = "step_from"
+"""A trial's attribute: which trial's settings it tries one step further."""
+SIZE, RATE = "hidden_dim", "lr"
+LEAST = 3
+"""So many go on at least: through fewer there is no parabola."""
+LEAST_BEND = 1e-6
+"""What bends less is a line, or levels that are all the same: its peak is noise."""
+DIGITS = 3
+"""So many of a rate that was worked out: what is solved for differs in its last bits from one machine to another."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first, cheap trials of a study, as far as they can be compared.
+
+    Args:
+        trials: all that there are.
+        numbers: of the first.
+        rung: the epoch at which they are compared; None: at their ends.
+    """
+
+    definition: StudyDefinition
+    trials: Sequence[FrozenTrial]
+    numbers: range
+    rung: int | None
+
+    @cached_property
+    def ranked(self) -> list[FrozenTrial]:
+        """Those that have ended above the floors; or, of those that came to the rung, all that neither came to grief nor stayed flat,
+        whether they have ended or not. The best first."""
+        if self.rung is None:
+            return [trial for trial in feasible(self.trials) if trial.number in self.numbers]
+        known = [trial for trial in self.trials if trial.number in self.numbers and trial.state != TrialState.FAIL]
+        sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
+        return sorted((trial for trial in sound if math.isfinite(self._level(trial))), key=self._level, reverse=True)
+
+    @cached_property
+    def going_on(self) -> list[FrozenTrial]:
+        """The better half, at least three: of all where they are compared at a rung, and of those that have ended where they are not."""
+        count = len(self.ranked) if self.rung is None else len(self.numbers)
+        return self.ranked[: max(LEAST, math.ceil(count / 2))]
+
+    def promoted(self, shape: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
+        """The best of those that go on that has not been tried in this larger shape, and its number; none when as many others have ended as
+        there are first ones, for the sampler knows more than these then."""
+        if SIZE not in shape or sum(trial.number not in self.numbers for trial in feasible(self.trials)) >= len(self.numbers):
+            return None
+        been = {trial.user_attrs.get(STEP) for trial in self.trials if trial.params.get(SIZE) == shape[SIZE]}
+        for starter in self.going_on:
+            if shape[SIZE] > starter.params.get(SIZE, math.inf) and starter.number not in been:
+                larger = {**self.enlarged(starter, shape[SIZE]), **shape}
+                if all(trial.params != larger for trial in self.trials):  # their rates may be all that two differed in
+                    return larger, starter.number
+        return None
+
+    def enlarged(self, starter: FrozenTrial, size: float) -> dict[str, Any]:
+        """A starter's settings in a larger model, of this size; its rate is where the levels of the start peak, or else the best one's."""
+        params, space = {**starter.params, SIZE: size}, self.definition.search.get(RATE)
+        if not isinstance(space, Numbers) or RATE not in starter.params:
+            return params
+        alike = [trial for trial in self.going_on if trial.params.get(SIZE) == starter.params[SIZE]]
+        levels = [(trial.params[RATE], self._level(trial)) for trial in alike]
+        best = peak(levels) or next((rate for rate, _ in levels), starter.params[RATE])
+        rate = float(f"{best * math.sqrt(starter.params[SIZE] / size):.{DIGITS}g}")
+        return {**params, RATE: max(rate, float(space.low))}
+
+    def _level(self, trial: FrozenTrial) -> float:
+        level = trial.value if self.rung is None else trial.intermediate_values.get(self.rung)
+        return math.nan if level is None else level
+
+
+def peak(levels: Sequence[tuple[float, float]]) -> float | None:
+    """Where the parabola through these (a rate and a level each), over the rates' logarithms, is highest, within their range; None where
+    they are fewer than three or it has no highest place."""
+    levels = [(rate, level) for rate, level in levels if rate > 0]
+    rates = sorted({rate for rate, _ in levels})
+    if len(rates) < LEAST:
+        return None
+    low, high = math.log(rates[0]), math.log(rates[-1])
+    middle = (low + high) / 2
+    bend, slope, _ = np.polyfit([math.log(rate) - middle for rate, _ in levels], [level for _, level in levels], 2)
+    if bend > -LEAST_BEND:
+        return None
+    return math.exp(min(max(middle - slope / (2 * bend), low), high))
