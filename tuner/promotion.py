@@ -2,7 +2,7 @@
 
 This is successive halving with sizes as its rungs (Jamieson and Talwalkar, arXiv:1502.07943, have epochs for them). A good learning rate
 is not the same in each: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So what is promoted keeps all of its
-settings but that one: it is where the levels of those that go on peak, or the best one's, times the square root of the ratio of the sizes.
+settings but that one: it is the best one's, which says more of the rate than of anything else, times the cube root of the sizes' ratio.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import Numbers, StudyDefinition
@@ -23,11 +22,9 @@ STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
 SIZE, RATE = "hidden_dim", "lr"
 LEAST = 3
-"""So many go on at least: through fewer there is no parabola."""
-LEAST_BEND = 1e-6
-"""What bends less is a line, or levels that are all the same: its peak is noise."""
-DIGITS = 3
-"""So many of a rate that was worked out: what is solved for differs in its last bits from one machine to another."""
+"""So many go on at least."""
+FALLS = 1 / 3
+"""The power of the size with which a good rate falls: from 32 to 128 dimensions, measured on five starts (docs/DECISIONS.md)."""
 
 
 @dataclass(frozen=True)
@@ -75,31 +72,13 @@ class Start:
         return None
 
     def enlarged(self, starter: FrozenTrial, size: float) -> dict[str, Any]:
-        """A starter's settings in a larger model, of this size; its rate is where the levels of the start peak, or else the best one's."""
+        """A starter's settings in a larger model, of this size; its rate is that of the best of the start, which falls with the size."""
         params, space = {**starter.params, SIZE: size}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
-        alike = [trial for trial in self.going_on if trial.params.get(SIZE) == starter.params[SIZE]]
-        levels = [(trial.params[RATE], self._level(trial)) for trial in alike]
-        best = peak(levels) or next((rate for rate, _ in levels), starter.params[RATE])
-        rate = float(f"{best * math.sqrt(starter.params[SIZE] / size):.{DIGITS}g}")
-        return {**params, RATE: max(rate, float(space.low))}
+        best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter)
+        return {**params, RATE: max(float(space.low), best.params[RATE] * (starter.params[SIZE] / size) ** FALLS)}
 
     def _level(self, trial: FrozenTrial) -> float:
         level = trial.value if self.rung is None else trial.intermediate_values.get(self.rung)
         return math.nan if level is None else level
-
-
-def peak(levels: Sequence[tuple[float, float]]) -> float | None:
-    """Where the parabola through these (a rate and a level each), over the rates' logarithms, is highest, within their range; None where
-    they are fewer than three or it has no highest place."""
-    levels = [(rate, level) for rate, level in levels if rate > 0]
-    rates = sorted({rate for rate, _ in levels})
-    if len(rates) < LEAST:
-        return None
-    low, high = math.log(rates[0]), math.log(rates[-1])
-    middle = (low + high) / 2
-    bend, slope, _ = np.polyfit([math.log(rate) - middle for rate, _ in levels], [level for _, level in levels], 2)
-    if bend > -LEAST_BEND:
-        return None
-    return math.exp(min(max(middle - slope / (2 * bend), low), high))

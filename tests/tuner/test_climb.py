@@ -24,6 +24,8 @@ SPACE: dict[str, Any] = {
     "batch_size": {"choices": [8, 16]},
 }
 MADE = definition(search=SPACE, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
+ONE_UP, TWO_UP, TWICE_ONE_UP, TWICE_TWO_UP = (pytest.approx(rate / ratio ** (1 / 3)) for rate in (1e-3, 2e-3) for ratio in (2, 4))
+"""The rates at which a best starter's 0.001 and 0.002 go on in a larger size."""
 LATE = 41
 """A number that is neither of the start nor drawn whole."""
 
@@ -167,7 +169,7 @@ def test_where_few_have_room_the_best_goes_two_sizes_up_or_one() -> None:
     """Each size once, at a lower rate; two up, if that ends; not where many have room, nor from a step."""
     starter, first = trial(0, 0.5, rules=4), trial(10, None, hidden=32, rules=4, step=True)
     larger = trial(11, None, hidden=64, rules=4, step=True)
-    two_up, one_up = ({**starter.params, "hidden_dim": size, "lr": lr} for size, lr in ((64, 5e-4), (32, 7.07e-4)))
+    two_up, one_up = ({**starter.params, "hidden_dim": size, "lr": rate} for size, rate in ((64, TWO_UP), (32, ONE_UP)))
     short, drawn = Short([32]), ({"hidden_dim": 32, "batch_size": 8}, None)
     assert guide(MADE, [starter, first], LATE, 1, room=short) == (two_up, 0)
     assert guide(MADE, [starter, first], LATE, 1) == drawn
@@ -188,23 +190,23 @@ def test_where_two_sizes_up_came_to_grief_the_best_goes_one_up() -> None:
     """At a lower rate than its own as well; the others of the start are not tried where it came to grief."""
     starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.4, 4))]
     grief = trial(10, 0.1, hidden=64, step=True)
-    one_up = ({**starters[0].params, "hidden_dim": 32, "lr": 7.07e-4}, 0)
+    one_up = ({**starters[0].params, "hidden_dim": 32, "lr": ONE_UP}, 0)
     assert guide(MADE, [*starters, grief], LATE, 2, room=Short([16, 32])) == one_up
     beside = [*starters, grief, trial(11, None, hidden=32, step=True)]
-    assert guide(MADE, beside, LATE, 2, room=Short([16, 32])) == ({**starters[1].params, "hidden_dim": 32, "lr": 7.07e-4}, 1)
+    assert guide(MADE, beside, LATE, 2, room=Short([16, 32])) == ({**starters[1].params, "hidden_dim": 32, "lr": ONE_UP}, 1)
 
 
 def test_a_step_up_from_the_start_takes_a_lower_rate_too() -> None:
     """Where more may run than there is to be promoted."""
     starters, larger = [trial(0, 0.5)], trial(10, None, hidden=64, step=True)
-    assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64])) == ({**starters[0].params, "hidden_dim": 32, "lr": 7.07e-4}, 0)
+    assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64])) == ({**starters[0].params, "hidden_dim": 32, "lr": ONE_UP}, 0)
 
 
 def test_beside_the_best_the_second_best_goes_to_the_same_size() -> None:
     """While nothing but the start has ended; where what is left has no room for it the best goes one size up."""
     starters = [trial(number, value, rules=rules) for number, value, rules in ((0, 0.5, 2), (1, 0.4, 4), (2, 0.3, 2), (3, 0.2, 2))]
     larger = trial(10, None, hidden=64, step=True)
-    second = ({**starters[1].params, "hidden_dim": 64, "lr": 5e-4}, 1)
+    second = ({**starters[1].params, "hidden_dim": 64, "lr": TWO_UP}, 1)
     assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64])) == second
     assert guide(MADE, [*starters, larger], LATE, 2, room=Short([64], ends=False))[0]["hidden_dim"] == 32
 
@@ -216,13 +218,13 @@ def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape()
     trials = [*starters, trial(10, 0.6, hidden=32, step=True)]
     assert guide(MADE, trials, LATE, 1, room=Short([32]))[0]["hidden_dim"] == 64, "a larger size comes first"
     trials.append(trial(40, 0.1, hidden=64, step=True, source=10))
-    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32, "lr": 7.07e-4}, 2)
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32, "lr": ONE_UP}, 2)
     assert guide(MADE, trials, LATE, 1)[1] == 10
     others = [trial(number, 0.1, hidden=32) for number in range(11, 11 + MADE.starting - 3)]
     assert guide(MADE, [*trials, *others], LATE, 1, room=Short([32]))[1] == 2
     assert guide(MADE, [*trials, *others, trial(30, 0.1, hidden=32)], LATE, 1, room=Short([32]))[1] == 10
     trials.append(trial(11, None, hidden=32, rules=4, step=True, source=2))
-    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[1].params, "hidden_dim": 32, "lr": 7.07e-4}, 1)
+    assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[1].params, "hidden_dim": 32, "lr": ONE_UP}, 1)
     trials.append(trial(12, None, hidden=32, step=True, source=1))
     assert guide(MADE, trials, LATE, 1) == ({"hidden_dim": 32, "batch_size": 8}, None)
     assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**trials[4].params, "batch_size": 16}, 10), "however many run"
@@ -251,7 +253,7 @@ def started(*curves: tuple[float, ...]) -> list[FrozenTrial]:
 def test_where_only_the_best_of_the_start_goes_on_steps_begin_from_it_before_its_end() -> None:
     """When all have come to the rung, from the best there, while it is ahead of what has ended, or where that is below the floors."""
     starters, draw = started((0.5, 0.6, 0.9), (0.2, 0.7, 0.68), (0.1, 0.2)), {"hidden_dim": 16}
-    step, one_up = ({**starters[1].params, "hidden_dim": size, "lr": rate} for size, rate in ((64, 7.49e-4), (32, 1.06e-3)))
+    step, one_up = ({**starters[1].params, "hidden_dim": size, "lr": rate} for size, rate in ((64, TWICE_TWO_UP), (32, TWICE_ONE_UP)))
     assert guide(MADE, starters, LATE, 1) == (draw, None)
     assert guide(MADE, starters, LATE, 1, room=Short([], rung=3)) == (draw, None)
     assert guide(MADE, starters, LATE, 1, room=Short([], rung=2)) == (step, 1)

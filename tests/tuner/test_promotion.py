@@ -3,36 +3,13 @@
 import math
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from tests.tuner.test_climb import MADE, SPACE
 from tests.tuner.test_search import definition
-from tuner.promotion import STEP, Start, peak
-
-RATES = st.lists(st.integers(-90, -40).map(lambda tenth: tenth / 10), min_size=3, max_size=12, unique=True)
-
-
-@given(RATES, st.floats(-10.0, -3.0), st.floats(0.01, 10.0), st.floats(-1.0, 1.0))
-def test_the_peak_of_a_parabola_is_found_and_lies_within_the_rates(logs: list[float], where: float, bend: float, height: float) -> None:
-    """Whatever it is like, and whatever the order of the trials."""
-    found = peak([(math.exp(log), height - bend * (log - where) ** 2) for log in logs])
-    assert found is not None
-    assert math.log(found) == pytest.approx(np.clip(where, min(logs), max(logs)), abs=1e-3)
-
-
-def test_without_a_peak_there_is_none() -> None:
-    """Two rates, a line, levels that rise to both sides."""
-    assert peak([]) is None
-    assert peak([(1e-3, 0.5), (2e-3, 0.6), (2e-3, 0.4)]) is None
-    assert peak([(1e-3, 0.6), (2e-3, 0.4), (4e-3, 0.7)]) is None
-    assert peak([(1e-3, 0.4), (2e-3, 0.5), (4e-3, 0.6)]) is None, "a line"
-    assert peak([(1e-3, 0.4), (2e-3, 0.4), (3e-3, 0.4), (7e-3, 0.4)]) is None, "all as good"
-    assert peak([(0.0, 0.9), (1e-3, 0.6), (2e-3, 0.4)]) is None, "a rate of nothing has no logarithm"
+from tuner.promotion import STEP, Start
 
 
 def starter(number: int, level: float, **params: Any) -> optuna.trial.FrozenTrial:
@@ -45,19 +22,20 @@ def starter(number: int, level: float, **params: Any) -> optuna.trial.FrozenTria
     return made
 
 
-def test_a_larger_one_is_tried_where_the_levels_peak_times_the_root_of_the_sizes_ratio() -> None:
-    """Whichever of them it is; within the range that is searched; without a peak the best one's rate counts."""
-    three = [starter(0, 0.9, lr=1e-3), starter(1, 0.9, lr=2e-3), starter(2, 0.7, lr=4e-3)]
+def test_a_larger_one_is_tried_at_the_rate_of_the_best_which_falls_with_the_size() -> None:
+    """Whichever of them it is: by the cube root of the ratio of the sizes; within the range that is searched."""
+    three = [starter(0, 0.7, lr=5e-4), starter(1, 0.9, lr=1e-3), starter(2, 0.8, lr=2e-3)]
     start = Start(MADE, three, range(3), 2)
-    assert [start.enlarged(one, 64) for one in three] == [{**three[0].params, "hidden_dim": 64, "lr": 7.07e-4}] * 3
-    assert Start(MADE, three[:2], range(3), 2).enlarged(three[1], 64)["lr"] == 5e-4
+    for one in three:
+        assert start.enlarged(one, 64) == {**one.params, "hidden_dim": 64, "lr": pytest.approx(1e-3 / 4 ** (1 / 3))}
+        assert start.enlarged(one, 32) == {**one.params, "hidden_dim": 32, "lr": pytest.approx(1e-3 / 2 ** (1 / 3))}
     assert Start(MADE, [], range(3), 2).enlarged(starter(3, 0.9, lr=1.1e-4), 64)["lr"] == 1e-4
 
 
 def test_rates_of_other_sizes_say_nothing() -> None:
     """A start whose sizes were drawn."""
     mixed = [starter(0, 0.9, lr=1e-3, hidden_dim=32), starter(1, 0.8, lr=3e-4), starter(2, 0.7, lr=5e-4), starter(3, 0.6, lr=2e-3)]
-    assert Start(MADE, mixed, range(4), 2).enlarged(mixed[1], 64)["lr"] == 1.5e-4
+    assert Start(MADE, mixed, range(4), 2).enlarged(mixed[1], 64)["lr"] == pytest.approx(3e-4 / 4 ** (1 / 3))
 
 
 def test_none_is_promoted_twice() -> None:
