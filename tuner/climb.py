@@ -86,7 +86,7 @@ def guide(
     first = Start(definition, trials, starters, None if room is None else room.rung)
     best = _leader(first)
     if best is None:
-        return _shape(start) if any(t.number in starters and t.state == TrialState.RUNNING for t in trials) else {}, None
+        return _shape(start) if first.training else {}, None
     return _beside_others(first, number, steps, best, room)
 
 
@@ -100,7 +100,7 @@ def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, roo
     if room is not None and ((cheap and room.rung is not None) or room.few({**best.params, **shape})):
         ahead = _ahead(best, running)
         one_more = len(running) < steps or not (cheap or ahead)  # where few are to come a step says more than what is drawn
-        step = next_step(definition, trials, best, last=(DOWN,)) if one_more else None
+        step = next_step(definition, trials, best, last=DOWN) if one_more else None
         return _in_a_hurry(start, best, step, room, ahead or shape)
     step = next_step(definition, trials, best) if len(running) < steps else None
     if step is not None:
@@ -157,22 +157,21 @@ def _leader(start: Start) -> FrozenTrial | None:
     """The best; where there is a rung, once all starters have come to it or ended, the one that goes on from there, while it is ahead of
     that, or where nothing has finished above the floors."""
     known, rung = best_of(start.trials), start.rung
-    coming = [t for t in start.trials if t.number in start.numbers and t.state == TrialState.RUNNING]
-    if rung is None or any(rung not in t.intermediate_values for t in coming):
+    if rung is None or any(rung not in trial.intermediate_values for trial in start.training):
         return known
     going = [trial for trial in start.ranked[:1] if trial.state == TrialState.RUNNING or known is None]
     return max([trial for trial in (known, *going) if trial is not None], key=_level, default=None)
 
 
 def next_step(
-    definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, last: tuple[tuple[str, bool], ...] = ()
+    definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, last: tuple[str, bool] | None = None
 ) -> dict[str, Any] | None:
     """The best's parameters in a shape beside its own where no step has been, or else beside it in other numbers; None: all are tried.
 
     A way that was worse once, a number further up or further down, comes after those that were not.
 
     Args:
-        last: ways that come last in any case.
+        last: a way that comes last in any case.
     """
     ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
@@ -184,7 +183,7 @@ def next_step(
         beside = list(_beside({name: ladders[name] for name in names}, best.params))
         beside.sort(key=lambda params: bool(worse & _ways(ladders, best.params, params)))
         found += [params for params in beside if [params[name] for name in compared] not in reached]
-    return min(found, key=lambda params: bool(_ways(ladders, best.params, params) & set(last)), default=None)
+    return min(found, key=lambda params: last in _ways(ladders, best.params, params), default=None)
 
 
 def _in_a_hurry(
@@ -215,8 +214,8 @@ def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | No
     steps = [step for _, step in _steps(start.trials)]
     over = {step.params.get(SIZE) for step in steps if step.state.is_finished()}
     left = [params for params in above if params[SIZE] not in over and (params is above[0] or room.ends(params))]
-    running = {step.params.get(SIZE) for step in steps} - over
-    return left[-1] if left and left[-1][SIZE] not in running else None
+    begun = {step.params.get(SIZE) for step in steps}
+    return left[-1] if left and left[-1][SIZE] not in begun else None
 
 
 def sizes_above(definition: StudyDefinition, params: Mapping[str, Any]) -> list[float]:

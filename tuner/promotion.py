@@ -42,6 +42,11 @@ class Start:
     numbers: range
     rung: int | None
 
+    @property
+    def training(self) -> list[FrozenTrial]:
+        """Those under way."""
+        return [trial for trial in self.trials if trial.number in self.numbers and trial.state == TrialState.RUNNING]
+
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
         """Those that have ended above the floors; or, of those that came to the rung, all that neither came to grief nor stayed flat,
@@ -52,7 +57,7 @@ class Start:
         sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
         return sorted((trial for trial in sound if math.isfinite(self._level(trial))), key=self._level, reverse=True)
 
-    @cached_property
+    @property
     def going_on(self) -> list[FrozenTrial]:
         """The better half, at least three: of all where they are compared at a rung, and of those that have ended where they are not."""
         count = len(self.ranked) if self.rung is None else len(self.numbers)
