@@ -106,8 +106,7 @@ class Admission:
     @property
     def starters(self) -> range:
         """The first, cheap trials, by number."""
-        first = self._definition.first_starter
-        return range(first, first + self._starters)
+        return self._definition.starters(self._starters)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """An epoch of a lane with these has taken so long."""

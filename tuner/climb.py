@@ -77,10 +77,9 @@ def guide(
         room: what the time that is left has room for; None: for many.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
-    starting = definition.starting if starting is None else starting
-    starters = range(definition.first_starter, definition.first_starter + starting)
+    starters = definition.starters(definition.starting if starting is None else starting)
     if number < starters.stop:
-        return start if warm else {**start, **_spread(definition, number, starting)}, None
+        return start if warm else {**start, **_spread(definition, number, len(starters))}, None
     if definition.sampler != "tpe":
         return {}, None
     first = Start(definition, trials, starters, None if room is None else room.rung)
@@ -125,11 +124,11 @@ def _larger(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> FrozenTrial | No
 
 def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
     """The shape of the step that has passed the best before its end, the furthest; nothing if none has."""
-    ahead = max(steps, key=_level, default=best)
-    return _shape(ahead.params) if _level(ahead) > _level(best) else {}
+    ahead = max(steps, key=_latest, default=best)
+    return _shape(ahead.params) if _latest(ahead) > _latest(best) else {}
 
 
-def _level(trial: FrozenTrial) -> float:
+def _latest(trial: FrozenTrial) -> float:
     """Its value, or that of its last epoch so far; minus infinity where there is none."""
     return trial.value if trial.value is not None else max(trial.intermediate_values.items(), default=(0, -math.inf))[1]
 
@@ -160,7 +159,7 @@ def _leader(start: Start) -> FrozenTrial | None:
     if rung is None or any(rung not in trial.intermediate_values for trial in start.training):
         return known
     going = [trial for trial in start.ranked[:1] if trial.state == TrialState.RUNNING or known is None]
-    return max([trial for trial in (known, *going) if trial is not None], key=_level, default=None)
+    return max([trial for trial in (known, *going) if trial is not None], key=_latest, default=None)
 
 
 def next_step(

@@ -308,6 +308,10 @@ class StudyDefinition(_Section):
         """The number of the first trial that nobody has put in."""
         return len(self.baselines) + len(self.enqueue)
 
+    def starters(self, count: int) -> range:
+        """The numbers of the first so many that nobody has put in."""
+        return range(self.first_starter, self.first_starter + count)
+
     def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings, fixed ones included."""
         return {**self.fixed, **params}

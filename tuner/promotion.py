@@ -55,7 +55,7 @@ class Start:
             return [trial for trial in feasible(self.trials) if trial.number in self.numbers]
         known = [trial for trial in self.trials if trial.number in self.numbers and trial.state != TrialState.FAIL]
         sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
-        return sorted((trial for trial in sound if math.isfinite(self._level(trial))), key=self._level, reverse=True)
+        return sorted((trial for trial in sound if math.isfinite(self._reached(trial))), key=self._reached, reverse=True)
 
     @property
     def going_on(self) -> list[FrozenTrial]:
@@ -84,6 +84,6 @@ class Start:
         best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter)
         return {**params, RATE: max(float(space.low), best.params[RATE] * (starter.params[SIZE] / size) ** FALLS)}
 
-    def _level(self, trial: FrozenTrial) -> float:
+    def _reached(self, trial: FrozenTrial) -> float:
         level = trial.value if self.rung is None else trial.intermediate_values.get(self.rung)
         return math.nan if level is None else level
