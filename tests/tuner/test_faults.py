@@ -21,24 +21,27 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 USUAL = Hyperparameters(lr=5e-3, num_rules=4, epochs=12, dropout=0.1, loss_weights=LossWeights(1.0, 0.3, 0.1, 0.1))
 SHAPE = ModelShape(hidden_dim=32, batch_size=16, max_rules=4)
+Trained = tuple[FusedTrainer, list[dict[str, Any]]]
+OUT_OF_PLACE = {0.05: "rate_too_large", 0.3: "rate_too_large", 1.0: "rate_too_large", 2e-4: "rate_too_small"}
+SIDE_BY_SIDE = {
+    "healthy": USUAL,
+    "drowned": dataclasses.replace(USUAL, loss_weights=LossWeights(1.0, 0.3, 0.1, 1e-4)),
+    "frozen": dataclasses.replace(USUAL, weight_decay=0.0),
+    "slow": dataclasses.replace(USUAL, lr=1e-7),
+    **{f"rate {lr}": dataclasses.replace(USUAL, lr=lr, final_lr=1.0) for lr in OUT_OF_PLACE},
+}
+"""Runs of one shape and length: slots of one trainer, which takes two thirds of the time of one after the other."""
 
 
-def trained(
-    corpus: Corpus, hyperparameters: Hyperparameters = USUAL, shape: ModelShape = SHAPE, epochs: int | None = None
-) -> tuple[FusedTrainer, list[dict[str, Any]]]:
+def trained(corpus: Corpus, hyperparameters: Hyperparameters = USUAL, shape: ModelShape = SHAPE, epochs: int | None = None) -> Trained:
     """A trainer whose one slot has been trained to its end, and the curve."""
     trainer = FusedTrainer(shape, corpus, 1)
     trainer.load(0, hyperparameters)
-    return trainer, train_on(trainer, epochs or hyperparameters.epochs)
+    (curve,) = train_on(trainer, epochs or hyperparameters.epochs)
+    return trainer, curve
 
 
-def train_on(trainer: FusedTrainer, epochs: int) -> list[dict[str, Any]]:
-    """So many epochs more of the only slot, as a curve."""
-    (curve,) = train_all_on(trainer, epochs)
-    return curve
-
-
-def train_all_on(trainer: FusedTrainer, epochs: int) -> list[list[dict[str, Any]]]:
+def train_on(trainer: FusedTrainer, epochs: int) -> list[list[dict[str, Any]]]:
     """So many epochs more of all slots, as a curve each."""
     curves: list[list[dict[str, Any]]] = [[] for _ in range(trainer.slots)]
     for _ in range(epochs):
@@ -69,20 +72,39 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def healthy(corpus: Corpus) -> tuple[FusedTrainer, list[dict[str, Any]]]:
-    """A run as it should be."""
-    return trained(corpus)
+def runs(corpus: Corpus) -> dict[str, Trained]:
+    """Those, each with a trainer of its own at its end and its curve; of the frozen one a part's gradient is held at zero."""
+    together = FusedTrainer(SHAPE, corpus, len(SIDE_BY_SIDE))
+    for slot, hyperparameters in enumerate(SIDE_BY_SIDE.values()):
+        together.load(slot, hyperparameters)
+    backward, frozen = together._backward, list(SIDE_BY_SIDE).index("frozen")
+
+    def held(loss: torch.Tensor) -> None:
+        backward(loss)
+        for name, gradient in together.store.gradient_views.items():
+            if name.startswith("parse.second."):
+                gradient[frozen].zero_()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(together, "_backward", held)
+        curves = train_on(together, USUAL.epochs)
+    found = {}
+    for slot, (name, curve) in enumerate(zip(SIDE_BY_SIDE, curves, strict=True)):
+        alone = FusedTrainer(SHAPE, corpus, 1)
+        alone.restore(0, together.snapshot(slot))
+        found[name] = alone, curve
+    return found
 
 
-def test_a_healthy_run_has_no_finding(healthy: tuple[FusedTrainer, list[dict[str, Any]]]) -> None:
+def test_a_healthy_run_has_no_finding(runs: dict[str, Trained]) -> None:
     """Nothing is wrong with it, and looking into it changes nothing."""
-    trainer, curve = healthy
+    trainer, curve = runs["healthy"]
     before = trainer.store.values.clone()
     assert diagnose_run(run_of(trainer, curve)) == []
     assert torch.equal(trainer.store.values, before)
 
 
-def test_a_component_without_gradient_is_dead(healthy: tuple[FusedTrainer, list[dict[str, Any]]]) -> None:
+def test_a_component_without_gradient_is_dead(runs: dict[str, Trained]) -> None:
     """A loss that is cut off from the parameters, as the original's parse loss by its argmax."""
 
     class Cut(ComponentLosses):
@@ -90,7 +112,7 @@ def test_a_component_without_gradient_is_dead(healthy: tuple[FusedTrainer, list[
             parse, *others = super().__call__(*arguments, **options)
             return torch.stack((parse.detach(), *others))
 
-    trainer, curve = healthy
+    trainer, curve = runs["healthy"]
     whole, trainer.losses = trainer.losses, Cut(trainer.network, "cross_entropy")
     try:
         (finding,) = diagnose_run(run_of(trainer, curve))
@@ -100,30 +122,16 @@ def test_a_component_without_gradient_is_dead(healthy: tuple[FusedTrainer, list[
     assert finding.evidence["component"] == "parse"
 
 
-def test_a_component_that_others_leave_nothing_is_drowned(corpus: Corpus) -> None:
+def test_a_component_that_others_leave_nothing_is_drowned(runs: dict[str, Trained]) -> None:
     """By its weight."""
-    drowned = dataclasses.replace(USUAL, loss_weights=LossWeights(1.0, 0.3, 0.1, 1e-4))
-    trainer, curve = trained(corpus, drowned)
-    (finding,) = diagnose_run(run_of(trainer, curve, drowned))
+    (finding,) = diagnose_run(run_of(*runs["drowned"], SIDE_BY_SIDE["drowned"]))
     assert finding.kind == "drowned_component"
     assert "cycle_backward" in finding.advice
 
 
-def test_a_part_that_is_not_trained_is_frozen(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_not_trained_is_frozen(runs: dict[str, Trained]) -> None:
     """Its gradient is held at zero."""
-    still = dataclasses.replace(USUAL, weight_decay=0.0)
-    trainer = FusedTrainer(SHAPE, corpus, 1)
-    trainer.load(0, still)
-    backward = trainer._backward
-
-    def held(loss: torch.Tensor) -> None:
-        backward(loss)
-        for name, gradient in trainer.store.gradient_views.items():
-            if name.startswith("parse.second."):
-                gradient.zero_()
-
-    monkeypatch.setattr(trainer, "_backward", held)
-    run = run_of(trainer, train_on(trainer, still.epochs), still)
+    run = run_of(*runs["frozen"], SIDE_BY_SIDE["frozen"])
     (finding,) = [finding for finding in diagnose_run(run) if finding.kind == "frozen_part"]
     assert finding.evidence["moved"] == {"parse.second": 0.0}
 
@@ -136,11 +144,9 @@ def test_one_answer_for_everything_is_constant(corpus: Corpus) -> None:
     assert "constant_answer" in kinds(run_of(trainer, curve))
 
 
-def test_a_run_that_has_not_begun_to_learn_is_at_chance(corpus: Corpus) -> None:
+def test_a_run_that_has_not_begun_to_learn_is_at_chance(runs: dict[str, Trained]) -> None:
     """A learning rate far too small."""
-    slow = dataclasses.replace(USUAL, lr=1e-7)
-    trainer, curve = trained(corpus, slow, epochs=6)
-    assert "at_chance" in kinds(run_of(trainer, curve, slow))
+    assert "at_chance" in kinds(run_of(*runs["slow"], SIDE_BY_SIDE["slow"]))
 
 
 @pytest.mark.parametrize(("reached", "stuck"), [(0.0, True), (0.21, True), (math.nan, True), (0.23, False)])
@@ -185,16 +191,12 @@ def test_relations_that_train_hardly_shows_cannot_be_learnt(small_corpus: Corpus
     assert {"unlearnable_relation", "unknown_words"} <= kinds(run_of(trainer, curve))
 
 
-def test_learning_rates_out_of_place_are_told_from_the_curve(corpus: Corpus) -> None:
-    """Too large: the loss goes up and down; too small: it still rises at the end, far from done. Four trials side by side."""
-    rates = {0.05: "rate_too_large", 0.3: "rate_too_large", 1.0: "rate_too_large", 2e-4: "rate_too_small"}
-    wrong = [dataclasses.replace(USUAL, lr=lr, final_lr=1.0) for lr in rates]
-    trainer = FusedTrainer(SHAPE, corpus, len(wrong))
-    for slot, hyperparameters in enumerate(wrong):
-        trainer.load(slot, hyperparameters)
-    curves = train_all_on(trainer, USUAL.epochs)
-    for hyperparameters, curve, kind in zip(wrong, curves, rates.values(), strict=True):
-        assert kind in kinds(Run(flat_settings(SHAPE, hyperparameters), curve, None, corpus.most_frequent("valid"))), hyperparameters.lr
+@pytest.mark.parametrize(("lr", "kind"), OUT_OF_PLACE.items())
+def test_learning_rates_out_of_place_are_told_from_the_curve(lr: float, kind: str, corpus: Corpus, runs: dict[str, Trained]) -> None:
+    """Too large: the loss goes up and down; too small: it still rises at the end, far from done."""
+    name = f"rate {lr}"
+    settings = flat_settings(SHAPE, SIDE_BY_SIDE[name])
+    assert kind in kinds(Run(settings, runs[name][1], None, corpus.most_frequent("valid")))
 
 
 def test_a_model_too_small_is_flat_and_low_on_train_too(corpus: Corpus) -> None:
