@@ -266,13 +266,17 @@ class SymmetricNetwork:
             text = convolve(p, f"generate.{name}", text, mask_KBT1, conditions.keep(site + 4))
         return self._copy_items(p, normalise(text), items_KBP3D, layout.rows_KBQ2[:, :, :-1, 0])
 
-    def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, filled_KBP: Tensor) -> Tensor:
-        """Each token looks for an item of a proposition and copies from it what it needs."""
+    def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, seen_KBP: Tensor) -> Tensor:
+        """Each token looks for an item of a proposition and copies from it what it needs.
+
+        Args:
+            seen_KBP: the places that are looked at: those that are filled, and the first that is not, whose items stand for nothing.
+        """
         slots, sentences, places, _, dim = items_KBP3D.shape
         keys = (items_KBP3D + p["generate.roles"][:, None, None]).view(slots, sentences, places * 3, dim)
         said = linear(u_KBTD, p["generate.of_text"], p["generate.text_bias"])
         queries, own, copies = torch.split(said, [dim, dim, 1], dim=-1)
-        absent_KBM = absent(filled_KBP).repeat_interleave(3, dim=2)
+        absent_KBM = absent(seen_KBP).repeat_interleave(3, dim=2)
         scores = match(queries, keys, absent_KBM)
         copied = read_from(scores, items_KBP3D.reshape(keys.shape))
         return torch.addcmul(normalise(own), torch.sigmoid(copies), copied, value=2)
