@@ -76,9 +76,9 @@ def tables(rows: Sequence[Row], minutes: float) -> str:
     found = said["searchers"]
     names = sorted(found, key=lambda name: (found[name]["seconds_to_target"]["mean"], name))
 
-    def both(names: Sequence[str]) -> list[str]:
-        soon = _table(_soon_columns(found), [_soon(name, found[name]) for name in names])
-        return [*_table(FOUND, [_found(name, found[name], rows, said["target"]) for name in names]), "", *soon]
+    def both(group: Sequence[str]) -> list[str]:
+        soon = _table(_soon_columns(found), [_soon(name, found[name]) for name in group])
+        return [*_table(FOUND, [_found(name, found[name], rows, said["target"]) for name in group]), "", *soon]
 
     lines = [f"Best known {said['best_known']:.4f}, target {said['target']:.4f}.", "", *both([name for name in names if name in TITLES])]
     if others := [name for name in names if name not in TITLES]:
