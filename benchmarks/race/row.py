@@ -73,6 +73,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
             "searcher": searcher,
             "task": {key: value for key, value in vars(task).items() if key not in ("folder", "data")},
             "ends": [[round(end["at"] - began, 2), round(end["value"], 5)] for end in ends],
+            "settings": [chosen(end["params"]) for end in ends],
             "epochs": watched.epochs,
             "busy_share": round(made.busy / wall, 4),
             "peak_mb": watched.peak >> 20,
@@ -86,6 +87,11 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
 def _fused(searcher: str) -> bool:
     """Whether one process uses all cores; all others have one process per core."""
     return searcher.startswith(OURS) and searcher != UNFUSED
+
+
+def chosen(params: dict[str, Any]) -> list[float]:
+    """What a row says of a trial that ended: its hidden dimensions and its learning rate, to four figures."""
+    return [params["hidden_dim"], float(f"{params['lr']:.4g}")]
 
 
 def _value(end: dict[str, Any]) -> float:
@@ -120,7 +126,7 @@ def _of_tuner(task: Task) -> _Made:
     for trial in study.get_trials(deepcopy=False):
         if trial.value is not None and "checkpoint" in trial.user_attrs and trial.datetime_complete is not None:
             end = {"at": trial.datetime_complete.timestamp(), "value": trial.value, "model": trial.user_attrs["checkpoint"]}
-            ends.append({**end, "round_trip": floor - trial.constraints.get("round_trip", 0.0)})
+            ends.append({**end, "params": trial.params, "round_trip": floor - trial.constraints.get("round_trip", 0.0)})
     seconds = summarise(study, "")["seconds"]
     return _Made(ends, seconds["training"] + seconds["evaluating"])
 

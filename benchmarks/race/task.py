@@ -82,7 +82,7 @@ class Trainee:
 
     def __init__(self, task: Task, corpus: Corpus, params: dict[str, Any], seed: int, name: str) -> None:
         shape, hyperparameters = task.definition.settings(params, seed)
-        self.task, self.name, self.epoch, self.hyperparameters = task, name, 0, hyperparameters
+        self.task, self.name, self.epoch, self.params = task, name, 0, params
         self.trainer = SavingTrainer(shape, corpus, 1, task.device, DataSource(task.data, task.stories, 1))
         self.trainer.load(0, hyperparameters)
 
@@ -102,7 +102,7 @@ class Trainee:
         path = Path(self.task.folder) / "models" / f"{self.name}.safetensors"
         if self.scored is not None:
             self.trainer.save(0, path, self.scored)
-            self._log("end", value, round_trip=self.scored.round_trip, model=str(path))
+            self._log("end", value, params=self.params, round_trip=self.scored.round_trip, model=str(path))
 
     def _log(self, kind: str, value: float, **more: Any) -> None:
         line = json.dumps({"at": time.time(), "kind": kind, "trial": self.name, "epoch": self.epoch, "value": value, **more}) + "\n"
