@@ -21,8 +21,17 @@ export TUNER_ARTIFACTS=${TUNER_ARTIFACTS:-$PWD/runs/artifacts}
 if [[ ${SLURM_ARRAY_TASK_ID:-0} == 0 ]]; then
   tuner search "$study" --log-format json "$@" &
 else
-  until tuner status "$study" >/dev/null 2>&1; do sleep 10; done
-  tuner worker "$study" &
+  name=$study before=
+  for word in "$@"; do
+    if [[ $before == --name ]]; then name=$word; fi
+    if [[ $word == --name=* ]]; then name=${word#--name=}; fi
+    before=$word
+  done
+  for ((waited = 0; waited < 180; waited++)); do # until somebody trains it: an older study of the name may be over
+    if tuner status "$name" --json 2>/dev/null | grep -q '"running": [1-9]'; then break; fi
+    sleep 10
+  done
+  tuner worker "$name" &
 fi
 worker=$!
 trap 'kill -TERM "$worker"' TERM

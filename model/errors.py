@@ -4,12 +4,16 @@ ModelError
 |-- ConfigError       a shape or a hyperparameter that is out of range
 |-- DataError         a data file that is missing, empty or not of the form
 |-- CheckpointError   a file that is no checkpoint, or one that does not fit what was asked
-`-- DeviceError       a device that this machine does not have, or that has failed
+`-- DeviceError       a device that this machine does not have
+    `-- DeviceFailed  one that has failed
 """
 
 
 class ModelError(Exception):
-    """Anything the user can mend: the command line prints the message and exits with status 2."""
+    """Anything the user can mend: the command line prints the message and ends with its status."""
+
+    status = 2
+    """1 where the same command may well succeed when it is run again."""
 
 
 class ConfigError(ModelError):
@@ -26,3 +30,9 @@ class CheckpointError(ModelError):
 
 class DeviceError(ModelError):
     """A device that this machine does not have, or that has failed."""
+
+
+class DeviceFailed(DeviceError):
+    """A device that has failed."""
+
+    status = 1

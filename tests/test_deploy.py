@@ -107,6 +107,18 @@ def test_a_slurm_task_whose_time_is_up_writes_its_state_and_is_queued_again(tmp_
     assert list((tmp_path / "runs" / "snapshots").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(("words", "joined"), [([], "quick"), (["--name", "mine"], "mine"), (["--trials", "9", "--name=mine"], "mine")])
+def test_the_other_slurm_tasks_join_the_study_that_is_trained(tmp_path: Path, words: list[str], joined: str) -> None:
+    """By the name that the first gives it, and not before; `tuner` is one of ours that notes what it is told."""
+    fake = tmp_path / "tuner"
+    fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\nif [ "$1" = status ]; then echo \'{{"study": "x", "running": 2}}\'; fi\n')
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TUNER_STORAGE": "any", "SLURM_ARRAY_TASK_ID": "1"}
+    command = ["bash", str(ROOT / "deploy" / "slurm.sh"), "quick", *words]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "told").read_text().splitlines() == [f"status {joined} --json", f"worker {joined}"]
+
+
 def test_the_kubernetes_job_says_what_there_is() -> None:
     """It keeps to the schema; its options are ours, bad usage ends it, a preempted worker does not; nothing is root or writes elsewhere."""
     (job,) = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())

@@ -25,6 +25,17 @@ def test_a_trainer_of_ones_own_is_installed_and_searched(tmp_path: Path) -> None
     best = max(trials, key=lambda t: t.value or 0.0)
     assert best.value > 0.3
     assert Path(tmp_path / best.user_attrs["checkpoint"]).is_file()
+    assert "tuner best bag@synthetic-60" in done.stdout
+    assert "tuner train" not in done.stdout
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run([search[0], *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    refused = call("train", "--from", "bag")
+    assert refused.returncode == 2
+    assert "is trained by 'bag-of-words'; tuner train trains the symmetric model alone" in refused.stderr
+    assert call("diagnose", f"bag:{best.number}").returncode == 0, "by its curve"
 
 
 def test_a_trainer_that_is_not_installed_is_named_with_those_that_are(tmp_path: Path) -> None:

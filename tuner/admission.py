@@ -9,7 +9,7 @@ any case.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -115,25 +115,28 @@ class Admission:
 
     # ---- what may begin
 
-    def width(self, begun: int) -> int:
-        """How many may train at once, when so many have begun: of the first, which are of one shape, all for which there is room."""
-        return self._arrays.width if begun or self._arrays.narrowed else max(self._arrays.width, self._starters)
+    def width(self, begun: int, coming: Collection[int]) -> int:
+        """How many may train at once, when this process has begun so many: of the first, which are of one shape, all that are left."""
+        first = 0 if begun or self._arrays.narrowed else min(self._starters, self._first_left(coming))
+        return max(self._arrays.width, first)
 
-    def waits(self, lane: int, going: Mapping[int, Sequence[Running]]) -> bool:
+    def waits(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int]) -> bool:
         """Whether nothing is to begin in a lane yet, as it has trials or is given some of another's (`Arrays.even_out`): while some of the
         first have ended and several train, it would be a step from the best of a few.
 
         Args:
             going: the trials that train on, by lane.
+            coming: the numbers of those that come again where a search goes on from before them. What the storage knows of these, and of
+                those that train, has not happened yet.
         """
-        starters = self.starters
-        counts = [sum(running.number in starters for running in trials) for trials in going.values()]
-        if sum(counts) < 2 or self._first() or not (going.get(lane) or max(counts) > 1):
+        training = {running.number for trials in going.values() for running in trials}
+        counts = [sum(running.number in self.starters for running in trials) for trials in going.values()]
+        if sum(counts) < 2 or self._first_left(coming) > 0 or not (going.get(lane) or max(counts) > 1):
             return False
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return any(trial.number in starters for trial in complete)
+        complete = {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+        return not complete.isdisjoint(set(self.starters).difference(training, coming))
 
-    def trial(self, beside: Sequence[Running]) -> bool:
+    def trial(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
         """Whether a new trial may begin in a lane beside these: within the budget, so that it ends in its minutes, and while they have room
         for many more.
 
@@ -142,7 +145,7 @@ class Admission:
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or not beside or self._first():
+        if not self._pace.limits or not beside or self._first_left(coming) > 0:
             return True
         if self.rung is not None and any(running.number in self.starters for running in beside):
             return False
@@ -177,9 +180,9 @@ class Admission:
         epochs = self._definition.budget.epochs
         return self._pace.ends(shape, [(self._arrays.shape(each), epochs - len(each.curve)) for each in beside], self._allowance.left)
 
-    def _first(self) -> bool:
-        """Whether the next new trial is one of the first."""
-        return self._begun() < len(self._definition.enqueue) + self._starters
+    def _first_left(self, coming: Collection[int]) -> int:
+        """How many of the first, and of those put in with them, have not begun."""
+        return max(0, len(self._definition.enqueue) + self._starters - (self._begun() - len(coming)))
 
     def _begun(self) -> int:
         """How many trials of the study have begun, whoever trains them."""

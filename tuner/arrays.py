@@ -147,10 +147,16 @@ class Arrays:
         """The trials of a lane."""
         return [running for place, array in self._arrays.items() if place.lane == lane for running in array.slots]
 
-    def restore(self, lane: int, slots: list[Running]) -> None:
-        """An array as it was held."""
-        if slots:
-            self._fill(Place(self.shape(slots[0]), lane % len(self.clocks)), [], slots)
+    def restore(self, lane: int, slots: list[Running]) -> list[Running]:
+        """An array as it was held, or half of it and so on.
+
+        Returns:
+            The trials for which there is no room any more.
+        """
+        if not slots or not self._fill(Place(self.shape(slots[0]), lane % len(self.clocks)), [], slots):
+            return []
+        half = len(slots) // 2
+        return [*self.restore(lane, slots[:half]), *slots[half:]]
 
     def refill(self, ended: Sequence[Slot], fresh: Mapping[Place, list[Running]]) -> list[Running]:
         """New trials into the slots of ended ones and more; arrays without trials are given up.
@@ -296,14 +302,15 @@ class Arrays:
         if len(self.running) == 1:
             array.slots[0].no_room = str(error) or "out of memory"
             return False
-        self._notice(f"no room for {len(array.slots)} trials at once ({error}); from now on {keep}, the others wait")
+        left = len(self.running) - len(array.slots) + keep
+        self._notice(f"no room for {len(self.running)} trials at once ({error}); from now on {left}, the others wait")
         for running, state in zip(array.slots[keep:], held[keep:], strict=True):
             running.held = state
         self._outside += array.slots[keep:]
-        self.narrow(len(self.running) - len(array.slots) + keep)
+        self.narrow(left)
         array.slots = array.slots[:keep]
         try:
             array.restart(held[:keep])
         except MemoryError as more:
             return self._make_room(array, more, held[:keep])
-        return True
+        return keep > 0

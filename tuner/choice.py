@@ -10,11 +10,11 @@ from typing import Any
 
 import optuna
 
-from tuner.definition import StudyDefinition
+from tuner.definition import SYMMETRIC, StudyDefinition
 from tuner.errors import StudyError, TunerError
 from tuner.storage import open_storage
 from tuner.study import definition_of, find_study
-from tuner.winner import best_of
+from tuner.winner import best_of, standing
 
 LINE = 100
 
@@ -39,6 +39,16 @@ class Choice:
     checkpoint: str | None
     confirmed: Mapping[str, Any] | None = None
     suggested: str | None = None
+    trainer: str = SYMMETRIC
+
+    def check_own(self) -> None:
+        """Whether `tuner train` can train it.
+
+        Raises:
+            TunerError: the study has a trainer of its own.
+        """
+        if self.trainer != SYMMETRIC:
+            raise TunerError(f"{self.study} is trained by {self.trainer!r}; tuner train trains the symmetric model alone")
 
     def as_dict(self) -> dict[str, Any]:
         """As `tuner best --json` prints it."""
@@ -47,7 +57,13 @@ class Choice:
         return {**own, "data": data, "checkpoint": self.checkpoint, "confirmed": self.confirmed, "suggested": self.suggested}
 
     def said(self, form: str | None) -> list[str]:
-        """As lines: `cli` (options of `tuner train`), `toml` (a preset's file), else in words."""
+        """As lines: `cli` (options of `tuner train`), `toml` (a preset's file), else in words.
+
+        Raises:
+            TunerError: of these the first two are asked for, and the study has a trainer of its own.
+        """
+        if form in ("cli", "toml"):
+            self.check_own()
         if form == "cli":
             return [" ".join(options(self.settings, self.epochs, self.data, self.seed))]
         if form == "toml":
@@ -61,11 +77,13 @@ def best_choice(storage_url: str, name: str) -> Choice:
     """The best trial of a study.
 
     Raises:
-        TunerError: none has finished above the floor on the round trip.
+        TunerError: none has finished above the floor on the round trip, or none stays there with fresh seeds.
     """
     study = find_study(open_storage(storage_url, create=False), name)
-    definition = definition_of(study)
-    found = best_of(study, definition)
+    definition, found = definition_of(study), best_of(study)
+    if found is None and standing(study) is not None:
+        advice = f"`tuner confirm {name} --top 5` tries more of them, `{name}:TRIAL` names one"
+        raise TunerError(f"of those of {name} that were confirmed none stays above the floor on round_trip with fresh seeds; {advice}")
     if found is None:
         raise TunerError(f"no trial of {name} has finished above the floor on round_trip yet; `tuner status {name}` says how far it is")
     return choice_of(study, definition, *found)
@@ -76,7 +94,7 @@ def choose(storage_url: str, subject: str) -> Choice:
 
     Raises:
         StudyError: there is no such study or trial.
-        TunerError: no trial has finished above the floor on the round trip.
+        TunerError: there is no best; see `best_choice`.
     """
     name, colon, number = subject.rpartition(":")
     if not colon or not number.isdecimal():
@@ -108,6 +126,7 @@ def choice_of(
         kept,
         confirmed,
         trial.user_attrs.get("suggested"),
+        definition.trainer,
     )
 
 

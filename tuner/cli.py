@@ -125,14 +125,16 @@ def search(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # our progress says what is worth saying
 
-    definition, there = _defined(study, storage, changes)
+    if engine == "ray" and (keep is not None or metrics_port is not None):
+        raise click.UsageError("--keep and --metrics-port are for the processes of this command; --engine ray has none")
+    definition, there, called = _defined(study, storage, changes)
     first, *others = devices.split(",") if devices else [device] * workers
     request = SearchRequest(
         definition,
         storage,
         width_of(width),
         first,
-        name or (there and there.partition("@")[0]),
+        name or called,
         fresh,
         confirm=confirm,
         others=tuple(others),
@@ -144,7 +146,7 @@ def search(
         events=sys.stderr if log_format == "json" else None,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
         began=began,
-        there=there,
+        there=None if name or fresh else there,
     )
     console = Console(stderr=True) if log_format == "text" else json_console(sys.stderr)
     report = forecast(request, console) if dry_run else run_search(request, console)
@@ -153,8 +155,8 @@ def search(
     show(as_json, report.summary, report.lines)
 
 
-def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDefinition, str | None]:
-    """What is to be searched, with what the options change; and the full name of the study that goes on, where it is one that is there."""
+def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDefinition, str | None, str | None]:
+    """What is to be searched, with what the options change; of a study that is there and goes on, its full name and what it is called."""
     from tuner.definition import load_definition
     from tuner.storage import open_storage
     from tuner.study import gone_on_with
@@ -170,11 +172,11 @@ def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDe
         "at_budget": "budget_at_budget",
     }
     there = study if "@" in study and not study.endswith(".toml") else None
-    own = load_definition(study) if there is None else gone_on_with(open_storage(storage, create=False), there)
+    own, called = (load_definition(study), None) if there is None else gone_on_with(open_storage(storage, create=False), there)
     definition = own.changed(**{names.get(key, key): value for key, value in changes.items()})
     if changes["epochs"] is not None or definition.data == own.data:
         definition = definition.changed(budget_least_sentences=0)  # what was asked for, or meant for these data, is what is run
-    return definition, there
+    return definition, there, called
 
 
 def _run_at_end(command: str, study: str) -> None:
@@ -242,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (TunerError, ModelError) as error:
         click.echo(f"error: {error}", err=True)
-        return signals.status or 2
+        return signals.status or error.status
     except SystemExit:
         if not signals.status:
             raise

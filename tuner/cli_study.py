@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import tomllib
 from typing import Any
 
@@ -134,4 +135,8 @@ def best(study: str, storage: str, form: str | None, as_json: bool) -> None:
     from tuner.choice import best_choice
 
     found = best_choice(storage, study)
+    if form == "cli" and shlex.quote(str(found.data["source"])) != found.data["source"]:
+        click.echo(
+            f'the data\'s name is quoted; within a command that needs: eval "tuner train $(tuner best {study} --format cli)"', err=True
+        )
     show(as_json or form == "json", found.as_dict(), found.said(form))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,20 @@ from tuner.failures import Outcome, device_failures
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
 from tuner.seam import Scored, Tally, Trainer, TrainerFactory
+from tuner.study import BASELINE
 from tuner.tables import RunTable
-from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, leaders
+from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
 
 TEST_USES = "test_uses"
-"""The study's attribute that names every use of the test split: when, and which trials with which seeds."""
+"""The study's attribute that names every use of the test split: when, which trials with which seeds, and whether it came to a finding."""
+
+
+class _Untrainable(SearchError):
+    """Runs that cannot be trained, for a reason that is theirs."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,19 @@ class _Array:
         """Two of half as many runs, from their beginning; its own trainer gives its memory back."""
         self.trainer = None
         if len(self.runs) == 1:
-            raise SearchError(
+            raise _Untrainable(
                 f"the device has no room to confirm trial {self.runs[0].trial} ({error}); "
-                "run `tuner confirm` again with more, or with --device cpu in place of a GPU"
+                "run `tuner confirm` again with more, or with --device cpu in place of a GPU",
+                f"the device has no room for it ({error})",
             ) from error
         half = len(self.runs) // 2
         return [_Array(self.shape, self.runs[:half], self.spare), _Array(self.shape, self.runs[half:], self.spare)]
+
+    def one_by_one(self) -> list[_Array]:
+        """One for each of its trials, from their beginning."""
+        self.trainer = None
+        trials = dict.fromkeys(run.trial for run in self.runs)
+        return [_Array(self.shape, [run for run in self.runs if run.trial == trial], self.spare) for trial in trials]
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -100,9 +116,9 @@ class _Array:
         except Exception as error:
             raise self._failed(Outcome.failed(error).error) from error
 
-    def _failed(self, told: str | None) -> SearchError:
+    def _failed(self, told: str | None) -> _Untrainable:
         trials = ", ".join(map(str, sorted({run.trial for run in self.runs})))
-        return SearchError(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm` again to go on")
+        return _Untrainable(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm` again to go on", str(told))
 
 
 def fresh_seed(definition: StudyDefinition, trial: int, number: int) -> int:
@@ -138,21 +154,21 @@ def confirm(
     trials = [*ahead, *baselines(study)] if ahead else []
     arrays = _arrays(definition, trials, runs, width)
     missing = [run for array in arrays for run in array.runs]
+    if not missing and (known := _covering(study, definition, trials)) is not None:
+        return known
     _use_test(study, missing, tell)
     epochs = definition.budget.epochs
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
-    over, failed, left_out = 0, list[Exception](), set[int]()
+    over, failed, left_out = 0, list[Exception](), dict[int, str]()
     while arrays and not failed:
         for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
             place = arrays.index(array)
             try:
                 arrays[place : place + 1] = _take(array, tried, epochs, runs)
             except (SearchError, DeviceError) as error:
-                if array.spare and isinstance(error, SearchError):
-                    tell(f"a baseline that the search has not ended is left out: {error}")
-                    left_out |= {run.trial for run in array.runs}
-                    arrays.remove(array)
+                if array.spare and isinstance(error, _Untrainable):
+                    arrays[place : place + 1] = _apart(array, error, left_out, tell)
                 else:
                     failed.append(error)  # the others of this round are stored first
         trained, whole = sum(len(array.runs) * array.epochs for array in arrays), sum(len(array.runs) for array in arrays)
@@ -161,7 +177,26 @@ def confirm(
         arrays = [array for array in arrays if array.epochs < epochs]
     if failed:
         raise failed[0]
-    return _conclude(study, definition, runs, [trial for trial in trials if trial.number not in left_out])
+    return _conclude(study, definition, runs, trials, left_out)
+
+
+def _covering(study: optuna.Study, definition: StudyDefinition, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    """What was confirmed before, where it has all of these trials with as many seeds: fewer of them would say less."""
+    known = standing(study)
+    if known is None:
+        return None
+    seeds = {entry["trial"]: len(entry["seeds"]) for entry in known["confirmed"]}
+    return known if all(seeds.get(trial.number, 0) >= definition.confirm.seeds for trial in trials) else None
+
+
+def _apart(array: _Array, error: _Untrainable, left_out: dict[int, str], tell: Callable[[str], None]) -> list[_Array]:
+    """Each of an array's baselines alone, so that one that cannot be trained is no other's fault; one that is alone is left out."""
+    parts = array.one_by_one()
+    if len(parts) > 1:
+        return parts
+    tell(f"a baseline that the search has not ended is left out: {error}")
+    left_out[array.runs[0].trial] = error.reason
+    return []
 
 
 def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: RunTable, width: int) -> list[_Array]:
@@ -181,17 +216,20 @@ def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: Ru
 
 
 def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str], None]) -> None:
-    """Notes that the test split is used, unless a use that was interrupted goes on."""
+    """Notes that the test split is used. A use that was interrupted has come to no finding and decided nothing: it goes on as this one."""
     uses: list[dict[str, Any]] = study.user_attrs.get(TEST_USES, [])
     names = [[run.trial, run.hyperparameters.seed] for run in missing]
-    if not names or (uses and all(name in uses[-1]["runs"] for name in names)):
+    if not names:
         return
-    if uses:
+    if uses and not uses[-1].get("concluded", True):
+        names += [name for name in uses[-1]["runs"] if name not in names]
+        uses = uses[:-1]
+    elif uses:
         tell(
             f"the test split of {study.study_name} is used again ({len(uses) + 1} times by now, first on {uses[0]['at'][:10]}): "
             "the more often its figures decide anything, the less they are worth"
         )
-    study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names}])
+    study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names, "concluded": False}])
 
 
 def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -> list[tuple[_Array, Attempt]]:
@@ -227,11 +265,17 @@ def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, A
     return {"valid": valid, "round_trip": scored.round_trip, "test": test}
 
 
-def _conclude(study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """What all these runs say, stored with the study."""
-    made = runs.by_key()
-    seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trials}
-    found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trials]
-    finding = finding_of(found, definition.objective.round_trip_floor, len(study.user_attrs.get(TEST_USES, [])))
+def _conclude(
+    study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial], left_out: Mapping[int, str]
+) -> dict[str, Any]:
+    """What all these runs say but those of what is left out, stored with the study."""
+    made, uses = runs.by_key(), study.user_attrs.get(TEST_USES, [])
+    trained = [trial for trial in trials if trial.number not in left_out]
+    seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
+    found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
+    without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
+    finding = finding_of(found, definition.objective.round_trip_floor, len(uses), {**impossible(study), **without})
+    if uses:
+        study.set_user_attr(TEST_USES, [*uses[:-1], {**uses[-1], "concluded": True}])
     study.set_user_attr(CONFIRMED, finding)
     return finding

@@ -36,6 +36,8 @@ def given_token(environment: Mapping[str, str]) -> str | None:
             token = Path(name).read_text().strip()
         except OSError as error:
             raise TunerError(f"{TOKEN_FILE} names {name}, which cannot be read ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise TunerError(f"{TOKEN_FILE} names {name}, which is no text; write the token in letters and digits") from error
     if token is not None and len(token) < LEAST_TOKEN:
         raise TunerError(f"the dashboard's token has {len(token)} characters; it needs {LEAST_TOKEN} at least")
     return token
@@ -47,9 +49,12 @@ def made_token(path: Path, tell: Callable[[str], None]) -> str:
         tell(f"the token to log in with is in {path}")
         return token
     token = secrets.token_urlsafe(24)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(token + "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(token + "\n")
+    except OSError as error:
+        raise TunerError(f"the token cannot be kept in {path} ({error.strerror}); name one in {TOKEN} or {TOKEN_FILE}") from error
     tell(f"the token to log in with: {token} (kept in {path})")
     return token
 

@@ -194,6 +194,10 @@ class Confirm(_Section):
     seeds: Annotated[int, Field(ge=1)] = 5
 
 
+SYMMETRIC = "symmetric"
+"""The trainer of our own model, the only one that `tuner train` has."""
+
+
 class StudyDefinition(_Section):
     """A whole study. `trainer` names what trains its models (see `trainers`), `sampler` what proposes their settings.
 
@@ -202,7 +206,7 @@ class StudyDefinition(_Section):
 
     name: str
     summary: str = ""
-    trainer: str = "symmetric"
+    trainer: str = SYMMETRIC
     sampler: Literal["tpe", "random"] = "tpe"
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     data: Data = Data()
@@ -256,6 +260,7 @@ class StudyDefinition(_Section):
         for name, given in trial.items():
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
+        self._check(self.filled(point), label)  # 128.0 is one of [64, 128], and no number of dimensions
 
     @staticmethod
     def _holds(space: Numbers | Choices, value: Value) -> bool:
@@ -379,6 +384,13 @@ def _allowed(loc: tuple[int | str, ...]) -> str:
     return f"there: {', '.join(name for name in section.model_fields if name != 'name')}"
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DefinitionError(f"{path} cannot be read ({error.strerror})") from error
+
+
 def load_definition(study: str) -> StudyDefinition:
     """A shipped study by name, or a TOML file by path.
 
@@ -391,7 +403,7 @@ def load_definition(study: str) -> StudyDefinition:
             raise DefinitionError(f"there is no study definition {path}")
         if path.stat().st_size > LARGEST_FILE:
             raise DefinitionError(f"{path} has {path.stat().st_size:,} bytes; a study definition has at most {LARGEST_FILE:,}")
-        text, name = path.read_bytes(), path.stem
+        text, name = _read(path), path.stem
     elif study in studies.names():
         text, name = studies.read(study), study
     else:

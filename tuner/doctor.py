@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model.extraction import LANGUAGE_MODEL
 from tuner.errors import StorageError
 from tuner.storage import SCHEMA_VERSION, open_storage, shown
 
 LEAST_DISK = 2 * 2**30
-SPACY_MODEL = "en_core_web_sm"
 EXTRAS = {
     "psycopg": ("PostgreSQL", "pip install 'tuner[postgres]'"),
     "boto3": ("artifacts in S3", "pip install 'tuner[s3]'"),
     "ray": ("--engine ray", "pip install 'tuner[ray]'"),
+    "prometheus_client": ("--metrics-port", "pip install 'tuner[metrics]'"),
 }
 
 
@@ -92,9 +93,9 @@ def _stories() -> Check:
     if importlib.util.find_spec("spacy") is None:
         return Check("spaCy", "missing", "not installed", advice)
     version = importlib.metadata.version("spacy")
-    if importlib.util.find_spec(SPACY_MODEL) is None:
-        return Check("spaCy", "missing", f"{version} without its model {SPACY_MODEL}", advice)
-    return Check("spaCy", "good", f"{version} with {SPACY_MODEL}")
+    if importlib.util.find_spec(LANGUAGE_MODEL) is None:
+        return Check("spaCy", "missing", f"{version} without its model {LANGUAGE_MODEL}", advice)
+    return Check("spaCy", "good", f"{version} with {LANGUAGE_MODEL}")
 
 
 def _extras() -> list[Check]:

@@ -6,11 +6,15 @@ TunerError
 |-- SearchError       a search that cannot go on
 |-- SnapshotError     a snapshot that cannot be read; an older one serves
 `-- StorageError      a storage that cannot be opened
+    `-- StorageAway   one that was there and has stayed away
 """
 
 
 class TunerError(Exception):
-    """Anything the user can mend: the command line prints the message and exits with status 2."""
+    """Anything the user can mend: the command line prints the message and ends with its status."""
+
+    status = 2
+    """1 where the same command may well succeed when it is run again."""
 
 
 class DefinitionError(TunerError):
@@ -24,6 +28,8 @@ class StudyError(TunerError):
 class SearchError(TunerError):
     """A search that cannot go on: too many failures in a row."""
 
+    status = 1
+
 
 class SnapshotError(TunerError):
     """A snapshot that is cut short, of another version or of another study."""
@@ -31,3 +37,9 @@ class SnapshotError(TunerError):
 
 class StorageError(TunerError):
     """A storage that cannot be opened; never shows a password."""
+
+
+class StorageAway(StorageError):
+    """A storage that was there and has stayed away for longer than it is waited for."""
+
+    status = 1

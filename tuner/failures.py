@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from model.errors import DeviceError
+from model.errors import DeviceFailed
 from tuner.seam import Record, Scored, Trainer
 
 
@@ -61,12 +61,12 @@ def device_failures() -> Iterator[None]:
     """What torch says of a device that has failed as an error of ours.
 
     Raises:
-        DeviceError: the device has failed; no trial is to blame.
+        DeviceFailed: the device has failed; no trial is to blame.
     """
     try:
         yield
     except torch.AcceleratorError as error:
-        raise DeviceError(f"the device has failed: {error}") from error
+        raise DeviceFailed(f"the device has failed: {error}") from error
 
 
 def advance(trainer: Trainer, slots: int, seconds: float) -> list[Outcome]:

@@ -7,12 +7,15 @@ to import.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tuner.errors import TunerError
 
 PULSE = "TUNER_PULSE"
 LEAST_SECONDS, TIMES = 600.0, 20.0
@@ -32,11 +35,17 @@ class Pulse:
 
     Args:
         clock: seconds since the epoch of time, as whoever reads the file has them.
+
+    Raises:
+        TunerError: the file cannot be written.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path, self._clock, self._last, self._longest = path, clock, clock(), 0.0
-        self.beat()
+        try:
+            self._write()
+        except OSError as error:
+            raise TunerError(f"{PULSE} names {path}, which cannot be written ({error.strerror})") from error
 
     @classmethod
     def asked_for(cls) -> list[Pulse]:
@@ -45,11 +54,11 @@ class Pulse:
         return [cls(Path(path))] if path else []
 
     def beat(self) -> None:
-        """Something went forward.
+        """Something went forward. Where that cannot be written the search goes on, and whoever asks hears that it is silent."""
+        with contextlib.suppress(OSError):
+            self._write()
 
-        Raises:
-            OSError: the file cannot be written.
-        """
+    def _write(self) -> None:
         now = self._clock()
         self._longest, self._last = max(self._longest, now - self._last), now
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")

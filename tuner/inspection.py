@@ -16,6 +16,7 @@ from model.devices import find_device
 from model.errors import CheckpointError
 from model.probe import Probe
 from model.trainer import FusedTrainer, Snapshot
+from tuner.definition import SYMMETRIC
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
@@ -33,6 +34,7 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     name, colon, number = subject.rpartition(":")
     if not colon or not number.isdecimal():
         study = find_study(storage, subject)
+        definition_of(study)  # one that is not ours says so
         return [*diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"]), *_saved(study)]
     study = find_study(storage, name)
     run = run_of_trial(study, int(number), CurveTable(storage, study._study_id), find_device(device))
@@ -100,7 +102,7 @@ def run_of_checkpoint(path: Path, device: torch.device, curve: tuple[dict[str, A
 
 
 def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: torch.device) -> Run:
-    """The run of a trial: with its model if that was kept, else by its curve alone.
+    """The run of a trial: with its model if that was kept and is the symmetric one, else by its curve alone.
 
     Raises:
         StudyError: the study has no such trial, or it has no epoch yet.
@@ -111,10 +113,10 @@ def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: t
     curve = tuple(curves.read(number).get(number, ()))
     if not curve:
         raise StudyError(f"trial {number} of {study.study_name} has no epoch yet; `tuner status {study.study_name}` says how far it is")
-    kept = found[0].user_attrs.get("checkpoint")
-    if kept and Path(kept).is_file():
+    definition, kept = definition_of(study), found[0].user_attrs.get("checkpoint")
+    if kept and Path(kept).is_file() and definition.trainer == SYMMETRIC:
         return run_of_checkpoint(Path(kept), device, curve)
-    settings = definition_of(study).filled(found[0].params)
+    settings = definition.filled(found[0].params)
     return Run(settings, curve, None, study.user_attrs["most_frequent"])
 
 

@@ -135,6 +135,15 @@ class Intake:
             return self.next(fresh, may_begin)
         return self._new(sum(t.state == TrialState.WAITING for t in trials), may_begin) if fresh else None
 
+    @property
+    def coming(self) -> frozenset[int]:
+        """The numbers of those that had begun and come again: as seen from where the search goes on they have not begun yet."""
+        return frozenset(frozen.number for frozen in self._left)
+
+    def under_way(self) -> bool:
+        """Whether any trial of the study has begun and not ended, whoever trains it or has left it."""
+        return any(trial.state == TrialState.RUNNING for trial in self.storage.unfinished(self.study._study_id, OWNER))
+
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
         trials = self.storage.unfinished(self.study._study_id, OWNER)

@@ -16,6 +16,7 @@ from model.config import ModelShape
 from model.devices import find_device
 from model.errors import DeviceError
 from tuner.crew import Crew
+from tuner.definition import SYMMETRIC
 from tuner.events import JsonEvents
 from tuner.forecast import forecast, told
 from tuner.health import Pulse
@@ -62,6 +63,7 @@ def _watching(request: SearchRequest, study: str, device: str, console: Console)
 def run_search(request: SearchRequest, console: Console) -> Report:
     """Begins or continues a search and runs it to the end of its budget."""
     find_trainer(request.definition.trainer)  # before anything is begun
+    Pulse.asked_for()
     if request.ray is not None:
         find_ray()
     with started_ahead(request) as begun:
@@ -92,13 +94,16 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
         elif request.confirm:
             prepared.confirm(width, aside)
     found = report(request.storage, study.study_name)
-    return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None)])
+    own = prepared.definition.trainer == SYMMETRIC
+    return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None, own)])
 
 
-def _next(study: str, found: bool) -> str:
-    """What can be done with a search that is over."""
+def _next(study: str, found: bool, own: bool) -> str:
+    """What can be done with a search that is over; `tuner train` trains no model but our own."""
     if not found:
         return f"next: tuner diagnose {study}"
+    if not own:
+        return f"next: tuner report {study} -o report.html; tuner best {study}"
     return f"next: tuner report {study} -o report.html; tuner best {study} --format cli; tuner train --from {study}"
 
 
@@ -118,7 +123,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
-    width = request.width or fitting(device.type, make_trainer, definition).width
+    width = request.width or min(definition.budget.trials, fitting(device.type, make_trainer, definition).width)
     found = forecast(make_trainer, definition, width, request.confirm)
     return Report(found, told(found))
 

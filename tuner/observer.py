@@ -59,6 +59,9 @@ class Observer:
     def noticed(self, what: str) -> None:
         """Something happened that the user should know of."""
 
+    def waited(self) -> None:
+        """Others train trials of the study, there is nothing to do here, and that is as it should be."""
+
 
 class Several(Observer):
     """Tells several observers, in their order."""
@@ -86,6 +89,11 @@ class Several(Observer):
         for one in self._observers:
             one.noticed(what)
 
+    def waited(self) -> None:
+        """Others train; there is nothing to do here."""
+        for one in self._observers:
+            one.waited()
+
 
 class Beating(Observer):
     """Tells whoever watches the process that the search goes forward (see `health`)."""
@@ -95,4 +103,8 @@ class Beating(Observer):
 
     def epoch(self, search: Watched) -> None:  # noqa: ARG002  that it came so far is all
         """An epoch has ended."""
+        self._pulse.beat()
+
+    def waited(self) -> None:
+        """Nothing hangs here."""
         self._pulse.beat()

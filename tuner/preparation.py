@@ -33,7 +33,7 @@ from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
 from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
-from tuner.study import BASELINE, check_data, definition_of, find_study, open_study, source_of
+from tuner.study import BASELINE, check_data, check_same, definition_of, find_study, open_study, source_of
 from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
@@ -90,8 +90,13 @@ class SearchRequest:
 
 def _folder(base: Path, storage: str, study: str) -> Path:
     """A folder for each study, and for each storage but the usual one, so that studies of one name do not overwrite each other."""
-    base = base if storage == DEFAULT_URL else base / hashlib.sha256(shown(storage).encode()).hexdigest()[:8]
-    return base / re.sub(r"[^A-Za-z0-9@._-]", "_", study)
+    base = base if storage == DEFAULT_URL else base / _mark(shown(storage))
+    plain = re.sub(r"[^A-Za-z0-9@._-]", "_", study)
+    return base / (plain if plain == study else f"{plain}-{_mark(study)}")
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Prepared:
         return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
 
     def width(self, console: Console) -> int:
-        """As asked for, else as measured when the study was begun, else measured now."""
+        """As asked for, else as measured when the study was begun, else measured now; no more than there are trials."""
         if self.request.width is not None:
             return self.request.width
         known: dict[str, int] = self.study.user_attrs.get("width", {})
@@ -121,8 +126,9 @@ class Prepared:
                 measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, WIDEST.bit_length()))
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            self.study.set_user_attr("width", known)
-        return known[self.device.type]
+            if not measured.bound:
+                self.study.set_user_attr("width", known)
+        return min(known[self.device.type], self.definition.budget.trials)
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
@@ -239,11 +245,15 @@ def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callabl
 def again(
     name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None, base: Path = BASE
 ) -> Prepared:
-    """A study that is there, with its data."""
+    """A study that is there, with its data.
+
+    Raises:
+        StudyError: there is none, or it was begun on other data or with another model than these.
+    """
     storage = BufferedStorage(open_storage(storage_url, create=False), Patience(plainly(console)))
     study = find_study(storage, name)
     definition = definition_of(study)
     request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
     corpus = load(definition, console)
-    check_data(study, corpus)
+    check_same(study, definition, corpus, "put them back as they were, or use the version of tuner that began it")
     return Prepared(request, definition, study, storage, corpus, find_device(device))

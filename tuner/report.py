@@ -12,6 +12,7 @@ from typing import Any
 
 from tuner.charts import charts
 from tuner.choice import settings_command, settings_toml
+from tuner.definition import SYMMETRIC
 from tuner.errors import TunerError
 from tuner.views import StudyView, sentences
 from tuner.winner import FIGURES, ranked, verdict_lines
@@ -108,6 +109,8 @@ def _settings(seen: StudyView) -> tuple[str, str] | None:
     if best is None:
         return None
     settings, epochs = best["hyperparameters"], seen.definition.budget.epochs
+    if seen.definition.trainer != SYMMETRIC:
+        return "\n".join(f"{name} = {value}" for name, value in settings.items()), settings_toml(settings, epochs)
     return settings_command(settings, epochs, seen.attributes["data"]), settings_toml(settings, epochs)
 
 

@@ -138,6 +138,7 @@ class Search:
         steps = max(1, self._lanes // 2)
         self._intake = Intake(self.study, self.storage, self.definition, self._seat, self.device, steps, self._admission)
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
+        self._ledger = Ledger(self.study, self._seat.number, {})
         patience = self.storage.patience.seconds
         heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))
         try:
@@ -154,13 +155,14 @@ class Search:
                     self._wait_for_room(self._arrays.even_out())
                 else:
                     self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
+                    self.observer.waited()
                     self._place([])
                 self._keep()
             while self._arrays.under_way and not self._allowance.stopped():
                 self._arrays.refill(self._advance(), {})
                 self._keep()
             self._admission.end()
-            if not self.running and not self._intake.waiting:
+            if not self._intake.under_way():
                 self._keeper.forget()
         finally:
             self._arrays.leave()
@@ -180,25 +182,30 @@ class Search:
             self._arrays.width = state.width[0]  # there was no room for more
         self._ledger = Ledger(self.study, self._seat.number, {} if state is None else state.seconds)
         self._allowance.earlier = self._ledger.gpu_seconds
+        outside = list[Running]()
         for slots, lane in zip(arrays, state.lanes if state else (), strict=True):
             for running in slots:
                 self.observer.started(running)
-            self._arrays.restore(lane, slots)
+            outside += self._arrays.restore(lane, slots)
         if state is not None and len(state.clocks) == self._lanes:
             self._arrays.clocks, self._arrays.closed = list(state.clocks), set(state.under_way)
+        if outside:
+            self._arrays.narrow(len(self.running))
+            self.observer.noticed(f"no room for {len(outside)} of the trials that go on; from now on {self.width} at once, the others wait")
+            self._intake.park(outside)
 
     def _place(self, ended: Sequence[Slot]) -> None:
         """Fills the free slots."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
         begun = self.begun
-        width, full = self._admission.width(begun), set[int]()
+        width, full = self._admission.width(begun, self._intake.coming), set[int]()
         while not self._allowance.stopped():
-            lanes, going = self._arrays.lanes_for_more(width, ended, fresh), self._going(ended, fresh)
-            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going)), None)) is None:
+            lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._going(ended, fresh), self._intake.coming
+            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming)), None)) is None:
                 break
             may_begin = functools.partial(self._admission.baseline, beside=going[lane], begun=begun)
-            if (running := self._intake.next(self._admission.trial(going[lane]), may_begin)) is None:
+            if (running := self._intake.next(self._admission.trial(going[lane], coming), may_begin)) is None:
                 full.add(lane)
                 continue
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)

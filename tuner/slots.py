@@ -160,21 +160,36 @@ class Array:
         self.restore(self.trainer, held)
 
     def one_by_one(self, make_trainer: Callable[[], Trainer], held: list[Held], seconds: float) -> list[Outcome]:
-        """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again."""
+        """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again.
+
+        Raises:
+            DeviceError: the device has failed; no trial is to blame.
+            SearchError: nothing can be trained here, or there is no room for what there was room for.
+        """
         outcomes = []
-        for slot, running in enumerate(self.slots):
-            alone = Array(make_trainer(), [running])
-            try:
-                alone.restore(alone.trainer, [held[slot]])
-                (outcome,) = advance(alone.trainer, 1, seconds)
-                held[slot] = alone.trainer.held(0)
-                outcomes.append(outcome)
-            except SearchError:
-                raise  # nothing can be trained here
-            except Exception as error:  # noqa: BLE001  it is stored with this trial
-                outcomes.append(Outcome.failed(error))
-        self.restore(make_trainer(), held)
+        try:
+            with device_failures():
+                for slot, running in enumerate(self.slots):
+                    outcomes.append(self._alone(make_trainer(), running, slot, held, seconds))
+                self.restore(make_trainer(), held)
+        except MemoryError as error:
+            raise SearchError(f"the device has no room for what it had room for ({error}); run it again to go on") from error
         return outcomes
+
+    @staticmethod
+    def _alone(trainer: Trainer, running: Running, slot: int, held: list[Held], seconds: float) -> Outcome:
+        """An epoch of one trial; where it is then is held."""
+        alone = Array(trainer, [running])
+        try:
+            with device_failures():
+                alone.restore(trainer, [held[slot]])
+                (outcome,) = advance(trainer, 1, seconds)
+                held[slot] = trainer.held(0)
+        except (SearchError, DeviceError):
+            raise  # nothing can be trained here
+        except Exception as error:  # noqa: BLE001  it is stored with this trial
+            return Outcome.failed(error)
+        return outcome
 
     def states(self) -> tuple[SlotState, ...]:
         """All slots, to go on from later."""

@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
 from sqlalchemy.engine import URL, Engine, make_url
 
-from tuner.errors import StorageError
+from tuner.errors import StorageAway, StorageError
 
 DEFAULT_URL = "sqlite:///runs/tuner.db"
 PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
@@ -158,7 +158,7 @@ class Patience:
         """What the call returns.
 
         Raises:
-            StorageError: the storage stayed away.
+            StorageAway: the storage stayed away.
         """
         began, pause, said = time.monotonic(), 0.25, 0.0
         while True:
@@ -172,7 +172,7 @@ class Patience:
                 if cause is None:
                     raise
                 if time.monotonic() - began + pause > self.seconds:
-                    raise StorageError(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error
+                    raise StorageAway(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error
             if pause >= 1 and (waited := time.monotonic() - began) >= said:
                 self._tell(f"the storage is away ({cause}); waiting, {waited:.0f} of {self.seconds:.0f} seconds by now")
                 said = max(AGAIN_SECONDS, 2 * said)

@@ -53,17 +53,19 @@ def open_study(
     """Begins the study, or continues the latest of its name.
 
     Raises:
-        StudyError: a study of that name exists with another space, epochs, seed or data.
+        StudyError: a study of that name exists with another space, epochs, seed or data; or a new one cannot have this name.
     """
     base = f"{name or definition.name}@{corpus.name}"
     generations = _generations(storage, base)
     if generations and not fresh:
         study = optuna.load_study(study_name=generations[-1], storage=storage)
         if study.user_attrs.get("ready"):
-            _check_same(study, definition, corpus)
+            check_same(study, definition, corpus)
             study.set_user_attr("definition", definition.model_dump(mode="json"))
             return study
     else:
+        if wrong := sorted(set("@:/").intersection(name or definition.name)):
+            raise StudyError(f"a study cannot be called {name or definition.name!r}: {wrong[0]} is not allowed; name another with --name")
         chosen = base if not generations else f"{base}.{len(generations) + 1}"
         study = optuna.create_study(study_name=chosen, storage=storage, direction="maximize", load_if_exists=True)
     _set_up(study, definition, corpus)
@@ -102,24 +104,35 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
     study.set_user_attr("ready", True)
 
 
-def check_data(study: optuna.Study, corpus: Corpus) -> None:
+def check_data(study: optuna.Study, corpus: Corpus, advice: str = ADVICE) -> None:
     """Whether a study was begun on these data.
+
+    Args:
+        advice: what to do if not.
 
     Raises:
         StudyError: it was not.
     """
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
-        raise StudyError(f"the study {study.study_name} was begun on other data than these; {ADVICE}")
+        raise StudyError(f"the study {study.study_name} was begun on other data than these; {advice}")
 
 
-def _check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) -> None:
-    check_data(study, corpus)
+def check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus, advice: str = ADVICE) -> None:
+    """Whether a study was begun on these data with this space, and with the model as it is.
+
+    Args:
+        advice: what to do if not.
+
+    Raises:
+        StudyError: it was not.
+    """
+    check_data(study, corpus, advice)
     old, new = study.user_attrs["identity"], definition.identity()
     for section in new:
         if old.get(section) != new[section]:
             raise StudyError(
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
-                f"not {json.dumps(new[section])[:200]}; {ADVICE}"
+                f"not {json.dumps(new[section])[:200]}; {advice}"
             )
 
 
@@ -158,8 +171,8 @@ def find_study(storage: BaseStorage, name: str) -> optuna.Study:
     return optuna.load_study(study_name=latest, storage=storage)
 
 
-def gone_on_with(storage: BaseStorage, full_name: str) -> StudyDefinition:
-    """The definition of a study that is there, by its full name (`quick@synthetic-300`), which is to go on.
+def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition, str]:
+    """The definition of a study that is there and is to go on, by its full name (`quick@synthetic-300`); and what it is called (`quick`).
 
     Raises:
         StudyError: there is none, or a newer one of its name is what would be continued.
@@ -168,7 +181,7 @@ def gone_on_with(storage: BaseStorage, full_name: str) -> StudyDefinition:
     for base in (full_name, full_name.rpartition(".")[0]):
         if full_name in (generations := _generations(storage, base))[:-1]:
             raise StudyError(f"the study {full_name} is not the newest of its name; only {generations[-1]} can be gone on with")
-    return definition_of(study)
+    return definition_of(study), study.study_name.rpartition(f"@{study.user_attrs['data']['name']}")[0]
 
 
 def _called(names: Sequence[str], name: str) -> list[str]:

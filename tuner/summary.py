@@ -20,7 +20,7 @@ from tuner.storage import open_storage, shown
 from tuner.study import BASELINE, definition_of, epochs_of, find_study
 from tuner.tables import CurveTable
 from tuner.verdict import PRUNED_CAUSES
-from tuner.winner import CONFIRMED, best_of, candidates, told
+from tuner.winner import best_of, candidates, standing, told
 
 ENOUGH_AUDITS = 20
 
@@ -44,7 +44,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     ended = [t for t in trials if t.state.is_finished()]
     under_way = [t for t in trials if t.state == TrialState.RUNNING]
     running = sum(alive(t.user_attrs.get(OWNER)) for t in under_way)
-    best = best_of(study, definition)
+    best = best_of(study)
     stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
     seconds = seconds_of(study)
@@ -57,7 +57,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "epochs_run": sum(map(epochs_of, trials)),
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
-        "confirmation": study.user_attrs[CONFIRMED] if best is not None and best[1] is not None else None,
+        "confirmation": standing(study),
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get(BASELINE)],
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
@@ -114,11 +114,11 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
         lines.append(row(f"best: trial {best['trial']}{named}", best["value"], last(best["trial"])))
     lines += [row(b["name"], b["value"], last(b["trial"])) for b in summary["baselines"]]
     lines.append(row("always the most frequent answer", frequent["component_accuracy"], frequent))
-    if best is None:
+    if summary["confirmation"] is not None:
+        lines += told(summary["confirmation"])
+    elif best is None:
         lines += _none_sound(curves)
-    else:
-        if summary["confirmation"] is not None:
-            lines += told(summary["confirmation"])
+    if best is not None:
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"

@@ -13,7 +13,7 @@ from tuner.seam import Trainer
 
 GROUP = "tuner.trainers"
 OWN = importlib.metadata.EntryPoint("symmetric", "tuner.saving:SavingTrainer", GROUP)
-"""Found also where the project is only a folder, not installed."""
+"""Found also where the project is only a folder, not installed. A process that trains loads no definitions for the sake of its name."""
 
 
 class MakeTrainer(Protocol):

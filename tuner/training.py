@@ -73,10 +73,11 @@ def base_of(preset: str | None, origin: str | None, storage_url: str) -> Base:
 
     Raises:
         DefinitionError: there is no such preset.
-        TunerError: there is no such study or trial.
+        TunerError: there is no such study or trial, or the study has a trainer of its own.
     """
     if origin is not None:
         found = choose(storage_url, origin)
+        found.check_own()
         data = DataSource(found.data["source"], found.data["stories"], found.data["seed"])
         return Base(found.settings, found.epochs, found.seed, data)
     if preset is None:
@@ -121,7 +122,7 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
     except SystemExit:
         tell(_rescued(trainer, request, hyperparameters, whole))
         raise
-    trainer.save(0, request.checkpoint, evaluation)
+    _save(trainer, request.checkpoint, evaluation)
     return {
         "checkpoint": str(request.checkpoint),
         "epochs": request.epochs,
@@ -151,11 +152,20 @@ def _point(record: EpochRecord, evaluation: Evaluation) -> dict[str, Any]:
     return {**losses, "objective": evaluation.objective, **accuracy}
 
 
+def _save(trainer: SavingTrainer, path: Path, evaluation: Evaluation) -> None:
+    try:
+        trainer.save(0, path, evaluation)
+    except OSError as error:
+        raise TunerError(
+            f"the model cannot be written to {path} ({error.strerror}); make room, or name another with --checkpoint"
+        ) from error
+
+
 def _rescued(trainer: SavingTrainer, request: TrainRequest, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:
     """Writes the model as it was after its last whole epoch, if there is one; what is said of it."""
     if whole is None:
         return "no epoch was over: no checkpoint is written"
     held, evaluation = whole
     trainer.resume(0, hyperparameters, held)
-    trainer.save(0, request.checkpoint, evaluation)
+    _save(trainer, request.checkpoint, evaluation)
     return f"{request.checkpoint} has the model after epoch {held.notes['epoch']} of {request.epochs}; the next run begins anew"

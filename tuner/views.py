@@ -135,7 +135,8 @@ def _best(seen: StudyView) -> str:
     frequent, ceiling = summary["most_frequent"]["component_accuracy"], summary["ceiling"]["component_accuracy"]
     bounds = f"always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
     if best is None:
-        return f"No trial has finished with a sound round trip yet; {bounds}."
+        again = " that stays so with fresh seeds" if summary["confirmation"] else ""
+        return f"No trial has finished with a sound round trip{again} yet; {bounds}."
     baselines = [b["value"] for b in summary["baselines"] if b["value"] is not None]
     beside = f"the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else "no baseline has finished"
     again, figure = "", best["confirmed"] and best["confirmed"]["component_accuracy"]

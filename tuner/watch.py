@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-from optuna.trial import TrialState
 from rich.console import Console
 from rich.live import Live
 
@@ -16,23 +15,25 @@ from tuner.tables import CurveTable
 from tuner.views import RUNNING, StudyView, view
 
 EVERY_SECONDS = 2.0
+IDLE_LOOKS = 5
+"""So often in a row no trial runs where a search has ended before its trials: by its minutes, or because it was stopped."""
 
 
 def watch(storage_url: str, name: str, console: Console) -> None:
-    """Shows a study until it is complete, or until interrupted; once where there is no terminal.
+    """Shows a study until nobody trains it any more, or until interrupted; once where there is no terminal.
 
     Raises:
         StudyError: there is no such study.
     """
     storage = open_storage(storage_url, create=False)
     study = find_study(BufferedStorage(storage), name)
-    curves, pause = CurveTable(storage, study._study_id), threading.Event()
+    curves, pause, idle = CurveTable(storage, study._study_id), threading.Event(), 0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             seen = view(study, curves, shown(storage_url))
             live.update(screen(seen.name, lines(seen), totals(seen), last(seen), console.width), refresh=True)
-            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if not console.is_terminal or (complete(study, seen.definition) and not running):
+            idle = idle + 1 if seen.trials and not seen.summary["running"] else 0
+            if not console.is_terminal or idle == IDLE_LOOKS or (idle and complete(study, seen.definition)):
                 return
             pause.wait(EVERY_SECONDS)
 

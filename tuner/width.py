@@ -26,6 +26,8 @@ class Measured:
 
     width: int
     rates: dict[int, float]
+    bound: bool = False
+    """Whether it might be wider in a larger budget of trials."""
 
     def said(self) -> str:
         """As the search says it."""
@@ -67,7 +69,8 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
         chosen *= 2
     while chosen == first > 1 and not worth(first):
         first = chosen = chosen // 2
-    return Measured(chosen, {width: measured for width, measured in sorted(rates.items()) if measured})
+    bound = widest < WIDEST and 2 * chosen > widest and rate(chosen) > 0
+    return Measured(chosen, {width: measured for width, measured in sorted(rates.items()) if measured}, bound)
 
 
 def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) -> float:
@@ -83,5 +86,5 @@ def fitting(
     """How many trials to train at once on a device. A CPU has two for each core, which side by side take
     up to a fifth less than one after the other: more bring no more, end later, and to measure that takes longer than a trial."""
     if device == "cpu":
-        return Measured(min(A_CORE * torch.get_num_threads(), definition.budget.trials), {})
+        return Measured(A_CORE * torch.get_num_threads(), {})
     return measure(make_trainer, definition, tell)

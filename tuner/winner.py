@@ -26,6 +26,8 @@ from tuner.study import BASELINE, FIXED, feasible
 
 CONFIRMED = "confirmed"
 FIGURES = (*ROLES, "exact")
+LEAST_KNOWN = 2
+"""Seeds, and stories, from which on something is known of the noise (`comparison.estimate`)."""
 
 
 def candidates(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -39,9 +41,16 @@ def leaders(study: optuna.Study, definition: StudyDefinition) -> list[FrozenTria
 
 
 def baselines(study: optuna.Study) -> list[FrozenTrial]:
-    """All that have not failed, with their settings: also those that the search had no time for."""
+    """All that the search has not found impossible to train, with their settings: also those that it had no time for."""
     there = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
     return [_with_settings(t) for t in study.get_trials(deepcopy=False, states=there) if t.user_attrs.get(BASELINE)]
+
+
+def impossible(study: optuna.Study) -> dict[str, str]:
+    """The baselines that ended without a value (they failed, or there was no room for them), each with the reason."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.FAIL, TrialState.PRUNED))
+    reasons = {t.user_attrs.get(BASELINE): str(t.user_attrs.get("verdict", {}).get("reason", "it failed")) for t in ended}
+    return {str(name): reason for name, reason in reasons.items() if name}
 
 
 def _with_settings(trial: FrozenTrial) -> FrozenTrial:
@@ -53,18 +62,25 @@ def _with_settings(trial: FrozenTrial) -> FrozenTrial:
     return known
 
 
-def best_of(study: optuna.Study, definition: StudyDefinition) -> tuple[FrozenTrial, dict[str, Any] | None] | None:
+def standing(study: optuna.Study) -> dict[str, Any] | None:
+    """What was confirmed last, if it was; None once another trial is among the best, as many as were confirmed, and waits for it."""
+    found: dict[str, Any] = study.user_attrs.get(CONFIRMED, {"confirmed": []})
+    ours = {entry["trial"] for entry in found["confirmed"] if not entry["baseline"]}
+    ahead = candidates(study.get_trials(deepcopy=False))[: len(ours)]
+    return found if ours and all(t.number in ours for t in ahead) else None
+
+
+def best_of(study: optuna.Study) -> tuple[FrozenTrial, dict[str, Any] | None] | None:
     """The leader with the best mean over fresh seeds, and its figures; the best trial of the search while a leader waits to be confirmed.
 
     None if no trial has finished above the floor on the round trip, or no leader stays above it with fresh seeds.
     """
-    found, ahead = study.user_attrs.get(CONFIRMED, {"confirmed": [], "chosen": None}), leaders(study, definition)
-    entries = {entry["trial"]: entry for entry in found["confirmed"]}
-    if not ahead or any(t.number not in entries for t in ahead):
-        best = feasible(study.get_trials(deepcopy=False))
+    found, trials = standing(study), study.get_trials(deepcopy=False)
+    if found is None:
+        best = feasible(trials)
         return (best[0], None) if best else None
-    chosen = {t.number: t for t in ahead}.get(found["chosen"])
-    return None if chosen is None else (chosen, entries[chosen.number])
+    entries = {entry["trial"]: entry for entry in found["confirmed"]}
+    return next(((t, entries[t.number]) for t in trials if t.number == found["chosen"]), None)
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class Confirmed:
     """One trial's settings under fresh seeds.
 
     Args:
-        size: of its model: smaller ones sort before larger ones.
+        size: of its model: smaller ones sort before larger ones. Batches are no part of it.
         search_value: None for a baseline that the search did not end.
         valid, round_trips: by seed, on the validation split.
         right_SN: by figure, what seed s has right on test story n; `component_accuracy` is the mean of its parts.
@@ -112,7 +128,7 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
         str(trial.user_attrs.get(BASELINE) or f"trial {trial.number}"),
         trial.number,
         bool(trial.user_attrs.get(BASELINE)),
-        (shape.hidden_dim, hyperparameters.num_rules, shape.batch_size),
+        (shape.hidden_dim, hyperparameters.num_rules),
         trial.value,
         seeds,
         tuple(runs[seed]["valid"] for seed in seeds),
@@ -122,12 +138,13 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
     )
 
 
-def finding_of(found: Sequence[Confirmed], floor: float, uses: int) -> dict[str, Any]:
+def finding_of(found: Sequence[Confirmed], floor: float, uses: int, left_out: Mapping[str, str]) -> dict[str, Any]:
     """What the fresh runs say, as `tuner confirm --json` prints it.
 
     Args:
         floor: on the round trip; a leader whose mean lies below it is not chosen.
         uses: how often the test split has been used for this study.
+        left_out: the baselines that cannot be trained, each with the reason.
     """
     sound = [one for one in found if fmean(one.round_trips) >= floor]
     ours = [one for one in sound if not one.baseline]
@@ -140,11 +157,12 @@ def finding_of(found: Sequence[Confirmed], floor: float, uses: int) -> dict[str,
         "chosen": chosen.trial if chosen else None,
         "winner": chosen.name if chosen and won else None,
         "differences": [{"against": one.name, **gap.as_dict()} for one, gap in zip(against, gaps, strict=False)],
-        "smallest": smallest(chosen, sound).name if chosen else None,
+        "smallest": one.name if chosen and (one := smallest(chosen, sound)) else None,
         "too_high": (chosen.search_value or 0.0) - chosen.mean if chosen else None,
         "seed_noise": seed_noise(found),
         "stories": len(found[0].of_N) if found else 0,
         "test_uses": uses,
+        "left_out": dict(left_out),
     }
 
 
@@ -159,8 +177,10 @@ def _gaps(ours: Confirmed, others: Sequence[Confirmed], level: float = LEVEL) ->
     return differences(whole[0], whole[1:], ours.of_N, level)
 
 
-def smallest(chosen: Confirmed, found: Sequence[Confirmed]) -> Confirmed:
-    """The smallest model that is not worse than the chosen one beyond the noise."""
+def smallest(chosen: Confirmed, found: Sequence[Confirmed]) -> Confirmed | None:
+    """The smallest model that is not worse than the chosen one beyond the noise; None where nothing is known of the noise."""
+    if min(chosen.right_SN["component_accuracy"].shape) < LEAST_KNOWN:
+        return None
     others = [one for one in found if one is not chosen]
     alike = [one for one in others if _gaps(chosen, [one])[0].low <= 0]
     return min((chosen, *alike), key=lambda one: (one.size, one is not chosen))
@@ -184,7 +204,7 @@ def told(finding: Mapping[str, Any]) -> list[str]:
     """The finding as lines of text."""
     entries = ranked(finding)
     if not entries:
-        return ["nothing was confirmed: no trial has finished above the floor on the round trip"]
+        return ["nothing was confirmed: no trial but baselines has finished above the floor on the round trip"]
     seeds = max(len(entry["seeds"]) for entry in entries)
     again = (
         "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is not quite untouched any more"
@@ -201,7 +221,8 @@ def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def verdict_lines(finding: Mapping[str, Any]) -> list[str]:
     """Who has won, by how much the search's figure was off, and the noise."""
-    return [*_verdict(finding, {entry["trial"]: entry for entry in finding["confirmed"]}), *_noise(finding)]
+    missing = [f"not compared with {name}: {reason}" for name, reason in finding.get("left_out", {}).items()]
+    return [*_verdict(finding, {entry["trial"]: entry for entry in finding["confirmed"]}), *missing, *_noise(finding)]
 
 
 def _row(entry: Mapping[str, Any]) -> str:
@@ -222,12 +243,13 @@ def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]
     if least is None:
         lines = [f"no winner: there is no baseline to compare {chosen['name']} with, the best of what was searched"]
     elif finding["winner"] is not None:
-        lines = [f"winner: {chosen['name']}, better than every baseline; {_gap(least)}"]
+        every = "every baseline that can be trained" if finding.get("left_out") else "every baseline"
+        lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least)}"]
     elif len(chosen["seeds"]) < 2:
         lines = [f"no winner: one fresh seed says nothing of the noise; `tuner confirm --seeds 3` does; {_gap(least)}"]
     else:
         lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least)}"]
-    if finding["smallest"] != chosen["name"]:
+    if finding["smallest"] not in (None, chosen["name"]):
         lines.append(f"the smallest model that is not worse beyond the noise: {finding['smallest']}")
     return lines
 

@@ -11,9 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import optuna
 import pytest
 
 import tuner.cli
+from model.errors import DataError, DeviceError, DeviceFailed
+from tuner.errors import SearchError, StorageAway, StorageError, StudyError
+from tuner.preparation import _folder
+from tuner.saving import SavingTrainer
+from tuner.storage import DEFAULT_URL, open_storage
 
 EVALUATE_KEYS = {
     *("sentences", "component_accuracy", "entity", "relation", "value", "at_least_one", "two_of_three", "exact", "first"),
@@ -221,6 +227,8 @@ BAD_DATA = {
         (["search", "quick", "--device", "cuda:99"], ["cuda:99", "--device cpu"]),
         (["search", "quick", "--device", "tpu"], ["tpu", "auto"]),
         (["search", "quick", "--storage", "mysql://me@127.0.0.1/x"], ["cannot be opened", "allowed: sqlite:///FILE or postgresql"]),
+        (["search", "tiny.toml", "--name", "no@ne"], ["'no@ne'", "@ is not allowed", "--name"]),
+        (["search", "tiny.toml", "--engine", "ray", "--keep", "2"], ["--keep", "--engine ray has none"]),
         (["search", "quick", "--num-stories", "100000000"], ["100,000,000 synthetic stories", "allowed: up to 1,000,000"]),
         (["search", "tiny.toml", "--name", "none", "--warm-start", "nothing"], ["no study 'nothing'"]),
         (["search", "tiny.toml", "--name", "none", "--artifacts", "s3://"], ["names no bucket"]),
@@ -290,6 +298,8 @@ def test_a_study_that_is_there_goes_on_by_its_full_name(inside: Callable[..., Ca
         done = inside("search", *words)
         assert done.status == 2
         assert why in done.stderr
+    other = inside("search", "own@synthetic-30.2", "--num-stories", "40", "--name", "others", "--no-confirm", "--json")
+    assert json.loads(other.stdout)["study"] == "others@synthetic-40", other.stderr
     helped = inside("worker", "own@synthetic-30.2", "--width", "1")
     assert helped.status == 0
     assert "there is nothing to help with; tuner search own@synthetic-30.2 --trials N goes on" in helped.stderr
@@ -314,6 +324,61 @@ def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Pat
     epoch = next(line for line in said if line.startswith(f"epoch {kept[2]}:"))
     figures = json.loads(call(tmp_path, "evaluate", kept[1], "--split", "valid", "--json").stdout)
     assert f"component accuracy {100 * figures['component_accuracy']:.2f} %" in epoch
+
+
+def test_a_model_that_cannot_be_written_in_the_end_is_told_of(inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk was full by then."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SavingTrainer, "save", full)
+    done = inside("train", "--num-stories", "30", "--epochs", "1", "--hidden-dim", "16", "--num-rules", "2")
+    assert done.status == 2
+    assert "cannot be written to runs/checkpoints/train.safetensors (No space left on device); make room" in done.stderr
+
+
+def test_a_pulse_that_cannot_be_written_begins_no_study(inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bad usage."""
+    monkeypatch.setenv("TUNER_PULSE", "no/such/folder/pulse")
+    refused = inside("search", "tiny.toml", "--name", "pulsing")
+    assert refused.status == 2
+    assert "TUNER_PULSE names no/such/folder/pulse, which cannot be written" in refused.stderr
+    assert "pulsing" not in inside("status", "nothing").stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(SearchError, 1), (StorageAway, 1), (DeviceFailed, 1), (StorageError, 2), (DeviceError, 2), (DataError, 2), (StudyError, 2)],
+)
+def test_what_may_succeed_when_it_is_run_again_is_no_bad_usage(
+    inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, error: type[Exception], status: int
+) -> None:
+    """Schedulers go by it."""
+
+    def failing(*_: object) -> None:
+        raise error("what happened")
+
+    monkeypatch.setattr("tuner.job.run_search", failing)
+    assert inside("search", "tiny.toml") == (status, "", "error: what happened\n")
+
+
+def test_a_study_of_another_program_is_named_as_such(inside: Callable[..., Called], tmp_path: Path) -> None:
+    """Whatever is asked of it."""
+    url = f"sqlite:///{tmp_path}/t.db"
+    optuna.create_study(study_name="theirs", storage=open_storage(url))
+    for command in (["diagnose", "theirs"], ["status", "theirs"], ["best", "theirs"]):
+        done = inside(*command, "--storage", url)
+        assert done.status == 2
+        assert "was not begun by `tuner search`" in done.stderr
+
+
+def test_studies_whose_names_are_no_names_of_files_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Else one would write over the other's models."""
+    names = ["quick@synthetic-300", "größe@x", "grüße@x", "a b@x", "a_b@x"]
+    folders = [_folder(tmp_path, DEFAULT_URL, name) for name in names]
+    assert folders[0] == tmp_path / "quick@synthetic-300"
+    assert len(set(folders)) == len(names)
 
 
 def test_without_ray_nothing_is_begun(inside: Callable[..., Called], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

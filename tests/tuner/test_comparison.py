@@ -74,7 +74,7 @@ def test_at_most_five_of_100_studies_of_pure_noise_announce_a_winner(leaders: in
             valid = logistic(1.5 + luck_S1[:, 0] + chance.normal(0, 0.05, 5))
             right = chance.binomial(of_N, logistic(1.5 + luck_S1 + story_N)).astype(float)
             made.append(confirmed(trial, f"trial {trial}", trial >= leaders, right, valid, of_N.astype(float)))
-        announced += finding_of(made, 0.0, 1)["winner"] is not None
+        announced += finding_of(made, 0.0, 1, {})["winner"] is not None
     low, _ = wilson(announced, STUDIES)
     assert low <= 0.05, announced
 

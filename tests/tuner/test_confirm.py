@@ -1,5 +1,6 @@
 """The winner is chosen by fresh seeds, not by the luck of the search, and judged on text that chose nothing."""
 
+import io
 import json
 import shlex
 import threading
@@ -11,20 +12,24 @@ from typing import Any
 import optuna
 import pytest
 from click.testing import CliRunner
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
+from rich.console import Console
 
 from model.config import Hyperparameters, ModelShape
 from model.tally import StoryTally
 from tuner.buffer import BufferedStorage
+from tuner.choice import best_choice
 from tuner.cli import cli
 from tuner.confirm import TEST_USES, confirm
 from tuner.definition import StudyDefinition, validated
-from tuner.errors import SearchError
-from tuner.storage import open_storage
-from tuner.summary import _audit_line, audit, summarise
+from tuner.errors import SearchError, StudyError, TunerError
+from tuner.preparation import again
+from tuner.storage import DEFAULT_URL, open_storage
+from tuner.study import find_study
+from tuner.summary import _audit_line, audit, finding, summarise
 from tuner.tables import RunTable
-from tuner.winner import best_of, leaders, told
+from tuner.winner import best_of, leaders, standing, told
 
 SPACE = FloatDistribution(1e-4, 1e-1)
 TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8, 5e-2: 0.4}
@@ -155,7 +160,7 @@ def test_the_best_mean_over_fresh_seeds_is_chosen_and_beats_the_baseline(lucky: 
     text = "\n".join(told(found))
     assert "winner: trial 1, better than every baseline" in text
     assert "points too high" in text
-    chosen = best_of(lucky.study, definition())
+    chosen = best_of(lucky.study)
     assert chosen is not None
     assert (chosen[0].number, chosen[1]) == (1, entries["trial 1"])
 
@@ -167,7 +172,8 @@ def test_nothing_is_trained_twice_and_every_use_of_the_test_split_is_announced(l
     assert lucky(definition()) == first
     assert len(lucky.made) == 2
     assert len(lucky.told) == 1
-    assert best_of(lucky.study, definition(top=4)) == (lucky.study.trials[4], None)
+    assert lucky(definition(top=1, seeds=1)) == first, "what there is says more"
+    assert TEST_USES in lucky.study.user_attrs
     wider = lucky(definition(top=4))
     assert lucky.rates(lucky.made[2:]) == [3e-3, 3e-3]
     assert wider["test_uses"] == 2
@@ -179,6 +185,55 @@ def test_nothing_is_trained_twice_and_every_use_of_the_test_split_is_announced(l
     before, after = (dict(zip(one["confirmed"][0]["seeds"], one["confirmed"][0]["values"], strict=True)) for one in (first, more))
     assert before.items() < after.items()
     assert len(lucky.study.user_attrs[TEST_USES]) == 3 == more["test_uses"]
+
+
+def test_what_was_confirmed_stands_until_another_trial_is_among_the_best(lucky: Confirming) -> None:
+    """Whatever is asked for next, a confirmation of fewer that is broken off, too; a better trial waits to be confirmed."""
+    found = lucky(definition())
+    with pytest.raises(KeyboardInterrupt):
+        lucky(definition(top=1, seeds=9), kind=Interrupted)
+    assert standing(lucky.study) == found
+    chosen = best_of(lucky.study)
+    assert chosen is not None
+    assert chosen[0].number == found["chosen"] == 1
+    lucky.study.add_trial(create_trial(value=0.6, params={"lr": 3e-3}, distributions={"lr": SPACE}))
+    assert standing(lucky.study) == found
+    lucky.study.add_trial(create_trial(value=0.85, params={"lr": 3e-3}, distributions={"lr": SPACE}))
+    assert standing(lucky.study) is None
+    assert best_of(lucky.study) == (lucky.study.trials[4], None), "the best of the search, a baseline"
+
+
+class Interrupted(TruthfulTrainer):
+    """Somebody presses Ctrl-C in the first epoch."""
+
+    def train_epoch(self) -> list[Record]:
+        """Not one."""
+        raise KeyboardInterrupt
+
+
+def test_where_no_leader_keeps_its_round_trip_what_was_confirmed_is_shown(tmp_path: Path) -> None:
+    """The search saw it above the floor, fresh seeds do not: neither a best nor `none has finished`."""
+    lost = Confirming(tmp_path, {4e-3: 0.9})
+    for name, value in (
+        ("definition", definition().model_dump(mode="json")),
+        ("most_frequent", NOTHING),
+        ("ceiling", NOTHING),
+        ("data", DATA),
+    ):
+        lost.study.set_user_attr(name, value)
+    found = lost(definition())
+    assert (found["chosen"], found["winner"], found["smallest"]) == (None, None, None)
+    assert best_of(lost.study) is None
+    summary = summarise(lost.study, "memory")
+    assert (summary["best"], summary["confirmation"]) == (None, found)
+    text = "\n".join(finding(summary, {}))
+    assert "no winner: no leader keeps its round trip above the floor with fresh seeds" in text
+    assert "no trial has finished" not in text
+    with pytest.raises(TunerError, match="none stays above the floor on round_trip with fresh seeds; `tuner confirm luck --top 5`"):
+        best_choice(f"sqlite:///{tmp_path}/t.db", "luck")
+
+
+NOTHING = {"component_accuracy": 0.1}
 
 
 def test_a_confirmation_that_was_interrupted_is_one_use(lucky: Confirming, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +254,15 @@ def test_a_confirmation_that_was_interrupted_is_one_use(lucky: Confirming, monke
     assert lucky.rates(lucky.made[2:]) == [4e-3, 4e-3, 5e-2, 5e-2]
     assert found["test_uses"] == 1
     assert not [line for line in lucky.told if "again" in line]
+
+
+def test_a_use_of_the_test_split_is_one_that_came_to_a_finding(lucky: Confirming) -> None:
+    """Five seeds are asked for and broken off; then two, three and five are looked at: three uses."""
+    with pytest.raises(KeyboardInterrupt):
+        lucky(definition(top=1, seeds=5), kind=Interrupted)
+    for uses, seeds in enumerate((2, 3, 5), 1):
+        assert lucky(definition(top=3, seeds=seeds))["test_uses"] == uses
+    assert sum("is used again" in line for line in lucky.told) == 2
 
 
 def test_without_room_an_array_is_halved(lucky: Confirming) -> None:
@@ -269,10 +333,13 @@ def test_inside_the_noise_there_is_no_winner(tmp_path: Path) -> None:
     assert (found["winner"], found["chosen"]) == (None, 0)
     assert found["differences"][0]["low"] < 0 < found["differences"][0]["high"]
     assert any(line.startswith("no winner: trial 0 is not better than every baseline beyond the noise") for line in told(found))
-    single = alike(definition(seeds=1))
+    (tmp_path / "single").mkdir()
+    single = Confirming(tmp_path / "single", {5e-2: 0.9})(definition(seeds=1))
     assert single["winner"] is None
     assert any("one fresh seed says nothing of the noise" in line for line in told(single))
     assert single["seed_noise"] is None
+    assert single["smallest"] is None
+    assert not any("smallest model" in line for line in told(single))
 
 
 def test_a_baseline_that_the_search_had_no_time_for_is_confirmed_too(lucky: Confirming) -> None:
@@ -301,6 +368,59 @@ def test_such_a_baseline_that_cannot_be_trained_is_left_out(lucky: Confirming) -
     assert [entry["name"] for entry in found["confirmed"]] == ["trial 0", "trial 1", "trial 3", "notes"]
     assert found["winner"] == "trial 1"
     assert any(line.startswith("a baseline that the search has not ended is left out: trial 6 cannot") for line in lucky.told)
+    assert found["left_out"].keys() == {"later"}
+    assert found["left_out"]["later"].startswith("ValueError: no such rate (")
+    text = "\n".join(told(found))
+    assert "winner: trial 1, better than every baseline that can be trained; " in text
+    assert "not compared with later: ValueError: no such rate" in text
+
+
+def test_a_baseline_that_cannot_be_trained_is_no_fault_of_those_beside_it(lucky: Confirming) -> None:
+    """Two wait, of one shape, and one of them fails in its epoch: the other is compared. One that failed in the search is named, too."""
+
+    class Picky(TruthfulTrainer):
+        def train_epoch(self) -> list[Record]:
+            if any(hp.lr == 3e-3 for hp in self.held):
+                raise ValueError("no such rate")
+            return super().train_epoch()
+
+    marks: dict[str, Any] = {"baseline": "broken", "verdict": {"cause": "failed", "epoch": 1, "reason": "ValueError: once more"}}
+    lucky.study.add_trial(create_trial(state=TrialState.FAIL, params={"lr": 0.07}, distributions={"lr": SPACE}, user_attrs=marks))
+    lucky.study.enqueue_trial({"lr": 3e-3}, user_attrs={"baseline": "later"})
+    lucky.study.enqueue_trial({"lr": 1e-3}, user_attrs={"baseline": "sound"})
+    found = lucky(definition(), kind=Picky)
+    assert [entry["name"] for entry in found["confirmed"]] == ["trial 0", "trial 1", "trial 3", "notes", "sound"]
+    assert [(name, reason.partition(" (")[0]) for name, reason in found["left_out"].items()] == [
+        ("broken", "ValueError: once more"),
+        ("later", "ValueError: no such rate"),
+    ]
+
+
+def test_what_is_no_baselines_fault_leaves_none_out(lucky: Confirming) -> None:
+    """A process that cannot be started is an error; the study has no finding."""
+
+    class Gone(TruthfulTrainer):
+        def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+            if hyperparameters.lr == 3e-3:
+                raise SearchError("a process that trains cannot be started")
+            super().load(slot, hyperparameters)
+
+    lucky.study.enqueue_trial({"lr": 3e-3}, user_attrs={"baseline": "later"})
+    with pytest.raises(SearchError, match="cannot be started"):
+        lucky(definition(), kind=Gone)
+    assert standing(lucky.study) is None
+
+
+def test_batches_are_no_part_of_a_models_size(tmp_path: Path) -> None:
+    """Of two that are alike, with models of one size, the chosen one is the smallest, though the other has smaller batches."""
+    alike = Confirming(tmp_path, {})
+    lr, sizes = FloatDistribution(1e-4, 1e-1), CategoricalDistribution([8, 32])
+    for value, batch in ((0.9, 32), (0.8, 8)):
+        params = {"lr": 2e-3, "batch_size": batch}
+        alike.study.add_trial(create_trial(value=value, params=params, distributions={"lr": lr, "batch_size": sizes}))
+    made = definition(seeds=3).changed(search={"lr": {"low": 1e-4, "high": 1e-1}, "batch_size": {"choices": [8, 32]}})
+    found = alike(made)
+    assert found["smallest"] == f"trial {found['chosen']}"
 
 
 def test_without_a_leader_nothing_is_confirmed(tmp_path: Path) -> None:
@@ -309,13 +429,13 @@ def test_without_a_leader_nothing_is_confirmed(tmp_path: Path) -> None:
     found = alone(definition())
     assert (found["confirmed"], alone.made, alone.told) == ([], [], [])
     assert TEST_USES not in alone.study.user_attrs
-    assert told(found) == ["nothing was confirmed: no trial has finished above the floor on the round trip"]
+    assert told(found) == ["nothing was confirmed: no trial but baselines has finished above the floor on the round trip"]
 
 
 def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -> None:
     """Also a baseline; the summary says that nothing was confirmed."""
     study = Confirming(tmp_path, {1e-3: 0.9}).study
-    chosen = best_of(study, definition())
+    chosen = best_of(study)
     assert chosen is not None
     assert (chosen[0].number, chosen[1]) == (1, None)
     for name, value in (("definition", definition().model_dump(mode="json")), ("most_frequent", {}), ("ceiling", {}), ("data", DATA)):
@@ -323,7 +443,7 @@ def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -
     summary = summarise(study, "memory")
     assert summary["best"]["confirmed"] is None
     assert summary["confirmation"] is None
-    assert best_of(optuna.create_study(direction="maximize"), definition()) is None
+    assert best_of(optuna.create_study(direction="maximize")) is None
 
 
 def test_a_real_study_is_confirmed_again_chosen_from_and_trained_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +485,12 @@ def test_a_real_study_is_confirmed_again_chosen_from_and_trained_further(tmp_pat
     assert longer["epochs"] == 3
     refused = CliRunner().invoke(cli, ["train", "--from", "tiny", "--preset", "tinystories"])
     assert "give one of them" in str(refused.exception) + refused.output
+
+    study = find_study(open_storage(DEFAULT_URL), "tiny")
+    identity = study.user_attrs["identity"]
+    study.set_user_attr("identity", {**identity, "model": {**identity["model"], "version": 0}})
+    with pytest.raises(StudyError, match="exists with another model"):
+        again("tiny", DEFAULT_URL, "cpu", None, Console(file=io.StringIO()), None)
 
 
 TINY = """

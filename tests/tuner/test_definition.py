@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 import studies
-from tuner.definition import load_definition
+from tuner.definition import SYMMETRIC, load_definition
 from tuner.errors import DefinitionError
+from tuner.trainers import OWN
 
 SOUND = """
 [budget]
@@ -43,6 +44,7 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
     definition = load_definition(written(tmp_path, SOUND))
     assert definition.name == "mine"
     assert definition.data.source == "synthetic"
+    assert definition.trainer == SYMMETRIC == OWN.name
     assert set(definition.distributions()) == {"lr", "hidden_dim"}
 
 
@@ -63,6 +65,8 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
         ("[search]", "[fixed]\nlr = 1.0\n[search]", "stands under"),
         ("[search]", '[[baselines]]\nname = "far"\nlr = 3.0\nhidden_dim = 32\n[search]', "lr = 3.0 cannot be reached"),
         ("[search]", "[[baselines]]\nlr = 1e-3\n[search]", "needs a name"),
+        ("[search]", '[[baselines]]\nname = "half"\nhidden_dim = 32.0\n[search]', "baselines: half: hidden_dim = 32.0"),
+        ("[search]", '[[enqueue]]\nname = "yes"\nlr = true\nhidden_dim = 32\n[search]', "enqueue: yes: lr"),
         ("[search]", '"loss_weights.parse" = 1\n[search', "is not TOML"),
         ("[search]", "[pruning]\nplateu = {}\n[search]", r"pruning\.plateu is not known; allowed there: plateau"),
         ("[search]", "[pruning]\nhalving = { first = 2.5 }\n[search]", "a share of the epochs below 1, or a whole number"),
@@ -76,6 +80,18 @@ def test_faults_name_the_key_what_was_given_and_what_is_allowed(tmp_path: Path, 
     assert old in SOUND
     with pytest.raises(DefinitionError, match=message):
         load_definition(written(tmp_path, SOUND.replace(old, new, 1)))
+
+
+def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its owner has it; whoever runs the tests may be allowed everything."""
+
+    def refused(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = written(tmp_path, SOUND)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DefinitionError, match=r"\.toml cannot be read \(Permission denied\)"):
+        load_definition(path)
 
 
 def test_an_unknown_study_names_the_shipped_ones() -> None:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from model.config import ModelShape, settings_from
 from model.corpus import load_corpus
+from model.errors import DeviceError
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
@@ -23,6 +24,8 @@ from tuner.forecast import forecast, told
 from tuner.observer import Observer
 from tuner.saving import SavingTrainer
 from tuner.slots import Running
+from tuner.storage import open_storage
+from tuner.study import find_study
 from tuner.training import SYNTHETIC
 from tuner.verdict import Verdict
 from tuner.width import measure
@@ -278,6 +281,47 @@ def test_room_that_runs_out_while_slots_are_filled_makes_trials_wait(tmp_path: P
     assert any("the others wait" in line for line in listener.told)
 
 
+class Elbowed(ScriptedTrainer):
+    """One of the large shape has no room to train beside any other."""
+
+    alive: ClassVar[weakref.WeakSet[ScriptedTrainer]] = weakref.WeakSet()
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        super().__init__(shape, slots)
+        self.alive.add(self)
+
+    def train_epoch(self) -> list[Step | None]:
+        """If there is room."""
+        assert self.slots, "an array without trials is not trained"
+        if self.shape.hidden_dim == 32 and any(other.slots for other in self.alive if other is not self):
+            raise MemoryError("no room beside others")
+        return super().train_epoch()
+
+
+def test_an_array_of_one_that_has_no_room_beside_others_waits(tmp_path: Path) -> None:
+    """It trains when they have ended; what is said of how many go on is so."""
+    listener = Listener()
+    enqueue = [{"name": str(n), "lr": n * 1e-3, "hidden_dim": 32 if n == 3 else 16} for n in (1, 2, 3)]
+    study, _, curves = scripted(tmp_path, plain(budget={"trials": 3, "epochs": 3}, enqueue=enqueue), 3, Elbowed, listener)
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    assert [[point["epoch"] for point in curve] for curve in curves.read().values()] == [[1, 2, 3]] * 3
+    assert "no room for 3 trials at once (no room beside others); from now on 2, the others wait" in listener.told
+
+
+def test_a_device_that_fails_while_a_fault_is_looked_for_is_no_trials_fault(tmp_path: Path) -> None:
+    """Each is trained alone then; they go on when the device is back."""
+
+    class Failing(ScriptedTrainer):
+        def train_epoch(self) -> list[Step | None]:
+            raise torch.AcceleratorError("an illegal access") if len(self.slots) == 1 else ValueError("somebody is to blame")
+
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 2, "epochs": 3})
+    with pytest.raises(DeviceError, match="the device has failed"):
+        scripted(tmp_path, made, 2, Failing)
+    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), made.name)
+    assert {t.state for t in study.get_trials()} == {TrialState.RUNNING}
+
+
 class Endings(Observer):
     """Counts the endings."""
 
@@ -329,6 +373,8 @@ def test_the_width_is_measured_until_it_brings_no_more() -> None:
     assert (measure(Gaining, made).width, list(measure(Gaining, made).rates)) == (32, [16, 32])
     few = plain(budget={"trials": 13, "epochs": 1})
     assert (measure(Gaining, few).width, list(measure(Gaining, few).rates)) == (4, [2, 4])
+    assert measure(Gaining, few).bound
+    assert not found.bound
 
     class Busy(ScriptedTrainer):
         def rehearse(self, steps: int) -> float:

