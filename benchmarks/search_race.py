@@ -18,7 +18,9 @@ from pathlib import Path
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
 from benchmarks.race.score import Row, draw, of_race, score
 from benchmarks.race.table import has_tables, rewritten
-from benchmarks.race.task import Task
+from benchmarks.race.task import BARE, Task
+
+ALL = (*SEARCHERS, *ABLATIONS, *(name + BARE for name in SEARCHERS))
 
 
 def played(rows: Path) -> list[Row]:
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--epochs", type=int, default=12, help="of a whole trial")
-    parser.add_argument("--searchers", type=lambda text: text.split(","), default=list(SEARCHERS), help=", ".join((*SEARCHERS, *ABLATIONS)))
+    parser.add_argument("--searchers", type=lambda text: text.split(","), default=list(SEARCHERS), help=", ".join(ALL))
     parser.add_argument("--device", default="cpu", help="cuda: all searchers on one GPU, a process of a peer for each core")
     parser.add_argument("--rows", type=Path, default=Path("benchmarks/race_rows.jsonl"))
     parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
@@ -62,9 +64,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="a page whose tables between marks are written anew")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
-    unknown = [name for name in options.searchers if name not in (*SEARCHERS, *ABLATIONS)]
-    if unknown:
-        parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join((*SEARCHERS, *ABLATIONS))}")
+    if unknown := [name for name in options.searchers if name not in ALL]:
+        parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join(ALL)}")
     if options.data is None and not options.count:
         parser.error("--data is needed to race; without it --count counts the rows that are there")
     if options.results and not (options.results.is_file() and has_tables(options.results.read_text(), options.rows.name)):

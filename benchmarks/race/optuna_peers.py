@@ -23,7 +23,7 @@ KEPT, LOOKING = 10, 0.3
 
 
 def study_of(kind: str, task: Task, number: int) -> optuna.Study:
-    """The study that all processes share; the first puts the baselines in."""
+    """The study that all processes share; the first puts the baselines in, and the others wait for that."""
     seed = 1000 * task.seed + number
     sampler = optuna.samplers.RandomSampler(seed) if kind == "random" else optuna.samplers.TPESampler(seed=seed)
     pruners = {
@@ -42,6 +42,8 @@ def study_of(kind: str, task: Task, number: int) -> optuna.Study:
     if number == 0:
         for point in task.baselines:
             study.enqueue_trial(point)
+    while len(study.get_trials(deepcopy=False)) < len(task.baselines):
+        time.sleep(0.05)
     return study
 
 
@@ -51,7 +53,7 @@ def optimise(kind: str, task: Task, corpus: Corpus, number: int) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         params = {name: trial._suggest(name, distribution) for name, distribution in space.items()}
-        trainee, value = Trainee(task, corpus, params, trial.number, str(trial.number)), 0.0
+        trainee, value = Trainee(task, corpus, params, derived_seed(task.seed, trial.number) % 2**31, str(trial.number)), 0.0
         for epoch in range(task.epochs):
             value = trainee.train_epoch()
             trial.report(value, epoch)

@@ -19,7 +19,7 @@ import tomli_w
 import torch
 
 from benchmarks.race.machine import measured
-from benchmarks.race.task import EVENTS, Task, without_start
+from benchmarks.race.task import BARE, EVENTS, Task, without_start
 from model.checkpoint import load_checkpoint
 from tuner.storage import open_storage
 from tuner.study import find_study
@@ -36,7 +36,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     EMPTY: {},
     "tuner without a cheap start": {"search": without_start()},
     "tuner without stopping": {"pruning": {}},
-    "tuner without baselines": {"baselines": []},
 }
 SEARCHERS = (OURS, *PEERS, "ray-asha-optuna", "syne-asha")
 LEAVE_SECONDS, LOOK_SECONDS = 20.0, 0.5
@@ -49,6 +48,7 @@ def commands(searcher: str, task: Task) -> list[list[str]]:
         width = ["--width", "1", "--workers", str(task.processes)] if searcher == UNFUSED else []
         program = "benchmarks.race.without_refill" if searcher == EMPTY else "tuner"
         return [[python, "-m", program, "search", f"{task.folder}/race.toml", "--no-confirm", "--device", task.device, *width]]
+    searcher = searcher.removesuffix(BARE)
     if searcher in PEERS:
         return [[python, "-m", "benchmarks.race.optuna_peers", searcher, path, str(number)] for number in range(task.processes)]
     return [[python, "-m", f"benchmarks.race.{searcher.partition('-')[0]}_peer", path]]
@@ -57,7 +57,7 @@ def commands(searcher: str, task: Task) -> list[list[str]]:
 def run(searcher: str, task: Task) -> dict[str, Any]:
     """The row; a searcher that cannot be started, or ends before its time, is a row that says so."""
     with tempfile.TemporaryDirectory() as name:
-        task = Task(**{**vars(task), "folder": name})
+        task = Task(**{**vars(task), "folder": name, "bare": searcher.endswith(BARE)})
         task.write(Path(name) / "task.json")
         changes = ABLATIONS.get(searcher, {})
         content = {key: value for key, value in task.content(**changes).items() if key != "name"}

@@ -17,6 +17,8 @@ from tuner.definition import StudyDefinition, validated
 from tuner.saving import SavingTrainer
 
 EVENTS = "events.jsonl"
+BARE = " without baselines"
+"""What is said of a searcher that need not train them."""
 REDUCTION = 3
 """What a rung keeps one of, for all who halve."""
 
@@ -29,7 +31,8 @@ def without_start() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Task:
-    """One searcher's run: `epochs` of a full trial, `minutes` of wall time, a folder of its own; on a GPU, if `device` names one."""
+    """One searcher's run: `epochs` of a full trial, `minutes` of wall time, a folder of its own; on a GPU, if `device` names one; `bare`
+    without baselines."""
 
     data: str
     stories: int
@@ -38,6 +41,7 @@ class Task:
     seed: int
     folder: str
     device: str = "cpu"
+    bare: bool = False
 
     @property
     def processes(self) -> int:
@@ -57,6 +61,8 @@ class Task:
         """The study: the space and baselines of `quick`, without the settings that we would try first."""
         quick = tomllib.loads(studies.read("quick").decode())
         del quick["enqueue"]
+        if self.bare:
+            del quick["baselines"]
         data = {"source": self.data, "stories": self.stories, "seed": 1}
         budget = {"trials": 100_000, "epochs": self.epochs, "minutes": self.minutes}
         return {**quick, "name": "race", "seed": self.seed, "data": data, "budget": budget, **changes}
