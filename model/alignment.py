@@ -102,11 +102,14 @@ def verbs_read(sentences: Sequence[Sentence], aligned_NQ3: Tensor) -> dict[str, 
 
 
 def alignments(sentences: Sequence[Sentence], places: int, tokens: int) -> Tensor:
-    """The alignment of each sentence's first propositions, `aligned_NP3`, with the forms that these sentences show; NOWHERE elsewhere."""
+    """The alignment of each sentence's first propositions, `aligned_NP3`, with the forms that these sentences show; NOWHERE elsewhere,
+    and where a relation or a value stands beyond the first `tokens`."""
     aligner = Aligner.of(sentences)
     aligned = torch.full((len(sentences), places, 3), NOWHERE)
     for row, sentence in enumerate(sentences):
         found = aligner.align(sentence)[:places]
         if found:
-            aligned[row, : len(found)] = torch.tensor(found).clamp(max=tokens - 1)
+            at = torch.tensor(found)
+            aligned[row, : len(found), 0] = at[:, 0].clamp(max=tokens - 1)  # an entity always has one
+            aligned[row, : len(found), 1:] = at[:, 1:].where(at[:, 1:] < tokens, NOWHERE)
     return aligned

@@ -64,7 +64,7 @@ class Batches:
         self.classes = [each.to(device) for each in length_classes(corpus.splits["train"], batch_size, places)]
         self.schedule = _fixed_schedule(self.classes)
         self._swap = WordSwap(corpus, device)
-        counts = torch.tensor(corpus.symbol_counts()["text"], dtype=dtype)
+        counts = torch.tensor(corpus.symbol_counts(), dtype=dtype)
         counts[PAD] = math.inf
         self._word_counts_S = counts.to(device)
 

@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.config import MODEL_VERSION, ModelShape, flat_settings, settings_from
-from model.corpus import Split, answer_always, ceiling, encode_sentences, nameable, split_sentences
+from model.config import MODEL_VERSION, ROLES, ModelShape, flat_settings, settings_from
+from model.corpus import Corpus, Split, answer_always, ceiling, encode_sentences, nameable, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
@@ -81,12 +81,14 @@ class Checkpoint:
             )
             self.shape = ModelShape(**{**vars(shape), "max_propositions": header["max_propositions"]})
             self.vocabulary = Vocabulary(header["symbols"], header["endings"], verbs=header["verbs"])
-            self.data = DataSource(*(header["data"][key] for key in ("source", "stories", "seed")))
-            self.answers = [str(answer) for answer in header["most_frequent"]]
+            source, stories, seed = (header["data"][key] for key in ("source", "stories", "seed"))
+            self.data = DataSource(str(source), None if stories is None else int(stories), int(seed))
+            self.fingerprint = str(header["data"]["fingerprint"])
+            self.answers = [str(header["most_frequent"][role]) for role in range(len(ROLES))]
             self.max_tokens = int(header["max_tokens"])
-        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            self.network = SymmetricNetwork(self.shape, self.vocabulary, self.max_tokens, device)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, ConfigError) as error:
             raise CheckpointError(f"{path} has a damaged header ({error}); train again with `tuner train`") from error
-        self.network = SymmetricNetwork(self.shape, self.vocabulary, self.max_tokens, device)
         specs = self.network.specs()
         wanted, found = {spec.name: spec.size for spec in specs}, {name: tuple(t.shape) for name, t in tensors.items()}
         if wanted != found:
@@ -108,10 +110,27 @@ class Checkpoint:
                     f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape"
                 )
 
+    def check_data(self, corpus: Corpus) -> None:
+        """Whether these are the data that it was trained on: else what it is tested on it may have seen.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        if corpus.fingerprint != self.fingerprint:
+            raise CheckpointError(
+                f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, or train again"
+            )
+
     def evaluate(self, source: str | None, stories: int | None, split: str, parsing: Progress = silent) -> Evaluation:
-        """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence."""
+        """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
+
+        Raises:
+            CheckpointError: these data are no longer those that it was trained on, or the split is empty.
+        """
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
-        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
+        name, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
+        if source is None and stories in (None, self.data.stories):
+            self.check_data(Corpus(name, sentences, data.seed))
         chosen = self._choose(sentences, split, data.seed)
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)

@@ -55,7 +55,6 @@ class Split:
     token_counts_N: Tensor
     proposition_counts_N: Tensor
     stories_N: tuple[str, ...]
-    cut_tokens: int
     unknowns: Unknowns
 
     def __len__(self) -> int:
@@ -73,7 +72,7 @@ class Split:
 
 
 def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_tokens: int) -> Split:
-    """Sentences as tensors; tokens beyond `max_tokens` are cut off and counted."""
+    """Sentences as tensors; tokens beyond `max_tokens` are cut off."""
     kept = [s.tokens[:max_tokens] for s in sentences]
     tokens = np.zeros((len(kept), max(map(len, kept), default=1)), dtype=np.int64)
     gold = np.zeros_like(tokens)
@@ -91,7 +90,6 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
         torch.tensor([len(words) for words in kept], dtype=torch.int64),
         torch.tensor([len(s.propositions) for s in sentences], dtype=torch.int64),
         tuple(s.story_id for s in sentences),
-        sum(len(s.tokens) - len(words) for s, words in zip(sentences, kept, strict=True)),
         unknowns.to(torch.device("cpu")),
     )
 
@@ -191,12 +189,10 @@ class Corpus:
         counts = [Counter(p[role] for s in self.sentences["train"] for p in s.propositions) for role in range(3)]
         return [max(count, key=lambda word: (count[word], word)) for count in counts]
 
-    def symbol_counts(self, split: str = "train") -> dict[str, list[int]]:
-        """How often each symbol of the table stands in `split` as a token and in each of the three roles."""
-        words = {"text": Counter(word for s in self.sentences[split] for word in s.tokens)}
-        for role, name in enumerate(ROLES):
-            words[name] = Counter(p[role] for s in self.sentences[split] for p in s.propositions)
-        return {name: [counts[symbol] for symbol in self.vocabulary.symbols] for name, counts in words.items()}
+    def symbol_counts(self) -> list[int]:
+        """How often each symbol of the table stands in train's sentences."""
+        counts = Counter(word for s in self.sentences["train"] for word in s.tokens)
+        return [counts[symbol] for symbol in self.vocabulary.symbols]
 
 
 def load_corpus(source: str, stories: int | None, seed: int, progress: Progress = silent) -> Corpus:

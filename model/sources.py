@@ -24,6 +24,8 @@ FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, v
 SOURCES = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
 WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
+MOST_PROPOSITIONS = 1000
+"""Every sentence has as much room as the one with the most."""
 MEMORY_SHARE = 1 / 20
 """Sentences take some ten times the bytes of their lines; more of them than this share of the machine's memory are not read."""
 MOST_SYNTHETIC = 1_000_000
@@ -51,6 +53,8 @@ def _fault(line: Any) -> str | None:
         return "tokens is not a list of one or more words"
     if not isinstance(line["propositions"], list):
         return "propositions is not a list"
+    if len(line["propositions"]) > MOST_PROPOSITIONS:
+        return f"it has {len(line['propositions']):,} propositions; allowed: up to {MOST_PROPOSITIONS:,} for one sentence"
     for number, parts in enumerate(line["propositions"], 1):
         if not _words(parts) or len(parts) != 3:
             return f"proposition {number} is {json.dumps(parts)[:80]}, not [entity, relation, value]"

@@ -119,7 +119,7 @@ class FusedTrainer:
         """Puts a snapshot into a slot, from where its training goes on as if never interrupted.
 
         Raises:
-            ValueError: the snapshot is of another shape, vocabulary or version.
+            ValueError: the snapshot's parameters have other names or sizes, or are of another version.
         """
         if snapshot.layout != self.store.layout:
             raise ValueError(f"the snapshot's layout {snapshot.layout} is not this trainer's {self.store.layout}")

@@ -62,6 +62,9 @@ def test_tables_hold_the_first_places_and_the_first_tokens() -> None:
     """What lies beyond is cut off; sentences without propositions have none."""
     table = alignments([sentence("a dog and a cat", "dog,type,dog", "cat,type,cat"), sentence("it ran")], places=1, tokens=64)
     assert table.tolist() == [[[1, NOWHERE, 1]], [[NOWHERE] * 3]]
+    long = sentence("the dog in the garden see a cat", "dog,see,cat", "cat,type,cat")
+    assert alignments([long], places=2, tokens=4).tolist() == [[[1, NOWHERE, NOWHERE], [3, NOWHERE, NOWHERE]]]
+    assert alignments([long], places=1, tokens=8).tolist() == [[[1, 5, 7]]]
 
 
 def test_every_entity_of_the_tell_stories_is_found() -> None:

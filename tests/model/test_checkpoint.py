@@ -1,14 +1,17 @@
 """Checkpoints name everything they need, and what is none is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
-from model.corpus import Corpus
+from model.corpus import Corpus, load_corpus
 from model.errors import CheckpointError
+from model.files import HEADER, save_numbers
 from model.sources import DataSource
 from model.trainer import FusedTrainer
 
@@ -63,3 +66,44 @@ def test_what_is_no_checkpoint_is_refused_with_the_reason(saved: tuple[Path, Fus
             load_checkpoint(path, CPU)
     with pytest.raises(CheckpointError, match="pickle"):
         load_checkpoint(tmp_path / "best_model.pt", CPU)
+
+
+def test_whatever_is_wrong_in_a_header_is_damage(saved: tuple[Path, FusedTrainer], tmp_path: Path) -> None:
+    """Values of another type or size, as somebody's hand or a bad disk leaves them."""
+    with safe_open(saved[0], framework="pt") as file:
+        header, tensors = json.loads(file.metadata()[HEADER]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    damages: list[dict[str, object]] = [
+        {"symbols": list(range(len(header["symbols"])))},
+        {"symbols": []},
+        {"verbs": {header["symbols"][-1]: ["x"]}},
+        {"max_tokens": float("inf")},
+        {"most_frequent": []},
+        {"data": {**header["data"], "seed": None}},
+        {"data": None},
+        {"settings": None},
+    ]
+    for damage in damages:
+        save_numbers(tmp_path / "damaged.safetensors", tensors, {**header, **damage})
+        with pytest.raises(CheckpointError, match="has a damaged header"):
+            load_checkpoint(tmp_path / "damaged.safetensors", CPU)
+
+
+def test_data_that_have_changed_since_are_not_taken_for_those_it_was_trained_on(small_corpus: Corpus, tmp_path: Path) -> None:
+    """The stories of a test split may be others then, seen in training; data that are named are another matter."""
+    path = tmp_path / "stories.jsonl"
+    lines = [
+        json.dumps({"story_id": s.story_id, "tokens": s.tokens, "propositions": s.propositions})
+        for split in small_corpus.sentences.values()
+        for s in split
+    ]
+    path.write_text("\n".join(lines))
+    corpus = load_corpus(str(path), None, 1)
+    trainer = FusedTrainer(ModelShape(hidden_dim=16, batch_size=8), corpus, 1)
+    trainer.load(0, Hyperparameters(epochs=1, num_rules=2))
+    save_checkpoint(tmp_path / "model.safetensors", trainer, 0, DataSource(str(path), None, 1), None)
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors", CPU)
+    expected = checkpoint.evaluate(None, None, "test").figures
+    path.write_text("\n".join(lines[3:]))
+    with pytest.raises(CheckpointError, match="was trained on other data than"):
+        checkpoint.evaluate(None, None, "test")
+    assert checkpoint.evaluate(str(path), None, "all").figures.keys() == expected.keys()

@@ -33,6 +33,7 @@ def write(path: Path, *lines: object) -> Path:
         (b"\xff\xfe", "not UTF-8"),
         ({**GOOD, "propositions": [["cat", "type"]]}, "proposition 1 is"),
         ({**GOOD, "propositions": [["cat", "type", 3]]}, "proposition 1 is"),
+        ({**GOOD, "propositions": [["cat", "type", "cat"]] * 1001}, "1,001 propositions; allowed: up to 1,000"),
         ({**GOOD, "tokens": []}, "tokens"),
         ({**GOOD, "tokens": "a cat"}, "tokens"),
         ({**GOOD, "story_id": 1}, "story_id"),
