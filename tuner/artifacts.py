@@ -9,10 +9,11 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from optuna.artifacts import Boto3ArtifactStore, FileSystemArtifactStore
 from optuna.artifacts._protocol import ArtifactStore
@@ -53,9 +54,11 @@ class Bucket:
 
     def __init__(self, name: str, prefix: str) -> None:
         import boto3.exceptions
+        import botocore.config
         import botocore.exceptions
 
-        self._store = Boto3ArtifactStore(name, boto3.client("s3"))
+        waits = botocore.config.Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 2})
+        self._store = Boto3ArtifactStore(name, boto3.client("s3", config=waits))
         self._prefix = f"{prefix}/" if prefix else ""
         self._errors = (boto3.exceptions.Boto3Error, botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 
@@ -67,9 +70,12 @@ class Bucket:
             raise OSError(f"S3: {error}") from error
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """ArtifactNotFound if it is not there."""
-        with self._asked():
-            return self._store.open_reader(self._prefix + artifact_id)
+        """The whole of it; ArtifactNotFound if it is not there."""
+        with self._asked(), contextlib.closing(self._store.open_reader(self._prefix + artifact_id)) as body:
+            found = tempfile.TemporaryFile()  # noqa: SIM115  whoever asks closes it
+            shutil.copyfileobj(body, found)
+            found.seek(0)
+            return cast("BinaryIO", found)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """As a whole or not at all, as S3 does."""
@@ -110,6 +116,11 @@ class Artifacts:
 
     def __init__(self, store: ArtifactStore, mark: str) -> None:
         self._store, self._mark = store, mark
+
+    @property
+    def remote(self) -> bool:
+        """Whether they lie on no disk of this machine."""
+        return isinstance(self._store, Bucket)
 
     def id(self, name: str) -> str:
         """The id of the artifact of this name; in a form that the dashboard can show."""

@@ -33,14 +33,19 @@ class Ledger:
 
     Args:
         known: what the seat's newest snapshot says; more than is noted where the run before was killed.
+        key: under which it noted them, which may have been on another host; "": under the name of this one.
     """
 
-    def __init__(self, study: optuna.Study, seat: int, known: Mapping[str, float]) -> None:
-        self._study, self._key = study, f"{SECONDS}{socket.gethostname()}/seat-{seat}"
-        noted: Mapping[str, float] = study.user_attrs.get(self._key, {})
+    def __init__(self, study: optuna.Study, seat: int, known: Mapping[str, float], key: str = "") -> None:
+        self._study, self.key = study, key or f"{SECONDS}{socket.gethostname()}/seat-{seat}"
+        noted: Mapping[str, float] = study.user_attrs.get(self.key, {})
         self._earlier = max(noted, known, key=lambda seconds: seconds.get("total", 0.0))
-        self.gpu_seconds = seconds_of(study).get("gpu", 0.0) + self._earlier.get("gpu", 0.0) - noted.get("gpu", 0.0)
-        """A GPU's, of all seats, before this run."""
+
+    @property
+    def gpu_seconds(self) -> float:
+        """A GPU's: of this seat before this run, and of all others as far as they have noted them."""
+        own: Mapping[str, float] = self._study.user_attrs.get(self.key, {})
+        return seconds_of(self._study).get("gpu", 0.0) - own.get("gpu", 0.0) + self._earlier.get("gpu", 0.0)
 
     def total(self, now: Mapping[str, float]) -> dict[str, float]:
         """With what this run has spent by now."""
@@ -49,7 +54,7 @@ class Ledger:
 
     def note(self, now: Mapping[str, float]) -> None:
         """Stores it with the study."""
-        self._study.set_user_attr(self._key, self.total(now))
+        self._study.set_user_attr(self.key, self.total(now))
 
 
 class Allowance:

@@ -30,7 +30,18 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.storage import Patience
-from tuner.tables import Fence, Row, Unfinished, count_begun, read_ended, read_trials, read_unfinished, take_over, write_rows
+from tuner.tables import (
+    Fence,
+    Row,
+    Unfinished,
+    count_begun,
+    forget_records,
+    read_ended,
+    read_trials,
+    read_unfinished,
+    take_over,
+    write_rows,
+)
 
 
 @dataclass
@@ -60,6 +71,8 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """An attribute of our own trials that nobody else changes but to take them from us; then nothing of ours is written any more."""
         self._seen: dict[int, _Seen] = {}
         self._own: dict[int, int] = {}  # trial id -> study id
+        self._lost: set[int] = set()
+        """The trials that were our own and somebody else has ended or taken: nothing is written of them any more."""
         self._queue: list[Row] = []
         self._lock = threading.RLock()
 
@@ -155,14 +168,21 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 self._queue = [row for row in self._queue if row.trial_id != trial_id]
                 raise
 
+    def _not_lost(self, trial_id: int) -> None:
+        """UpdateFinishedTrialError for a trial that was our own and is somebody else's."""
+        if trial_id in self._lost:
+            raise UpdateFinishedTrialError(f"trial {trial_id} was ended or taken over by somebody else")
+
     def _claim(self, study_id: int, trial_id: int) -> None:
         self._own[trial_id] = study_id
+        self._lost.discard(trial_id)
         self._seen[study_id].unfinished.discard(trial_id)
 
     def _let_go(self, trial_id: int) -> None:
         study_id = self._own.pop(trial_id, None)
         self._queue = [row for row in self._queue if row.trial_id != trial_id]
         if study_id is not None:
+            self._lost.add(trial_id)
             self._seen[study_id].unfinished.add(trial_id)
 
     def _study_of(self, trial_id: int) -> int:
@@ -231,6 +251,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """A parameter, compatible with what it was in the study's other trials."""
         with self._lock:
             if trial_id not in self._own:
+                self._not_lost(trial_id)
                 self.patience(self.backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
                 return
             seen = self._seen[self._own[trial_id]]
@@ -249,6 +270,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 row = Row("report", trial_id, step, intermediate_value)
                 self._change(trial_id, row, intermediate_values={step: intermediate_value})
             else:
+                self._not_lost(trial_id)
                 self.patience(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -257,6 +279,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if trial_id in self._own:
                 self._change(trial_id, Row("user_attr", trial_id, key, value), user_attrs={key: value})
             else:
+                self._not_lost(trial_id)
                 self.patience(self.backend.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -265,6 +288,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             if trial_id in self._own:
                 self._change(trial_id, Row("system_attr", trial_id, key, value), system_attrs={key: value})
             else:
+                self._not_lost(trial_id)
                 self.patience(self.backend.set_trial_system_attr, trial_id, key, value)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -277,6 +301,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 study_id = self._own.pop(trial_id) if state.is_finished() else self._own[trial_id]
                 self._add(study_id, [self._ended(study_id, trial_id, state, values)])
                 return done
+            self._not_lost(trial_id)
             began = self.patience(self.backend.set_trial_state_values, trial_id, state, values)
             if began and state == TrialState.RUNNING:
                 self.adopt(trial_id)
@@ -326,7 +351,9 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """DuplicatedStudyError if there is one of the name."""
-        return self.patience(self.backend.create_new_study, directions, study_name)
+        study_id = self.patience(self.backend.create_new_study, directions, study_name)
+        self.patience(forget_records, self.backend, study_id)
+        return study_id
 
     def delete_study(self, study_id: int) -> None:
         """KeyError if there is none."""
@@ -335,6 +362,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 self._let_go(trial_id)
             self._seen.pop(study_id, None)
             self.patience(self.backend.delete_study, study_id)
+            self.patience(forget_records, self.backend, study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Written at once."""

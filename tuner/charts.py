@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.config import Hyperparameters, ModelShape, flat_settings
 from tuner.views import CAUSES, StudyView, TrialView
 
 COLOURS = {
@@ -26,6 +27,8 @@ COLOURS = {
 PARTS = {"parse": "#2e6fb7", "generate": "#2a7f3f", "cycle_forward": "#d08a00", "cycle_backward": "#c0392b"}
 ROLES = {"entity": "#2e6fb7", "relation": "#2a7f3f", "value": "#d08a00"}
 MOST_CURVES = 120
+DEFAULTS = flat_settings(ModelShape(), Hyperparameters())
+"""What a trial is trained with where its study names nothing."""
 """More than so many curves are a smear; the best are drawn, and the latest."""
 
 
@@ -142,7 +145,8 @@ def losses(seen: StudyView) -> list[Chart]:
     for trial in (t for t in seen.trials if t.curve and (t.number == seen.best or t.baseline)):
         points = [(p["epoch"], p["losses"]) for p in trial.curve if all(math.isfinite(v) for v in p["losses"].values())]
         parts = [name for name in PARTS if points and name in points[0][1]]
-        weighted = [{name: trial.settings.get(f"loss_weights.{name}", 1.0) * found[name] for name in parts} for _, found in points]
+        settings = {**DEFAULTS, **trial.settings}
+        weighted = [{name: settings[f"loss_weights.{name}"] * found[name] for name in parts} for _, found in points]
         sums = [sum(found.values()) or 1.0 for found in weighted]
         series = [
             Series("line", name, [e for e, _ in points], [f[name] / total for f, total in zip(weighted, sums, strict=True)], PARTS[name])

@@ -22,6 +22,8 @@ from tuner.gate import Gate
 TOKEN, TOKEN_FILE = "TUNER_DASHBOARD_TOKEN", "TUNER_DASHBOARD_TOKEN_FILE"
 KEPT_TOKEN = Path("runs/dashboard-token")
 LEAST_TOKEN = 16
+LARGEST_BODY = 64 * 2**20
+"""So much may be sent at once, an artifact that is put there by hand: it is received before anybody is asked for a token."""
 
 
 def given_token(environment: Mapping[str, str]) -> str | None:
@@ -106,4 +108,4 @@ def serve(
         tell(f"optuna-dashboard: {address} ({'read-only; ' if read_only else ''}Ctrl-C ends it)")
         if show:
             webbrowser.open(address)
-        serve_forever(gate, sockets=[listening], threads=8, ident=None)
+        serve_forever(gate, sockets=[listening], threads=8, ident=None, max_request_body_size=LARGEST_BODY)

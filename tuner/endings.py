@@ -44,7 +44,7 @@ class Endings:
     ) -> None:
         self._study, self._storage, self._definition = study, storage, definition
         self._checkpoints, self._artifacts, self._keep, self._observer = checkpoints, artifacts, keep, observer
-        self._failures = 0
+        self._failures, self._trimmed = 0, set[int]()
 
     def store(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores the ending of a trial.
@@ -112,7 +112,11 @@ class Endings:
         trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         best = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: self._definition.confirm.top])}
         for trial in trials:
-            if trial.number not in best:
+            if trial.number not in best and trial.number not in self._trimmed and "checkpoint" in trial.user_attrs:
                 path = Path(trial.user_attrs["checkpoint"])
                 path.unlink(missing_ok=True)
-                self._artifacts.remove(path.name)
+                try:
+                    self._artifacts.remove(path.name)
+                    self._trimmed.add(trial.number)
+                except OSError as error:
+                    self._observer.noticed(f"the model of trial {trial.number} could not be removed from the artifacts ({error})")

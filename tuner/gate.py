@@ -18,7 +18,6 @@ import time
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -139,13 +138,11 @@ class Gate:
         kind, _, given = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if kind.lower() == "bearer":
             return self._right(environ, given.strip())
-        try:
-            cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
-        except CookieError:
-            return False
-        session = cookies[COOKIE].value if COOKIE in cookies else ""
+        # read by hand: what other programs have set may be no cookies at all, and must not hide ours
+        pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+        sessions = [value.strip() for name, _, value in pairs if name.strip() == COOKIE]
         with self._lock:
-            return self._sessions.get(session, 0.0) > self._clock()
+            return any(self._sessions.get(session, 0.0) > self._clock() for session in sessions)
 
     def _right(self, environ: WSGIEnvironment, given: str) -> bool:
         """Whether this is the token; not looked at while the address must wait."""

@@ -13,7 +13,6 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import flat_settings
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
-from model.errors import CheckpointError
 from model.probe import Probe
 from model.trainer import FusedTrainer, Snapshot
 from tuner.definition import SYMMETRIC
@@ -37,8 +36,10 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
         definition_of(study)  # one that is not ours says so
         return [*diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"]), *_saved(study)]
     study = find_study(storage, name)
-    run = run_of_trial(study, int(number), CurveTable(storage, study._study_id), find_device(device))
-    return [*_stopped(study, int(number)), *diagnose_run(run)]
+    curves = CurveTable(storage, study._study_id)
+    if (verdict := _stopped(study, int(number))) and not curves.read(int(number)):
+        return verdict  # it ended before its first epoch, and that is all that there is to say
+    return [*verdict, *diagnose_run(run_of_trial(study, int(number), curves, find_device(device)))]
 
 
 ADVICE = {
@@ -53,8 +54,8 @@ ADVICE = {
 
 def _stopped(study: optuna.Study, number: int) -> list[Finding]:
     """The verdict that ended a trial before its time."""
-    (trial,) = (t for t in study.get_trials(deepcopy=False) if t.number == number)
-    verdict = trial.user_attrs.get("verdict", {})
+    trials = [t for t in study.get_trials(deepcopy=False) if t.number == number]
+    verdict: dict[str, Any] = trials[0].user_attrs.get("verdict", {}) if trials else {}
     if verdict.get("cause") not in ADVICE:
         return []
     finding = f"{verdict['cause'].replace('_', ' ')} in epoch {verdict['epoch']}: {verdict['reason']}"
@@ -81,10 +82,7 @@ def probed(checkpoint: Checkpoint) -> tuple[Probe, Corpus]:
     """
     data = checkpoint.data
     corpus = load_corpus(data.source, data.stories, data.seed)
-    if corpus.fingerprint != checkpoint.header["data"]["fingerprint"]:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on other data than {data.source} holds now; put the data back, or train again"
-        )
+    checkpoint.check_data(corpus)
     trainer = FusedTrainer(checkpoint.shape, corpus, 1, checkpoint.store.device)
     values = checkpoint.store.read(0)[0].cpu()
     rows = (values, torch.zeros_like(values), torch.zeros_like(values), values)

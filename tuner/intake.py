@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -147,13 +148,16 @@ class Intake:
     def others(self) -> bool:
         """Whether somebody else is training trials of the study."""
         trials = self.storage.unfinished(self.study._study_id, OWNER)
-        return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) and alive(t.value) for t in trials)
+        return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) and self._alive(t.value) for t in trials)
+
+    def _alive(self, value: Any) -> bool:
+        return alive(value, self.storage.patience.back)
 
     def _stray(self, trial: Unfinished) -> bool:
         """Whether nobody trains this running trial: its process is dead, or was killed before it could say whose it is."""
         if trial.state != TrialState.RUNNING or self.storage.owns(trial.trial_id):
             return False
-        return itself(trial.value) or not alive(trial.value)  # without an owner it is nobody's: who begins one makes sure that he is
+        return itself(trial.value) or not self._alive(trial.value)  # without an owner it is nobody's: who begins one makes sure that he is
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
         """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""

@@ -87,7 +87,7 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
                         raise
                     plainly(console)(f"{prepared.device} is left out: {error}; its trials go to the others")
         else:
-            _search_with_ray(request, study, width, _Counts(study, console, publisher.offer))
+            _search_with_ray(request, study, width, _Counts(study, console, publisher.offer), plainly(console))
         if request.confirm and not complete(study, prepared.definition):
             later = f"run the search again to go on, or tuner confirm {study.study_name} to confirm what there is"
             plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
@@ -107,10 +107,12 @@ def _next(study: str, found: bool, own: bool) -> str:
     return f"next: tuner report {study} -o report.html; tuner best {study} --format cli; tuner train --from {study}"
 
 
-def _search_with_ray(request: SearchRequest, study: optuna.Study, width: int, tick: Callable[[], None]) -> None:
+def _search_with_ray(
+    request: SearchRequest, study: optuna.Study, width: int, tick: Callable[[], None], tell: Callable[[str], None]
+) -> None:
     address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
     base = request.base.absolute()
-    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick)
+    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick, tell)
 
 
 def dry_run(request: SearchRequest, console: Console) -> Report:

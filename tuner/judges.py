@@ -90,7 +90,7 @@ class ExplosionRule:
     """Not finite, in any epoch and any figure: at once. Else: the loss above `factor` times its running minimum's distance for `stay`
     epochs in a row.
 
-    Where no loss is reported, the objective turned round stands in for it.
+    Where no loss is reported, the objective turned round stands in for it, and half of how far its peers usually rise is the least unit.
     The distance is measured from the running minimum in units of how far the loss had fallen (at least half of its first size), so early
     transients and noise around a low loss do not count.
     """
@@ -112,11 +112,15 @@ class ExplosionRule:
                 before = curve[first - 1] if first else math.nan
                 reason = f"the {name} is {curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
                 return Verdict("exploded", epoch, reason, {"last_finite": before})
-        loss = loss or tuple(-value for value in history.objective)
-        if len(loss) <= self.stay + 1:
+        turned = tuple(-value for value in history.objective)
+        if len(loss or turned) <= self.stay + 1:
             return None
+        usual = 0.0 if loss else 0.5 * _usual_rise(history)  # an objective may begin at nothing, which is no size
+        loss = loss or turned
         best = min(loss[: -self.stay])
-        fallen = max(loss[0] - best, 0.5 * abs(loss[0]))
+        fallen = max(loss[0] - best, 0.5 * abs(loss[0]), usual)
+        if fallen == 0:
+            return None
         limit = best + self.factor * fallen
         if min(loss[-self.stay :]) <= limit:
             return None
@@ -130,9 +134,10 @@ class PlateauRule:
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
     Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
-    of the way down from the best to chance; what has converged up there has finished, and so has what is among the share `top` of all and
-    above their middle. Where fewer than a fifth have left a plateau, its level is not taken for theirs. A trial that lies flat waits for
-    as long as its peers took to leave that level, half of its epochs where hardly any has left it.
+    of the way down from the best to chance (to where its peers usually begin, where chance is not known); what has converged up there has
+    finished, and so has what is among the share `top` of all and above their middle. Where fewer than a fifth have left a plateau, its
+    level is not taken for theirs. A trial that lies flat waits for as long as its peers took to leave that level, half of its epochs where
+    hardly any has left it.
 
     `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): by so much a prospect may
     fall short and a level lie higher without it meaning anything. A curve's own scatter knows nothing of other seeds.
@@ -189,7 +194,7 @@ class PlateauRule:
         among_the_best = level >= tops[int(self.top * len(tops))] and level > middle + 0.1 * (best - middle)
         if among_the_best or level > fifth + 0.1 * (best - fifth):
             return True
-        floor = history.chance if history.chance is not None else level
+        floor = history.chance if history.chance is not None else min(level, best - _usual_rise(history))
         return reach >= min(best - self.near * (best - floor), max(fifth, level + 0.25 * (best - level)))
 
     def _patience(self, history: History, level: float, noise: float) -> float:
@@ -201,6 +206,13 @@ class PlateauRule:
         if len(times) < 3:
             return max(self.window, history.epochs / 2)
         return max(self.window, 1.5 * times[int(0.9 * (len(times) - 1))])
+
+
+def _usual_rise(history: History) -> float:
+    """How far the best of a trial and its peers lies above where they usually begin."""
+    curves = [history.objective, *(peer.objective for peer in history.peers)]
+    firsts = [curve[0] for curve in curves if curve and math.isfinite(curve[0])]
+    return max(_tops(history), default=0.0) - statistics.median(firsts) if firsts and _tops(history) else 0.0
 
 
 def _tops(history: History) -> list[float]:

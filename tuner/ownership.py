@@ -41,12 +41,17 @@ def gone(seat: int) -> dict[str, Any]:
     return {**owner(seat), "started": "", "seen": 0.0}
 
 
-def alive(owner: Mapping[str, Any] | None) -> bool:
-    """Whether the process that owns a trial still runs; one on another host (or in another container) must have been seen of late."""
+def alive(owner: Mapping[str, Any] | None, back: float = 0.0) -> bool:
+    """Whether the process that owns a trial still runs; one on another host (or in another container) must have been seen of late.
+
+    Args:
+        back: when the storage came back after it had been away: nobody could be seen before.
+    """
     if owner is None:
         return False
     if owner["host"] != socket.gethostname():
-        return time.time() - float(owner["seen"]) < SILENT_SECONDS
+        seen = float(owner["seen"])
+        return seen > 0 and time.time() - max(seen, back) < SILENT_SECONDS
     return bool(owner["started"]) and _started_at(owner["pid"]) == owner["started"]
 
 

@@ -33,7 +33,7 @@ def png(chart: Chart, dots: int = 110) -> bytes:
 def _drawn(chart: Chart) -> Figure:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(chart.title, fontsize=11, loc="left")
+    axes.set_title(chart.title, fontsize=11, loc="left", parse_math=False)
     axes.set_xlabel(chart.x)
     axes.set_ylabel(chart.y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -78,4 +78,5 @@ def _bars(axes: Any, bars: list[Series]) -> None:
     for number, series in enumerate(bars):
         shift = (number - (at_once - 1) / 2) * width if at_once > 1 else 0.0
         axes.bar([names.index(name) + shift for name in series.x], series.y, width, color=series.colour, label=series.name or "_")
-    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0, ha="right" if len(names) > 4 else "center", fontsize=8)
+    turned = {"rotation": 20, "ha": "right"} if len(names) > 4 else {"rotation": 0, "ha": "center"}
+    axes.set_xticks(range(len(names)), names, fontsize=8, parse_math=False, **turned)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +19,7 @@ from rich.text import Text
 
 from model.config import ROLES
 from tuner.observer import Observer, Watched
-from tuner.study import BASELINE, epochs_of
+from tuner.study import BASELINE, epochs_of, feasible
 from tuner.summary import cause_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
@@ -196,6 +195,7 @@ class LiveProgress(Observer):
         self.counts: Counter[str] = Counter()
         self.ran, self.saved, self.began = 0, 0, clock()
         self._ended: set[int] = set()
+        self._floor = 0.0
         self._earlier: int | None = None  # how many had ended before this run
 
     def __enter__(self) -> LiveProgress:
@@ -207,6 +207,7 @@ class LiveProgress(Observer):
 
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
+        self._floor = search.definition.objective.round_trip_floor
         if self._earlier is None:
             self._earlier = self._recalled(search)
         running = search.running
@@ -224,7 +225,8 @@ class LiveProgress(Observer):
         """Keeps the last five verdicts and the best values."""
         self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
         self._ended.add(running.number)
-        self._count(running.number, running.baseline, verdict.cause, value, len(running.curve), running.hyperparameters.epochs)
+        sound = value if running.scored is not None and running.scored.round_trip >= self._floor else None
+        self._count(running.number, running.baseline, verdict.cause, sound, len(running.curve), running.hyperparameters.epochs)
 
     def _count(self, number: int, baseline: str | None, cause: str, value: float | None, ran: int, epochs: int) -> None:
         self.counts[cause] += 1
@@ -242,13 +244,13 @@ class LiveProgress(Observer):
             trial for trial in search.study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in self._ended
         ]
         for trial in trials:
-            value = trial.value if trial.state == TrialState.COMPLETE else None
+            value = trial.value if feasible([trial]) else None
             self._count(trial.number, trial.user_attrs.get(BASELINE), cause_of(trial), value, epochs_of(trial), epochs)
         return len(trials)
 
     def noticed(self, what: str) -> None:
-        """Among the verdicts."""
-        self.verdicts = [*self.verdicts[-4:], what]
+        """Above the table, where it stays."""
+        self.console.print(what, markup=False, highlight=False, soft_wrap=True)
 
     def _totals(self, search: Watched) -> list[str]:
         seconds = max(1e-9, self._clock() - self.began)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tuner.errors import TunerError
@@ -36,17 +36,20 @@ def run_with_ray(
     address: str | None,
     base: Path,
     tick: Callable[[], None],
+    tell: Callable[[str], None],
 ) -> None:
-    """Runs one worker for each device until the study's budget is used up.
+    """Runs one worker for each device until the study's budget is used up. One that fails is told of, and the others take its trials.
 
     Args:
         work: a worker, of study, storage, artifacts, device, width and base; a function of a module that every node has.
         address: of a Ray cluster (`auto`: the one that this machine belongs to); None begins one on this machine.
         base: the folder for checkpoints and snapshots; every node must have it, and share it if models are to be found in one place.
         tick: called every `TICK_SECONDS`.
+        tell: is told of a worker that fails.
 
     Raises:
         TunerError: the cluster cannot be reached.
+        Exception: what the last worker failed with, where all have.
     """
     import ray  # it is here: `find_ray` has been asked
 
@@ -58,15 +61,38 @@ def run_with_ray(
     try:
         remote = ray.remote(max_retries=-1)(work)
         waiting = [
-            remote.options(num_cpus=1, num_gpus=int(device.startswith("cuda"))).remote(study, storage, artifacts, device, width, str(base))
-            for device in devices
+            remote.options(num_cpus=1, num_gpus=int(device == "cuda")).remote(study, storage, artifacts, device, width, str(base))
+            for device in placed(devices, int(ray.cluster_resources().get("GPU", 0)))  # type: ignore[no-untyped-call]
         ]
+        failed: list[Exception] = []
         while waiting:
             done, waiting = ray.wait(waiting, timeout=TICK_SECONDS)
-            ray.get(done)
+            for one in done:
+                try:
+                    ray.get(one)
+                except ray.exceptions.RayError as error:
+                    failed.append(error)
+                    tell(f"a worker of Ray's has failed ({error.__cause__ or error}); its trials go to the others")
             tick()
+        if len(failed) == len(devices):
+            raise failed[-1]
     finally:
         ray.shutdown()
+
+
+def placed(devices: Sequence[str], gpus: int) -> list[str]:
+    """Where each worker trains: Ray gives each that asks for a GPU one of its own, which is the only one that it sees.
+
+    Args:
+        devices: as they were asked for; `auto` is a GPU where the cluster has one left.
+        gpus: how many the cluster has.
+    """
+    left, found = gpus - sum(device.startswith("cuda") for device in devices), list[str]()
+    for device in devices:
+        gpu = device.startswith("cuda") or (device == "auto" and left > 0)
+        left -= gpu and device == "auto"
+        found.append("cuda" if gpu else "cpu")
+    return found
 
 
 def _reach(address: str | None) -> None:

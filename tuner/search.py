@@ -9,7 +9,9 @@ the newest state: what had happened since happens again in the same way, and wha
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +21,7 @@ from typing import Any
 
 import optuna
 from optuna.artifacts._protocol import ArtifactStore
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
 
 from tuner.admission import Admission
@@ -43,6 +46,8 @@ from tuner.verdict import Verdict
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
 POLL_SECONDS = 2.0
+NOTE_SECONDS = 30.0
+"""So often processes that share GPU-minutes tell each other what they have spent."""
 
 
 class Search:
@@ -98,6 +103,7 @@ class Search:
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
+        self._noted = -math.inf
         self._epoch = self.epochs = 0
         """How many epochs all trials have made together in this run."""
         self.advanced: list[Running] = []
@@ -175,12 +181,13 @@ class Search:
 
     def _take_up(self) -> None:
         """Goes on from the newest state, if there is one."""
-        state = self._seat.newest(self._intake.mark, tell=self.observer.noticed)
+        state = self._seat.newest(self._intake.mark, tell=self.observer.noticed) or self._seat.elsewhere(self._intake.mark)
         self._past, arrays = self._intake.take_up(state)
         self._epoch = 0 if state is None else state.epoch
         if state is not None and state.width[1] == self.asked:
             self._arrays.width = state.width[0]  # there was no room for more
-        self._ledger = Ledger(self.study, self._seat.number, {} if state is None else state.seconds)
+        if state is not None:
+            self._ledger = Ledger(self.study, self._seat.number, state.seconds, state.ledger)
         self._allowance.earlier = self._ledger.gpu_seconds
         outside = list[Running]()
         for slots, lane in zip(arrays, state.lanes if state else (), strict=True):
@@ -255,8 +262,12 @@ class Search:
         past, spent, width = tuple(sorted(self._past.over)), self._ledger.total(self.spent), (self.width, self.asked)
         of_lanes = self._arrays.lanes, tuple(self._arrays.clocks), tuple(sorted(self._arrays.closed))
         arrays, waiting = self._arrays.states(), self._intake.waiting
-        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, waiting, spent, width, *of_lanes)
+        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, waiting, spent, width, *of_lanes, self._ledger.key)
         self._keeper.hold(self._state)
+        if self.definition.budget.gpu_minutes and started - self._noted >= NOTE_SECONDS:
+            self._noted = started
+            self._ledger.note(self.spent)
+            self._allowance.earlier = self._ledger.gpu_seconds
         self.seconds["keeping"] += self._clock() - started
 
     def _leave(self) -> None:
@@ -291,9 +302,10 @@ class Search:
         started = self._clock()
         ours = [(running, point) for running, point in points if self._ours(running)]
         for running, _ in sorted(ours, key=lambda one: one[0].number):
-            self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])
+            with contextlib.suppress(UpdateFinishedTrialError):  # taken from us just now, which is told of when it is judged
+                self.storage.set_trial_intermediate_value(running.trial._trial_id, len(running.curve), running.objective[-1])
         lost = set(self.storage.flush())
-        self.curves.add([(running.number, point) for running, point in ours if running.trial._trial_id not in lost])
+        self.curves.add([(r.number, point) for r, point in ours if r.trial._trial_id not in lost and self._ours(r)])
         self.seconds["storing"] += self._clock() - started
 
     def _ours(self, running: Running) -> bool:

@@ -64,6 +64,7 @@ class SearchState:
         lanes: that of each array.
         clocks: how much work each lane had done.
         under_way: the lanes that were in an epoch; where they began it is what is held.
+        ledger: the study's attribute under which its seconds are noted.
     """
 
     study: str
@@ -76,6 +77,7 @@ class SearchState:
     lanes: tuple[int, ...] = ()
     clocks: tuple[int, ...] = ()
     under_way: tuple[int, ...] = ()
+    ledger: str = ""
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -92,6 +94,7 @@ def write_state(path: Path, state: SearchState) -> None:
             tensors.update({f"{place}.{number}.{name}": tensor for name, tensor in _fetched(slot.held).items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
     own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks, "under_way": state.under_way}
+    own["ledger"] = state.ledger
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
 
 
@@ -136,7 +139,9 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
     seconds = {str(name): float(value) for name, value in header["seconds"].items()}
     of_lanes = (tuple(map(int, header[name])) for name in ("lanes", "clocks", "under_way"))
     counted = (int(width), int(asked))
-    return SearchState(str(header["study"]), int(header["epoch"]), past, tuple(arrays), waiting, seconds, counted, *of_lanes)
+    lanes, clocks, under_way = of_lanes
+    study, epoch, ledger = str(header["study"]), int(header["epoch"]), str(header.get("ledger", ""))
+    return SearchState(study, epoch, past, tuple(arrays), waiting, seconds, counted, lanes, clocks, under_way, ledger)
 
 
 def _names(host: str, number: int) -> list[str]:
@@ -211,15 +216,24 @@ class Seat:
         Args:
             places: hosts and seats of the dead; what lies on another host is looked for among the artifacts.
         """
-        found: dict[int, SlotState] = {}
-        for host, number in places:
-            if host != socket.gethostname() and (state := self._fetch(host, number)) is not None:
-                found |= state.slots
+        states: list[SearchState | None] = []
         for place in sorted(self.folder.glob("seat-*")):
             number = int(place.name.removeprefix("seat-"))
-            if number != self.number and self._empty(number) and (state := self.newest(study, number)) is not None:
-                found |= state.slots
+            if number != self.number and self._empty(number):
+                states.append(self.newest(study, number))
+        states += [self._fetch(host, number) for host, number in places if host != socket.gethostname()]
+        found: dict[int, SlotState] = {}
+        for state in states:  # a trial that was taken over before lies in the seat of its first owner too, as it was then
+            for number, slot in ({} if state is None or state.study != study else state.slots).items():
+                if number not in found or len(found[number].curve) < len(slot.curve):
+                    found[number] = slot
         return found
+
+    def elsewhere(self, study: str) -> SearchState | None:
+        """The newest state of a seat of this number on a host of this name, from a store that is not on a disk of this machine: where a
+        container is replaced by one that has none of its files."""
+        state = self._fetch(socket.gethostname(), self.number) if self.artifacts is not None and self.artifacts.remote else None
+        return state if state is not None and state.study == study else None
 
     def _fetch(self, host: str, number: int) -> SearchState | None:
         """The newest state of a seat elsewhere, from the artifacts."""

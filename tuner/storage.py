@@ -153,6 +153,8 @@ class Patience:
 
     def __init__(self, tell: Callable[[str], None] = lambda _: None, seconds: float = PATIENCE_SECONDS) -> None:
         self.seconds, self._tell = seconds, tell
+        self.back = 0.0
+        """When the storage last came back, in seconds since the epoch of time; 0: it was never away for long."""
 
     def __call__(self, call: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
         """What the call returns.
@@ -165,6 +167,7 @@ class Patience:
             try:
                 result = call(*arguments, **named)
                 if said:
+                    self.back = time.time()
                     self._tell(f"the storage is back after {time.monotonic() - began:.0f} seconds")
                 return result
             except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:

@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
@@ -154,6 +155,13 @@ class RunTable(_Records):
     table = RUNS
 
 
+def forget_records(storage: RDBStorage, study_id: int) -> None:
+    """Removes what lies under a study's id; SQLite gives the id of a study that was deleted to the next."""
+    with storage.engine.begin() as connection:
+        for table in (CURVES, RUNS):
+            connection.execute(table.delete().where(table.c.study_id == study_id))
+
+
 def take_over(storage: RDBStorage, trial_id: int, key: str, was: Any, value: Any) -> bool:
     """Compare and swap: sets an attribute of a running trial if it still is what it was (None: there was none); whether it did."""
     attributes: Any = models.TrialUserAttributeModel.__table__
@@ -259,6 +267,11 @@ _READ: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def _local(stored: datetime | None) -> datetime | None:
+    """A time as Optuna's trials have it; the database has UTC."""
+    return None if stored is None else stored.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
 def _frozen(row: Any, parts: dict[str, dict[Any, Any]]) -> FrozenTrial:
     params = parts["param"]
     return FrozenTrial(
@@ -266,8 +279,8 @@ def _frozen(row: Any, parts: dict[str, dict[Any, Any]]) -> FrozenTrial:
         state=row.state,
         value=None,
         values=[parts["value"][objective] for objective in sorted(parts["value"])] or None,
-        datetime_start=row.datetime_start,
-        datetime_complete=row.datetime_complete,
+        datetime_start=_local(row.datetime_start),
+        datetime_complete=_local(row.datetime_complete),
         params={name: distribution.to_external_repr(value) for name, (value, distribution) in params.items()},
         distributions={name: distribution for name, (_, distribution) in params.items()},
         user_attrs=parts["user_attr"],

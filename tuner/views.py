@@ -13,12 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
+from tuner.ownership import OWNER, alive
 from tuner.study import BASELINE, definition_of
 from tuner.summary import cause_of, summarise
 from tuner.tables import CurveTable
 
-RUNNING = "running"
-CAUSES = ("finished", "outpaced", "plateaued", "exploded", "out_of_memory", "failed", "interrupted", RUNNING)
+RUNNING, INTERRUPTED = "running", "interrupted"
+CAUSES = ("finished", "outpaced", "plateaued", "exploded", "out_of_memory", "failed", INTERRUPTED, RUNNING)
 """The order in which they are drawn and listed."""
 FEW = 8
 """With fewer finished trials no importance is said."""
@@ -107,7 +108,8 @@ def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyVi
 
 
 def _trial(definition: StudyDefinition, trial: FrozenTrial, curve: tuple[dict[str, Any], ...]) -> TrialView:
-    cause = cause_of(trial) if trial.state.is_finished() else RUNNING
+    under_way = RUNNING if alive(trial.user_attrs.get(OWNER)) else INTERRUPTED
+    cause = cause_of(trial) if trial.state.is_finished() else under_way
     reason = str(trial.user_attrs.get("verdict", {}).get("reason", ""))
     value = trial.value if trial.state == TrialState.COMPLETE else None
     return TrialView(trial.number, cause, trial.user_attrs.get(BASELINE), definition.filled(trial.params), value, curve, reason)

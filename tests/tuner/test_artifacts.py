@@ -10,15 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import optuna
 import pytest
+from botocore.exceptions import ResponseStreamingError
+from botocore.response import StreamingBody
 from moto.server import ThreadedMotoServer
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from tests.kills import COUNTING
+from tests.tuner.test_failures import Listener, plain
 from tests.tuner.test_workers import SEARCH, TUNER, study_in, until
 from tuner.artifacts import Artifacts, Folder, open_artifacts
+from tuner.endings import Endings
 from tuner.errors import StorageError
 from tuner.storage import open_storage
 from tuner.tables import CurveTable
@@ -65,6 +71,46 @@ def test_what_is_put_is_got_replaced_and_removed(store: ArtifactStore, tmp_path:
     ours.remove("model")
     ours.remove("model")
     assert not ours.get("model", here)
+
+
+def test_a_download_that_breaks_off_is_an_error_of_ours(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks takes another state, or begins anew."""
+    ours = Artifacts(open_artifacts(bucket), "ours")
+    (tmp_path / "there").write_bytes(b"content" * 1000)
+    ours.put("model", tmp_path / "there")
+
+    def torn(*_: object, **__: object) -> bytes:
+        raise ResponseStreamingError(error="connection reset")
+
+    monkeypatch.setattr(StreamingBody, "read", torn)
+    with pytest.raises(OSError, match=r"S3: .*connection reset"):
+        ours.get("model", tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+    ours.remove("model")
+
+
+def test_a_model_that_cannot_be_removed_from_a_store_costs_nothing_and_each_is_removed_once(tmp_path: Path) -> None:
+    """With `--keep`; a trial that somebody ended in the dashboard has none."""
+    removed: list[str] = []
+
+    class Away(Artifacts):
+        def remove(self, name: str) -> None:
+            removed.append(name)
+            if len(removed) == 1:
+                raise OSError("S3: away")
+
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("mark", "ours")
+    told = Listener()
+    endings = Endings(study, None, plain(confirm={"top": 1, "seeds": 1}), tmp_path, Away(Folder(tmp_path), "ours"), 1, told)  # type: ignore[arg-type]
+    space = {"lr": FloatDistribution(0, 1)}
+    for number in range(4):
+        marks = {"checkpoint": str(tmp_path / f"trial-{number}.safetensors")} if number != 1 else {}
+        study.add_trial(create_trial(value=number / 10, params={"lr": 0.5}, distributions=space, user_attrs=marks))
+    for _ in range(3):
+        endings._trim(1)
+    assert removed == ["trial-0.safetensors", "trial-2.safetensors", "trial-0.safetensors"]
+    assert told.told == ["the model of trial 0 could not be removed from the artifacts (S3: away)"]
 
 
 def test_in_a_folder_nothing_takes_room_twice(tmp_path: Path) -> None:

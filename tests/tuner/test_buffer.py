@@ -1,5 +1,6 @@
 """The storage that a search writes to: held to Optuna's own suite, on SQLite, and to what it promises beyond."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sqlalchemy import event
 
 from tuner.buffer import BufferedStorage
 from tuner.storage import open_storage
-from tuner.tables import read_trials
+from tuner.tables import CurveTable, RunTable, read_trials
 
 UNIFORM = optuna.distributions.FloatDistribution(0, 1)
 
@@ -127,8 +128,47 @@ def test_an_ask_does_not_read_our_own_trials_again(storage: BufferedStorage) -> 
     assert counts[0] == counts[1]
 
 
-def test_trials_are_read_as_optuna_reads_them(storage: BufferedStorage) -> None:
+def test_of_a_trial_that_was_taken_from_us_nothing_is_written_any_more(storage: BufferedStorage) -> None:
+    """However it is said, also after we have heard of it; should it come back to us, it is ours again."""
+    storage.fence = "owner"
+    study = optuna.create_study(storage=storage)
+    number = study.ask({"x": UNIFORM}).number
+    ours, heir = study.get_trials()[number], reading(storage)
+    assert storage.take_over(ours, "owner", {"pid": 1})
+    assert heir.take_over(heir.get_trial(ours._trial_id), "owner", {"pid": 2})
+    storage.mark_own("owner", {"pid": 1, "seen": 2})
+    trial_id = ours._trial_id
+    for late in (
+        lambda: storage.set_trial_user_attr(trial_id, "verdict", "late"),
+        lambda: storage.set_trial_system_attr(trial_id, "late", 1),
+        lambda: storage.set_trial_intermediate_value(trial_id, 1, 0.5),
+        lambda: storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5]),
+    ):
+        with pytest.raises(UpdateFinishedTrialError):
+            late()
+    (there,) = reading(storage).get_all_trials(study._study_id)
+    assert (there.state, there.user_attrs, there.intermediate_values) == (TrialState.RUNNING, {"owner": {"pid": 2}}, {})
+    assert storage.take_over(there, "owner", {"pid": 1})
+    storage.set_trial_user_attr(trial_id, "verdict", "in time")
+    assert storage.flush() == []
+
+
+def test_what_lay_under_a_deleted_study_is_not_the_next_ones(storage: BufferedStorage) -> None:
+    """SQLite gives its id to the next study; whoever deletes it."""
+    for by in (storage, storage.backend):
+        study = optuna.create_study(study_name="first", storage=storage)
+        curves, runs = CurveTable(storage.backend, study._study_id), RunTable(storage.backend, study._study_id)
+        assert (curves.read(), runs.by_key()) == ({}, {})
+        curves.add([(0, {"epoch": 1, "objective": 0.5})])
+        runs.write([(0, 17, {"valid": {}})])
+        by.delete_study(study._study_id)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo"])
+def test_trials_are_read_as_optuna_reads_them(storage: BufferedStorage, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of trial and value, all of them or those that may have changed."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
     study = optuna.create_study(storage=storage)
     space = {
         "x": UNIFORM,
@@ -153,3 +193,5 @@ def test_trials_are_read_as_optuna_reads_them(storage: BufferedStorage) -> None:
         assert [repr(trial) for trial in ours] == [repr(trial) for trial in theirs]  # a NaN equals nothing
     with pytest.raises(KeyError):
         read_trials(backend, 99, set(), -1)
+    monkeypatch.undo()
+    time.tzset()

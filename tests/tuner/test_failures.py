@@ -21,6 +21,7 @@ from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.forecast import forecast, told
+from tuner.inspection import diagnose
 from tuner.observer import Observer
 from tuner.saving import SavingTrainer
 from tuner.slots import Running
@@ -278,6 +279,9 @@ def test_room_that_runs_out_while_slots_are_filled_makes_trials_wait(tmp_path: P
         fits = trial.params["hidden_dim"] == 16
         assert trial.user_attrs["verdict"]["cause"] == ("finished" if fits else "out_of_memory"), trial.number
         assert [point["epoch"] for point in curves.read(trial.number).get(trial.number, [])] == ([1, 2, 3] if fits else [])
+        if not fits:
+            (said,) = diagnose(f"{study.study_name}:{trial.number}", f"sqlite:///{tmp_path}/tuner.db", "cpu")
+            assert said.finding.startswith("out of memory in epoch 0: the device has no room for this trial alone")
     assert any("the others wait" in line for line in listener.told)
 
 

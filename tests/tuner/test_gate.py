@@ -103,6 +103,8 @@ def test_nobody_comes_in_without_the_token_and_everybody_with_it(guarded: Served
     assert TOKEN not in cookie
     session = cookie.partition(";")[0]
     assert guarded.ask("GET", "/api/studies", Cookie=session).body == "the dashboard"
+    for others in ('theme={"dark":true}', "version=1", "a@b=1", "tuner_session=old", "x"):
+        assert guarded.ask("GET", "/api/studies", Cookie=f"{others}; {session}").status == 200, others
     guarded.now += SESSION_SECONDS + 1
     assert guarded.ask("GET", "/api/studies", Cookie=session).status == 401
     assert guarded.ask("GET", "/api/studies", Cookie="tuner_session=").status == 401

@@ -167,6 +167,27 @@ def test_a_start_is_judged_when_all_have_come_so_far_or_have_ended() -> None:
     assert rule(replace(there, objective=(math.nan, math.nan))) is not None
 
 
+@given(st.floats(0.05, 0.95), st.sampled_from([1, 4, 9]))
+def test_what_converged_beside_the_best_is_no_plateau_though_chance_is_not_known(gap: float, peers: int) -> None:
+    """In anybody's study: it lies a few hundredths below the luckiest epoch of its peers, and has nowhere to go."""
+    curve = (*(0.1 + 0.1 * epoch for epoch in range(8)), *[0.9] * 22)
+    level = 0.9 - 0.1 * gap
+    history = History((*curve[:7], *[level] * 16), (), 30, peers=peers_of(*[curve] * peers, over=True))
+    assert PlateauRule()(history) is None
+    assert PlateauRule()(replace(history, objective=(0.1,) * 23)) is not None
+
+
+def test_an_objective_that_begins_at_nothing_does_not_explode_when_it_dips() -> None:
+    """A correlation, a reward: 0, 0, -0.01, -0.02, alone or among peers that rise to 0.8; a fall by as much as they rise is one."""
+    rule = ExplosionRule()
+    dips = History((0.0, 0.0, -0.01, -0.02), (), 30)
+    peers = peers_of((0.0, 0.5, 0.8), (0.01, 0.4, 0.7))
+    assert rule(replace(dips, peers=peers)) is None
+    assert rule(replace(dips, objective=(0.0, 0.01, -0.02, -0.03), peers=peers)) is None
+    assert rule(replace(dips, objective=(0.0, 0.1, -1.5, -1.6), peers=peers)) is not None
+    assert rule(replace(dips, objective=(0.0, 0.0, 0.0, 0.0))) is None
+
+
 def test_the_pruners_work_in_a_plain_study() -> None:
     """Anybody's `study.optimize`: the hopeless are pruned, the good ones are not, in either direction."""
     for direction, sign in (("maximize", 1), ("minimize", -1)):

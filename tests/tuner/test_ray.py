@@ -10,6 +10,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.kills import COUNTING
+from tuner.errors import TunerError
+from tuner.ray_engine import placed, run_with_ray
 from tuner.storage import open_storage
 from tuner.study import find_study
 
@@ -52,6 +54,36 @@ def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
     assert len(trials) == 8
     assert all(t.state.is_finished() for t in trials)
     assert all(len(t.intermediate_values) == t.user_attrs["epochs_run"] for t in trials)
+
+
+def first_fails(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:
+    """A worker; whoever comes first has a broken disk."""
+    try:
+        (Path(base) / "first").mkdir()
+    except FileExistsError:
+        (Path(base) / "second").touch()
+        return
+    raise TunerError("a broken disk")
+
+
+def test_a_worker_that_fails_is_told_of_and_the_others_go_on(tmp_path: Path) -> None:
+    """Where all fail the search does."""
+    told: list[str] = []
+    run_with_ray(first_fails, "s", "u", "a", ("cpu", "cpu"), 1, None, tmp_path, lambda: None, told.append)
+    assert (tmp_path / "second").exists()
+    (said,) = told
+    assert "a broken disk" in said
+    assert "its trials go to the others" in said
+    (tmp_path / "first").rmdir()
+    with pytest.raises(TunerError, match="a broken disk"):
+        run_with_ray(first_fails, "s", "u", "a", ("cpu",), 1, None, tmp_path, lambda: None, told.append)
+
+
+def test_each_worker_that_wants_a_gpu_gets_one_of_its_own() -> None:
+    """It sees no other, whatever its number; `auto` takes what is left, and the CPU where nothing is."""
+    assert placed(["cuda:0", "cuda:1"], 2) == ["cuda", "cuda"]
+    assert placed(["auto"] * 3, 2) == ["cuda", "cuda", "cpu"]
+    assert placed(["auto", "cuda:0", "cpu"], 1) == ["cpu", "cuda", "cpu"]
 
 
 def test_a_cluster_that_is_not_there_is_said_so(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
+import itertools
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,6 +28,7 @@ from tests.tuner.scripted import scripted
 from tests.tuner.test_failures import SPACE, Crowded, Listener, Raises, Small, plain
 from tests.tuner.test_lanes import START
 from tests.tuner.test_search import definition
+from tuner.artifacts import Artifacts, Folder
 from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
 from tuner.definition import validated
@@ -188,6 +192,54 @@ def test_seats_are_taken_once_and_free_after_a_death(tmp_path: Path) -> None:
     assert sorted(one.left_behind("mark")) == [1, 3, 4]
     assert one.left_behind("another study") == {}
     one.close()
+
+
+def test_of_what_two_seats_have_of_a_trial_the_later_is_gone_on_from(tmp_path: Path) -> None:
+    """It was taken over once before: where its first owner left it still lies in his seat, whatever their numbers."""
+    slot = STATE.arrays[0][0]
+    for seats in ((5, 50), (50, 5)):
+        folder = tmp_path / str(seats[0])
+        first, *held = (Seat(folder) for _ in range(3))
+        for seat, epochs in zip(held, seats, strict=True):
+            curve = tuple({"epoch": epoch} for epoch in range(1, epochs + 1))
+            seat.write(SearchState("mark", 1, (), ((dataclasses.replace(slot, curve=curve),),)))
+            seat.wait()
+            seat.close()
+        assert len(first.left_behind("mark")[slot.trial].curve) == 50
+        first.close()
+
+
+def test_a_container_that_is_replaced_by_one_of_its_name_goes_on_from_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has none of its files. A folder of this machine is not asked: who removes the snapshots begins again."""
+    artifacts = Artifacts(Folder(tmp_path / "artifacts"), "mark")
+    seat = Seat(tmp_path / "first", artifacts)
+    seat.write(STATE)
+    seat.wait()
+    seat.close()
+    again = Seat(tmp_path / "second", artifacts)
+    assert again.newest("mark") is None
+    assert again.elsewhere("mark") is None
+    monkeypatch.setattr(Artifacts, "remote", True)
+    found = again.elsewhere("mark")
+    assert found is not None
+    assert found.slots.keys() == STATE.slots.keys()
+    assert again.elsewhere("another study") is None
+    again.close()
+
+
+def test_seconds_are_counted_once_though_the_host_has_another_name_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container has: what it noted before, and what its snapshot says, is the same."""
+    monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
+    made = plain(budget={"trials": 8, "epochs": 3}, enqueue=[])
+    for number in range(4):
+        monkeypatch.setattr(socket, "gethostname", lambda number=number: f"container-{number}")
+        with contextlib.suppress(KeyboardInterrupt):
+            now = itertools.count()
+            study, _, _ = scripted(tmp_path, made, 2, observer=Crash(2), clock=lambda now=now: float(next(now)))
+    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), made.name)
+    noted = [value for key, value in study.user_attrs.items() if key.startswith("seconds ")]
+    assert len(noted) == 1
+    assert seconds_of(study)["total"] == noted[0]["total"]
 
 
 def test_a_trial_is_taken_over_once(tmp_path: Path) -> None:

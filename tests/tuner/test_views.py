@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import html
 import html.parser
 import importlib.util
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,22 +19,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState, create_trial
+from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note
 from playwright.sync_api import expect
 
+from model.config import Hyperparameters, ModelShape, flat_settings
 from tests.browser import browser
 from tests.kills import COUNTING
 from tests.tuner.test_workers import run, study_in, until
 from tuner.artifacts import Artifacts, Folder
 from tuner.buffer import BufferedStorage
-from tuner.charts import Figure, charts
+from tuner.charts import PARTS, Figure, charts, losses
 from tuner.choice import settings_toml
+from tuner.display import Display
+from tuner.ownership import owner
 from tuner.pictures import png, svg
 from tuner.report import render
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.tables import CurveTable
 from tuner.views import StudyView, view
+from tuner.watch import lines
 
 SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "8", "--width", "6")
 
@@ -130,6 +139,56 @@ def test_names_from_the_study_cannot_break_out_of_the_page(seen: StudyView) -> N
     Tags().feed(render(StudyView(**{**vars(seen), "summary": summary}), "html"))
     assert {"table", "svg"} <= names
     assert "script" not in names
+
+
+def test_names_are_drawn_as_they_are_written(seen: StudyView) -> None:
+    """Dollars are no formula, and a formula that is none no error."""
+    for name in (r"$\lr = 10^{-3}$", "costs $5, not $10"):
+        trials = tuple(dataclasses.replace(trial, baseline=name if trial.baseline else None) for trial in seen.trials)
+        for chart in charts(dataclasses.replace(seen, trials=trials)):
+            drawn = html.unescape(svg(chart))
+            assert name not in chart.title or name in drawn
+
+
+def test_what_the_loss_is_made_of_has_the_weights_that_were_trained_with(seen: StudyView) -> None:
+    """A study that names none has the model's."""
+    first = seen.trials[0]
+    bare = dataclasses.replace(first, baseline="bare", settings={}, curve=({**first.curve[0], "losses": dict.fromkeys(PARTS, 1.0)},))
+    (chart, _) = losses(dataclasses.replace(seen, trials=(bare,)))
+    default = flat_settings(ModelShape(), Hyperparameters())
+    weights = {name: default[f"loss_weights.{name}"] for name in PARTS}
+    assert {series.name: series.y[0] for series in chart.series} == {n: w / sum(weights.values()) for n, w in weights.items()}
+
+
+def test_what_somebody_wrote_into_the_note_stays(tmp_path: Path) -> None:
+    """Our own note is written anew as the study grows."""
+    done = run(tmp_path, *SEARCH[:-6], "--trials", "4", "--epochs", "1", "--no-confirm")
+    assert done.returncode == 0, done.stderr
+    study, storage = study_in(tmp_path), open_storage(f"sqlite:///{tmp_path}/runs/tuner.db")
+    artifacts = Artifacts(Folder(tmp_path / "artifacts"), study.user_attrs["mark"])
+
+    def write() -> None:
+        Display(study, CurveTable(storage, study._study_id), artifacts, "here").write(lambda: True)
+
+    before = get_note(study)
+    study.set_user_attr("most_frequent", {**study.user_attrs["most_frequent"], "component_accuracy": 0.123})
+    write()
+    assert get_note(study) != before
+    assert "0.123" in get_note(study)
+    save_note(study, "my own words")
+    write()
+    assert get_note(study) == "my own words"
+
+
+def test_a_trial_that_nobody_trains_is_called_interrupted(home: Path, tmp_path: Path) -> None:
+    """By whatever shows the study."""
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    study = study_in(tmp_path)
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"owner": {**owner(0), "started": "0"}}))
+    found = view(study, CurveTable(open_storage(f"sqlite:///{tmp_path}/runs/tuner.db"), study._study_id), "here")
+    assert found.trials[-1].cause == "interrupted"
+    assert found.summary["interrupted"] == 1
+    assert not lines(found)
 
 
 def test_every_chart_has_axes_with_units_and_is_drawn_in_both_ways(seen: StudyView) -> None:

@@ -23,6 +23,7 @@ from tests.kills import COUNTING
 from tuner import preparation
 from tuner.definition import load_definition, validated
 from tuner.job import run_search
+from tuner.ownership import SILENT_SECONDS, alive, gone
 from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
 from tuner.study import find_study
@@ -170,6 +171,16 @@ def test_a_device_that_fails_is_left_out_and_its_trials_go_to_the_others(tmp_pat
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
     assert [len(t.intermediate_values) for t in trials] == [3] * 6
     assert len({t.user_attrs["owner"]["pid"] for t in trials}) == 1
+
+
+def test_who_could_not_be_seen_while_the_storage_was_away_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence on another host is counted from when the storage was back; who said that he leaves is gone all the same."""
+    there = {"host": "elsewhere", "pid": 1, "started": "1", "seat": 0, "seen": 1000.0}
+    monkeypatch.setattr("time.time", lambda: 1000.0 + 2 * SILENT_SECONDS)
+    assert not alive(there)
+    assert alive(there, back=1000.0 + 1.5 * SILENT_SECONDS)
+    assert not alive(there, back=1000.0 + 0.5 * SILENT_SECONDS)
+    assert not alive({**gone(0), "host": "elsewhere"}, back=1000.0 + 1.5 * SILENT_SECONDS)
 
 
 def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:
