@@ -204,7 +204,7 @@ def told(finding: Mapping[str, Any]) -> list[str]:
     """The finding as lines of text."""
     entries = ranked(finding)
     if not entries:
-        return ["nothing was confirmed: no trial but baselines has finished above the floor on the round trip"]
+        return ["nothing was confirmed: no trial has finished above the floor on the round trip, baselines not counted"]
     seeds = max(len(entry["seeds"]) for entry in entries)
     again = (
         "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is not quite untouched any more"

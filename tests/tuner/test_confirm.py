@@ -429,7 +429,7 @@ def test_without_a_leader_nothing_is_confirmed(tmp_path: Path) -> None:
     found = alone(definition())
     assert (found["confirmed"], alone.made, alone.told) == ([], [], [])
     assert TEST_USES not in alone.study.user_attrs
-    assert told(found) == ["nothing was confirmed: no trial but baselines has finished above the floor on the round trip"]
+    assert told(found) == ["nothing was confirmed: no trial has finished above the floor on the round trip, baselines not counted"]
 
 
 def test_before_anything_is_confirmed_the_best_trial_stands_in(tmp_path: Path) -> None:
