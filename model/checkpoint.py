@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import MODEL_VERSION, ROLES, ModelShape, flat_settings, settings_from
-from model.corpus import Corpus, Split, answer_always, ceiling, encode_sentences, nameable, split_sentences
+from model.corpus import Split, answer_always, ceiling, encode_sentences, fingerprint_of, nameable, split_sentences
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
@@ -23,7 +23,6 @@ from model.files import HEADER, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import DataSource, load_sentences
-from model.stories import Sentence
 from model.trainer import FusedTrainer
 from model.vocabulary import Vocabulary
 
@@ -110,13 +109,13 @@ class Checkpoint:
                     f"{self.path} has {name} = {own[name]}, not {value}; leave the option out: a checkpoint knows its shape"
                 )
 
-    def check_data(self, corpus: Corpus) -> None:
-        """Whether these are the data that it was trained on: else what it is tested on it may have seen.
+    def check_data(self, fingerprint: str) -> None:
+        """Whether data with this fingerprint are those that it was trained on: else what it is tested on it may have seen.
 
         Raises:
             CheckpointError: they are not.
         """
-        if corpus.fingerprint != self.fingerprint:
+        if fingerprint != self.fingerprint:
             raise CheckpointError(
                 f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, or train again"
             )
@@ -128,10 +127,14 @@ class Checkpoint:
             CheckpointError: these data are no longer those that it was trained on, or the split is empty.
         """
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
-        name, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
+        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
+        splits = split_sentences(sentences, data.seed)[0]
         if source is None and stories in (None, self.data.stories):
-            self.check_data(Corpus(name, sentences, data.seed))
-        chosen = self._choose(sentences, split, data.seed)
+            self.check_data(fingerprint_of(splits))
+        chosen = sentences if split == "all" else splits[split]
+        if not chosen:
+            count = len({s.story_id for s in sentences})
+            raise CheckpointError(f"the {split} split of {count} stories is empty; use --split all or more stories")
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
         evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]
@@ -141,16 +144,6 @@ class Checkpoint:
             "nameable": nameable(chosen, self.vocabulary, self.shape.max_propositions),
         }
         return Evaluation(evaluation.figures, references)
-
-    @staticmethod
-    def _choose(sentences: list[Sentence], split: str, seed: int) -> list[Sentence]:
-        if split == "all":
-            return sentences
-        chosen = split_sentences(sentences, seed)[0][split]
-        if not chosen:
-            stories = len({s.story_id for s in sentences})
-            raise CheckpointError(f"the {split} split of {stories} stories is empty; use --split all or more stories")
-        return chosen
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:

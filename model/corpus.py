@@ -156,9 +156,8 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of every sentence and of the split."""
-        content = repr([(split, s.story_id, s.tokens, s.propositions) for split in SPLITS for s in self.sentences[split]])
-        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        """See `fingerprint_of`."""
+        return fingerprint_of(self.sentences)
 
     @cached_property
     def splits(self) -> dict[str, Split]:
@@ -193,6 +192,12 @@ class Corpus:
         """How often each symbol of the table stands in train's sentences."""
         counts = Counter(word for s in self.sentences["train"] for word in s.tokens)
         return [counts[symbol] for symbol in self.vocabulary.symbols]
+
+
+def fingerprint_of(splits: Mapping[str, Sequence[Sentence]]) -> str:
+    """A digest of every sentence and of the split."""
+    content = repr([(split, s.story_id, s.tokens, s.propositions) for split in SPLITS for s in splits[split]])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def load_corpus(source: str, stories: int | None, seed: int, progress: Progress = silent) -> Corpus:

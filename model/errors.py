@@ -29,7 +29,7 @@ class CheckpointError(ModelError):
 
 
 class DeviceError(ModelError):
-    """A device that this machine does not have, or that has failed."""
+    """A device that this machine does not have."""
 
 
 class DeviceFailed(DeviceError):

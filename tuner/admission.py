@@ -129,12 +129,12 @@ class Admission:
             coming: the numbers of those that come again where a search goes on from before them. What the storage knows of these, and of
                 those that train, has not happened yet.
         """
-        training = {running.number for trials in going.values() for running in trials}
-        counts = [sum(running.number in self.starters for running in trials) for trials in going.values()]
+        starters, training = self.starters, {running.number for trials in going.values() for running in trials}
+        counts = [sum(running.number in starters for running in trials) for trials in going.values()]
         if sum(counts) < 2 or self._first_left(coming) > 0 or not (going.get(lane) or max(counts) > 1):
             return False
         complete = {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-        return not complete.isdisjoint(set(self.starters).difference(training, coming))
+        return not complete.isdisjoint(set(starters).difference(training, coming))
 
     def trial(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
         """Whether a new trial may begin in a lane beside these: within the budget, so that it ends in its minutes, and while they have room

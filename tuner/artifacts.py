@@ -6,12 +6,12 @@ An artifact's id follows from the study and its name, so that what is put there 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -49,6 +49,33 @@ class Folder(FileSystemArtifactStore):
                     shutil.copyfileobj(content_body, file)
 
 
+class _Body(io.RawIOBase):
+    """An object of S3 as it is read: what goes wrong in its middle is an error of a disk too.
+
+    Args:
+        asked: within it the errors of S3 are OSError.
+    """
+
+    def __init__(self, body: BinaryIO, asked: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._body, self._asked = body, asked
+
+    def readable(self) -> bool:
+        """From its beginning to its end, once."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """OSError where the connection breaks off."""
+        with self._asked():
+            found = self._body.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        self._body.close()
+        super().close()
+
+
 class Bucket:
     """A bucket of S3, or a part of it; its errors are OSError, as a disk's."""
 
@@ -70,12 +97,9 @@ class Bucket:
             raise OSError(f"S3: {error}") from error
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The whole of it; ArtifactNotFound if it is not there."""
-        with self._asked(), contextlib.closing(self._store.open_reader(self._prefix + artifact_id)) as body:
-            found = tempfile.TemporaryFile()  # noqa: SIM115  whoever asks closes it
-            shutil.copyfileobj(body, found)
-            found.seek(0)
-            return cast("BinaryIO", found)
+        """ArtifactNotFound if it is not there."""
+        with self._asked():
+            return cast("BinaryIO", _Body(self._store.open_reader(self._prefix + artifact_id), self._asked))
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """As a whole or not at all, as S3 does."""

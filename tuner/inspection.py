@@ -82,7 +82,7 @@ def probed(checkpoint: Checkpoint) -> tuple[Probe, Corpus]:
     """
     data = checkpoint.data
     corpus = load_corpus(data.source, data.stories, data.seed)
-    checkpoint.check_data(corpus)
+    checkpoint.check_data(corpus.fingerprint)
     trainer = FusedTrainer(checkpoint.shape, corpus, 1, checkpoint.store.device)
     values = checkpoint.store.read(0)[0].cpu()
     rows = (values, torch.zeros_like(values), torch.zeros_like(values), values)

@@ -112,11 +112,11 @@ class ExplosionRule:
                 before = curve[first - 1] if first else math.nan
                 reason = f"the {name} is {curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
                 return Verdict("exploded", epoch, reason, {"last_finite": before})
-        turned = tuple(-value for value in history.objective)
-        if len(loss or turned) <= self.stay + 1:
+        usual = 0.0
+        if not loss:  # an objective may begin at nothing, which is no size
+            loss, usual = tuple(-value for value in history.objective), 0.5 * _usual_rise(history)
+        if len(loss) <= self.stay + 1:
             return None
-        usual = 0.0 if loss else 0.5 * _usual_rise(history)  # an objective may begin at nothing, which is no size
-        loss = loss or turned
         best = min(loss[: -self.stay])
         fallen = max(loss[0] - best, 0.5 * abs(loss[0]), usual)
         if fallen == 0:
@@ -211,8 +211,8 @@ class PlateauRule:
 def _usual_rise(history: History) -> float:
     """How far the best of a trial and its peers lies above where they usually begin."""
     curves = [history.objective, *(peer.objective for peer in history.peers)]
-    firsts = [curve[0] for curve in curves if curve and math.isfinite(curve[0])]
-    return max(_tops(history), default=0.0) - statistics.median(firsts) if firsts and _tops(history) else 0.0
+    firsts, tops = [curve[0] for curve in curves if curve and math.isfinite(curve[0])], _tops(history)
+    return max(tops) - statistics.median(firsts) if firsts and tops else 0.0
 
 
 def _tops(history: History) -> list[float]:

@@ -52,8 +52,7 @@ class Metrics(Observer):
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Counts the cause."""
         self._ended[verdict.cause] += 1
-        sound = running.scored is not None and running.scored.round_trip >= self._floor
-        if value is not None and sound and not running.baseline:
+        if value is not None and running.above(self._floor) and not running.baseline:
             self._best = value if self._best is None else max(self._best, value)
 
     def collect(self) -> Iterator[Any]:

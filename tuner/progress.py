@@ -225,7 +225,7 @@ class LiveProgress(Observer):
         """Keeps the last five verdicts and the best values."""
         self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
         self._ended.add(running.number)
-        sound = value if running.scored is not None and running.scored.round_trip >= self._floor else None
+        sound = value if running.above(self._floor) else None
         self._count(running.number, running.baseline, verdict.cause, sound, len(running.curve), running.hyperparameters.epochs)
 
     def _count(self, number: int, baseline: str | None, cause: str, value: float | None, ran: int, epochs: int) -> None:

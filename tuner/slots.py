@@ -65,6 +65,10 @@ class Running:
         name = self.trial.user_attrs.get(BASELINE)
         return None if name is None else str(name)
 
+    def above(self, floor: float) -> bool:
+        """Whether its round trip was not below this when it was last evaluated."""
+        return self.scored is not None and self.scored.round_trip >= floor
+
     @property
     def objective(self) -> tuple[float, ...]:
         """The curve of the objective."""
