@@ -14,10 +14,10 @@ from model.corpus import Split, encode_sentences
 from model.errors import DataError
 from model.evaluation import generate_ids, parse_ids
 from model.stories import Proposition, Sentence
-from model.vocabulary import PAD, UNKNOWN
+from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 AT_ONCE = 64
-WORDS = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]")
+WORDS = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", re.IGNORECASE)
 NO_SPACE_BEFORE = re.compile(r" (?=[.,!?;:]|n't\b|'(?:s|re|ve|ll|d|m)\b)")
 
 
@@ -41,8 +41,16 @@ class Writing:
 
 
 def tokenize(text: str) -> tuple[str, ...]:
-    """A sentence as the stories' tokens: lower case, punctuation and contractions apart (`didn't` -> `did`, `n't`)."""
-    return tuple(WORDS.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+    """A sentence as the stories' tokens: punctuation and contractions apart (`didn't` -> `did`, `n't`)."""
+    return tuple(WORDS.findall(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")))
+
+
+def in_its_case(vocabulary: Vocabulary, words: Sequence[str]) -> tuple[str, ...]:
+    """Words as the model's data write them: in lower case, as the stories are; where they had capitals as given, unless it knows only the
+    word in lower case, as at the beginning of a sentence."""
+    if not vocabulary.cased:
+        return tuple(word.lower() for word in words)
+    return tuple(word.lower() if word not in vocabulary and word.lower() in vocabulary else word for word in words)
 
 
 def read_propositions(words: Sequence[str], places: int) -> tuple[Proposition, ...]:
@@ -53,7 +61,7 @@ def read_propositions(words: Sequence[str], places: int) -> tuple[Proposition, .
     """
     found: list[Proposition] = []
     for word in words:
-        parts = word.lower().split(",")
+        parts = word.split(",")
         if len(parts) != 3 or not all(parts):
             raise DataError(f"proposition {word!r} has not three parts; allowed: entity,relation,value, as in girl,find,needle")
         found.append((parts[0], parts[1], parts[2]))
@@ -69,7 +77,7 @@ def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
     Raises:
         DataError: a text holds no word.
     """
-    sentences = [Sentence("", tokenize(text), ()) for text in texts]
+    sentences = [Sentence("", in_its_case(model.vocabulary, tokenize(text)), ()) for text in texts]
     for text, sentence in zip(texts, sentences, strict=True):
         if not sentence.tokens:
             raise DataError(f"{text!r} holds no word; give one sentence, as in 'The girl found a needle.'")
@@ -88,7 +96,8 @@ def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
 @torch.no_grad()
 def generate_texts(model: Checkpoint, propositions: Sequence[Sequence[Proposition]]) -> list[Writing]:
     """A sentence for each group of propositions."""
-    sentences = [Sentence("", ("",), tuple(group)) for group in propositions]
+    stated = [[in_its_case(model.vocabulary, words) for words in group] for group in propositions]
+    sentences = [Sentence("", ("",), tuple((entity, relation, value) for entity, relation, value in group)) for group in stated]
     parameters = model.network.with_tables(model.store.views)
 
     def work(split: Split) -> Tensor:

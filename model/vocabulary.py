@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,6 +78,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.symbols)
+
+    @cached_property
+    def cased(self) -> bool:
+        """Whether any word has capitals."""
+        return any(symbol != symbol.lower() for symbol in self.symbols[len(SPECIAL_SYMBOLS) :])
 
     def __contains__(self, word: str) -> bool:
         return self.id(word) != UNKNOWN

@@ -1,7 +1,8 @@
 """What a whole study says about where the plateau is left: by setting, with counts, and with an honest "too few to say".
 
 A trial has left the plateau when its last objective lies above chance by a quarter of the way to the best of the study; trials that never
-reported are not counted. For each setting the cut that separates best is tested with Fisher's exact test (Fisher 1935), corrected for all
+reported are not counted, and of those that were stopped there because others did better it is said how many they are: they may have left it
+later. For each setting the cut that separates best is tested with Fisher's exact test (Fisher 1935), corrected for all
 cuts and settings tried (Bonferroni).
 """
 
@@ -57,6 +58,8 @@ class Cut:
     high: str
     left: tuple[int, int]
     of: tuple[int, int]
+    outpaced: tuple[int, int]
+    """How many were stopped on the plateau because others did better."""
     chance: float
     """How likely a split as uneven is by chance alone, corrected for all that were tried."""
     ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
@@ -110,16 +113,17 @@ def _last(trial: FrozenTrial) -> float | None:
 
 
 def _finding(cut: Cut, level: float) -> Finding:
-    stayed = tuple(number - left for left, number in zip(cut.left, cut.of, strict=True))
     better = int(cut.left[1] * cut.of[0] > cut.left[0] * cut.of[1])
-    names = (cut.low, cut.high)
+    worse, names = 1 - better, (cut.low, cut.high)
+    stopped = f", {cut.outpaced[worse]} of them until they were stopped because others did better" if cut.outpaced[worse] else ""
+    stayed = f"{cut.of[worse] - cut.left[worse]} of {cut.of[worse]} trials with {names[worse]}"
     finding = (
-        f"{stayed[1 - better]} of {cut.of[1 - better]} trials with {names[1 - better]} stayed on the plateau (up to {level:.3f}); "
-        f"{cut.left[better]} of {cut.of[better]} with {names[better]} left it"
+        f"{stayed} stayed on the plateau (up to {level:.3f}){stopped}; {cut.left[better]} of {cut.of[better]} with {names[better]} left it"
     )
-    evidence: dict[str, Any] = {"setting": cut.setting, "left": list(cut.left), "of": list(cut.of), "p": cut.chance}
+    counts = {"left": list(cut.left), "of": list(cut.of), "outpaced": list(cut.outpaced)}
+    evidence: dict[str, Any] = {"setting": cut.setting, **counts, "p": cut.chance}
     if cut.ranges is not None:
-        evidence["stays"] = list(cut.ranges[1 - better])
+        evidence["stays"] = list(cut.ranges[worse])
     return Finding("plateau_left", finding, f"search {names[better]}", evidence)
 
 
@@ -133,22 +137,32 @@ def _best_cuts(trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut
 
 def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
     """The ways to tell the trials apart by one setting: between two of its values, or one choice from the others."""
-    points = [(t.params[name], left[t.number]) for t in trials if name in t.params]
-    values = sorted({value for value, _ in points}, key=lambda value: (str(type(value)), value))
+    points = [(t.params[name], left[t.number], _outpaced(t) and not left[t.number]) for t in trials if name in t.params]
+    values = sorted({value for value, _, _ in points}, key=lambda value: (str(type(value)), value))
     ordered = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
     cuts = []
     borders = list(itertools.pairwise(values))
     for low, high in borders[:: math.ceil(len(borders) / MOST_CUTS) or 1]:
         if ordered:
             border = f"{_between(low, high):.3g}"
-            groups, names = [value >= high for value, _ in points], (f"{name} < {border}", f"{name} >= {border}")
+            groups, names = [value >= high for value, _, _ in points], (f"{name} < {border}", f"{name} >= {border}")
         else:
-            groups, names = [value == high for value, _ in points], (f"another {name} than {high}", f"{name} = {high}")
+            groups, names = [value == high for value, _, _ in points], (f"another {name} than {high}", f"{name} = {high}")
         of = (groups.count(False), groups.count(True))
-        away = tuple(sum(out for group, (_, out) in zip(groups, points, strict=True) if group is side) for side in (False, True))
+        away, outpaced = _counts(groups, [out for _, out, _ in points]), _counts(groups, [short for _, _, short in points])
         ranges = ((values[0], low), (high, values[-1])) if ordered else None
-        cuts.append(Cut(name, *names, (away[0], away[1]), of, fisher((away[0], away[1]), of), ranges))
+        cuts.append(Cut(name, *names, away, of, outpaced, fisher(away, of), ranges))
     return cuts
+
+
+def _counts(groups: Sequence[bool], of: Sequence[bool]) -> tuple[int, int]:
+    """How many of each group, that which is not meant first."""
+    true = sum(one for group, one in zip(groups, of, strict=True) if group)
+    return sum(of) - true, true
+
+
+def _outpaced(trial: FrozenTrial) -> bool:
+    return bool(trial.user_attrs.get("verdict", {}).get("cause") == "outpaced")
 
 
 def _between(low: float, high: float) -> float:

@@ -18,19 +18,20 @@ from tuner.width import rehearsed
 def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True) -> dict[str, Any]:
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
-    The longest batches of an epoch are timed, so it will rather be less. A search with a budget of minutes takes no more than those.
+    Which shapes are tried is not known before: that is what all take where each shape comes up as often, and at most where all are of the
+    dearest. The longest batches of an epoch are timed, so it will rather be less; and a budget of minutes takes no more than those.
     """
     budget = definition.budget
     shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
     mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
     epochs = budget.trials * budget.epochs
-    seconds = round(epochs * mean)
+    dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in shapes))
     return {
         "trials": budget.trials,
         "width": width,
         "epochs_at_most": epochs,
-        "seconds_of_all": seconds,
-        "seconds_at_most": min(seconds, round(60 * budget.minutes)) if budget.minutes else seconds,
+        "seconds_of_all": round(epochs * mean),
+        "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes else dearest,
         "confirmation": _confirmation(definition, shapes) if confirm else None,
         "shapes": shapes,
         "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
@@ -75,15 +76,16 @@ def _memory() -> int:
 
 def told(found: dict[str, Any]) -> list[str]:
     """The forecast in words."""
-    after, whole = found["confirmation"], _time(found["seconds_of_all"])
-    bounded = f", which are its minutes; {whole} for all trials" if found["seconds_at_most"] < found["seconds_of_all"] else ""
+    after, whole, most = found["confirmation"], found["seconds_of_all"], found["seconds_at_most"]
+    even = f"{_time(whole)} where each shape comes up as often"
+    beside = f", which are its minutes; for all trials {even}" if most < whole else f"; {even}" if most > whole else ""
     lines = [
         f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once",
-        f"at most {_time(found['seconds_at_most'])}{bounded}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
+        f"at most {_time(most)}{beside}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
     ]
     if after is not None:
-        beside = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"
-        lines.append(f"{beside}: at most {_time(after['seconds_at_most'])}")
+        runs = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"
+        lines.append(f"{runs}: at most {_time(after['seconds_at_most'])}")
     for shape in found["shapes"]:
         settings = ", ".join(f"{name} {value}" for name, value in shape.items() if name in SHAPE_NAMES)
         lines.append(f"  {settings}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial")

@@ -11,6 +11,7 @@ import hmac
 import html
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import threading
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 COOKIE, LONGEST_FORM, MOST = "tuner_session", 4096, 4096
 SESSION_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 12 * 3600.0, 1.0, 60.0
 READING = ("GET", "HEAD", "OPTIONS")
+RENAME = re.compile(r"/api/studies/\d+/rename")
+LOSES = (
+    "renaming copies what Optuna knows of a study and deletes the rest: its curves, and what its search goes on from; "
+    "`tuner search FILE --name NAME` begins one of another name"
+)
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>tuner: log in</title>
 <meta name="viewport" content="width=device-width"><style>
 body {{ font: 16px system-ui; max-width: 24rem; margin: 15vh auto; padding: 0 1rem }}
@@ -98,6 +104,8 @@ class Gate:
             return self._refuse(start, environ, "401 Unauthorized", "log in first, or send the token as Authorization: Bearer")
         if self._read_only and method not in READING:
             return self._refuse(start, environ, "403 Forbidden", "this dashboard is read-only")
+        if method == "POST" and RENAME.fullmatch(path):
+            return self._refuse(start, environ, "403 Forbidden", LOSES)
         return self._inner(environ, start)
 
     # ---- from where
@@ -140,7 +148,7 @@ class Gate:
             return self._right(environ, given.strip())
         # read by hand: what other programs have set may be no cookies at all, and must not hide ours
         pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
-        sessions = [value.strip() for name, _, value in pairs if name.strip() == COOKIE]
+        sessions = [value.strip() for name, _, value in pairs if name.strip() == _cookie(environ)]
         with self._lock:
             return any(self._sessions.get(session, 0.0) > self._clock() for session in sessions)
 
@@ -167,7 +175,7 @@ class Gate:
             self._sessions[session] = self._clock() + SESSION_SECONDS
             while len(self._sessions) > MOST:
                 self._sessions.popitem(last=False)
-        cookie = f"{COOKIE}={session}; HttpOnly; SameSite=Strict; Path=/; Max-Age={SESSION_SECONDS:.0f}"
+        cookie = f"{_cookie(environ)}={session}; HttpOnly; SameSite=Strict; Path=/; Max-Age={SESSION_SECONDS:.0f}"
         return _answer(start, "303 See Other", "", [("Location", "/dashboard"), ("Set-Cookie", cookie)])
 
     # ---- answers
@@ -188,6 +196,15 @@ class Gate:
         if status.startswith(("401", "429")):
             return self._ask(start, status, "" if status.startswith("401") else f"Too many guesses: {why}.", headers)
         return _answer(start, status, html.escape(why), headers)
+
+
+def _cookie(environ: WSGIEnvironment) -> str:
+    """What a session's cookie is called: a browser tells cookies apart by name and host, not by the port, and another may be on that."""
+    try:
+        port = urllib.parse.urlsplit(f"//{environ.get('HTTP_HOST', '')}").port
+    except ValueError:
+        port = None
+    return COOKIE if port is None else f"{COOKIE}_{port}"
 
 
 def _address(environ: WSGIEnvironment) -> str:

@@ -164,7 +164,7 @@ class PlateauRule:
             return None
         moved = f"fell by {fallen:.3g} of" if fallen >= 0 else f"rose by {-fallen:.3g}, its range being"
         flat = f"; the loss {moved} {span:.3g}" if history.loss else ""
-        where, parts = self._where(history, level), ", ".join(f"{name} loss flat at {curve[-1]:.3g}" for name, curve in self._flat(history))
+        where, parts = self._where(history, level), ", ".join(self._parts(history))
         reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
         reason += f"; {parts}" if parts else ""
         return Verdict("plateaued", epoch, reason, {"level": level, "slope": slope, "slope_error": error, "loss_fall": fallen})
@@ -173,10 +173,18 @@ class PlateauRule:
     def _fall(loss: Sequence[float]) -> float:
         return max(-theil_sen(loss) * (len(loss) - 1), loss[0] - loss[-1]) if len(loss) > 1 else 0.0
 
-    def _flat(self, history: History) -> list[tuple[str, Curve]]:
-        """The components whose loss fell by less than `share` of its range in the window, without those that are not computed."""
-        known = ((name, curve) for name, curve in history.losses.items() if any(curve))
-        return [(name, curve) for name, curve in known if self._fall(curve[-self.window :]) <= self.share * (max(curve) - min(curve))]
+    def _parts(self, history: History) -> list[str]:
+        """The components whose loss did not fall by more than `share` of its range in the window, without those that are not computed: it
+        rose where its slope less two standard errors says so, else it lay flat."""
+        found = []
+        for name, curve in history.losses.items():
+            recent, least = curve[-self.window :], self.share * (max(curve) - min(curve))
+            if len(recent) < 2 or not any(curve) or self._fall(recent) > least:
+                continue
+            slope, error = slope_with_error(recent)
+            rose = (slope - 2 * error) * (len(recent) - 1) > least
+            found.append(f"{name} loss " + (f"rose by {recent[-1] - recent[0]:.3g} to" if rose else "flat at") + f" {recent[-1]:.3g}")
+        return found
 
     @staticmethod
     def _where(history: History, level: float) -> str:

@@ -265,10 +265,12 @@ class LiveProgress(Observer):
         ]
 
     def _left(self, search: Watched, rate: float) -> str:
-        """The time left if the trials to come run as many epochs as those that have ended."""
+        """The time left if the trials to come run as many epochs as those that have ended; where it has minutes, no more than those."""
         ended, epochs, running = self.counts.total(), search.definition.budget.epochs, search.running
         usual = self.ran / ended if ended else epochs
         to_come = max(0, search.definition.budget.trials - search.begun)
         epochs_left = to_come * usual + sum(max(0.0, usual - len(one.curve)) for one in running)
         minutes = epochs_left / max(rate, 1e-9) / 60
+        if most := search.definition.budget.minutes:
+            minutes = min(minutes, max(0.0, most - (self._clock() - self.began) / 60))
         return f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"

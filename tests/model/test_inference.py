@@ -7,9 +7,10 @@ from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
 from model.errors import DataError
-from model.inference import generate_texts, parse_texts, read_propositions, tokenize
+from model.inference import generate_texts, in_its_case, parse_texts, read_propositions, tokenize
 from model.sources import DataSource
 from model.trainer import FusedTrainer
+from model.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +26,18 @@ def trained(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def test_texts_become_the_tokens_of_the_stories() -> None:
-    """Lower case, punctuation and contractions apart."""
+    """Punctuation and contractions apart; in lower case."""
     expected = ("he", "said", ",", '"', "i", "did", "n't", "see", "lily", "'s", "cat", "!", '"')
-    assert tokenize("He said, \"I didn't see Lily's cat!\"") == expected
-    assert tokenize("We can\u2019t.") == ("we", "ca", "n't", ".")
+    stories = Vocabulary(["<pad>", "<unknown>", "he", "lily"], [""])
+    assert in_its_case(stories, tokenize("He said, \"I didn't see Lily's cat!\"")) == expected
+    assert in_its_case(stories, tokenize("We CAN\u2019T.")) == ("we", "ca", "n't", ".")
+
+
+def test_where_the_data_have_capitals_a_text_keeps_its_own() -> None:
+    """But for a word that is known in lower case alone, as the first of a sentence; what is not known at all stays as it is given."""
+    cased = Vocabulary(["<pad>", "<unknown>", "Lily", "the", "The", "cat"], [""])
+    assert in_its_case(cased, tokenize("The Cat saw Lily and the Zed.")) == ("The", "cat", "saw", "Lily", "and", "the", "Zed", ".")
+    assert not Vocabulary(["<pad>", "<unknown>", "cat"], [""]).cased
 
 
 def test_parsing_agrees_with_the_evaluation(trained: Checkpoint, small_corpus: Corpus) -> None:

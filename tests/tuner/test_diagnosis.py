@@ -70,6 +70,21 @@ def test_the_setting_that_decides_is_named_with_counts_and_no_other() -> None:
     assert "kind = " in found.finding
 
 
+def test_what_was_stopped_for_others_is_told_apart_from_what_stayed() -> None:
+    """It lay on the plateau when it was stopped, and may have left it later; what had left it is not told of."""
+    study = optuna.create_study(direction="maximize")
+    for trial in study_of(60, lambda lr, kind: lr >= 1e-3).trials:
+        if trial.number % 3 == 0:
+            trial.user_attrs["verdict"] = {"cause": "outpaced", "epoch": 2, "reason": "others were better", "evidence": {}}
+        study.add_trial(trial)
+    low = [trial for trial in study.trials if trial.params["lr"] < 1e-3]
+    outpaced = sum("verdict" in trial.user_attrs for trial in low)
+    (found,) = diagnose_study(study, CHANCE)
+    assert found.evidence["outpaced"] == [outpaced, 0]
+    assert found.finding.startswith(f"{len(low)} of {len(low)} trials with lr < 0.001 stayed on the plateau (up to ")
+    assert f"), {outpaced} of them until they were stopped because others did better; " in found.finding
+
+
 def test_what_cannot_be_said_is_not_said() -> None:
     """Too few; none; all; and chance alone, in at least 19 of 20 studies."""
     kinds = [

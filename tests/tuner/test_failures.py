@@ -408,7 +408,20 @@ def test_a_forecast_takes_no_longer_than_the_minutes() -> None:
     """And says what all trials would take."""
     found = forecast(ScriptedTrainer, plain(budget={"trials": 800, "epochs": 3, "minutes": 10}), 4)
     assert (found["seconds_of_all"], found["seconds_at_most"]) == (6000, 600)
-    assert told(found)[1].startswith("at most 0 h 10 min, which are its minutes; 1 h 40 min for all trials; memory")
+    said = "at most 0 h 10 min, which are its minutes; for all trials 1 h 40 min where each shape comes up as often; memory"
+    assert told(found)[1].startswith(said)
+
+
+def test_what_a_forecast_calls_the_most_is_what_the_dearest_shape_takes() -> None:
+    """Not the mean of all: a step of the larger one takes three seconds for one."""
+
+    class Sized(ScriptedTrainer):
+        def rehearse(self, steps: int) -> float:
+            return super().rehearse(steps) * (3 if self.shape.hidden_dim == 32 else 1)
+
+    found = forecast(Sized, plain(budget={"trials": 80, "epochs": 3}), 4)
+    assert (found["seconds_of_all"], found["seconds_at_most"]) == (240 * 2 * 10 // 4, 240 * 3 * 10 // 4)
+    assert told(found)[1].startswith("at most 0 h 30 min; 0 h 20 min where each shape comes up as often; memory")
 
 
 def test_a_forecast_counts_what_confirms_the_best() -> None:

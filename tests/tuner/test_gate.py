@@ -103,11 +103,30 @@ def test_nobody_comes_in_without_the_token_and_everybody_with_it(guarded: Served
     assert TOKEN not in cookie
     session = cookie.partition(";")[0]
     assert guarded.ask("GET", "/api/studies", Cookie=session).body == "the dashboard"
-    for others in ('theme={"dark":true}', "version=1", "a@b=1", "tuner_session=old", "x"):
+    for others in ('theme={"dark":true}', "version=1", "a@b=1", f"tuner_session_{guarded.port}=old", "x"):
         assert guarded.ask("GET", "/api/studies", Cookie=f"{others}; {session}").status == 200, others
     guarded.now += SESSION_SECONDS + 1
     assert guarded.ask("GET", "/api/studies", Cookie=session).status == 401
-    assert guarded.ask("GET", "/api/studies", Cookie="tuner_session=").status == 401
+    assert guarded.ask("GET", "/api/studies", Cookie=f"tuner_session_{guarded.port}=").status == 401
+
+
+def test_a_study_is_not_renamed_for_that_would_lose_its_curves(open_to_us: Served) -> None:
+    """The dashboard's rename copies the study without what is ours and deletes it; a note is written all the same."""
+    answer = open_to_us.ask("POST", "/api/studies/3/rename", '{"study_name": "mine"}')
+    assert (answer.status, open_to_us.reached) == (403, [])
+    assert "its curves" in answer.body
+    assert open_to_us.ask("PUT", "/api/studies/3/note", "{}").body == "the dashboard"
+
+
+def test_two_dashboards_of_one_host_do_not_log_each_other_out(guarded: Served) -> None:
+    """A browser sends the cookies of both to both, and keeps one of each name; behind a port that is not named it is the bare one."""
+    other = Served(TOKEN)
+    kept = dict(served.log_in(TOKEN).headers["Set-Cookie"].partition(";")[0].split("=") for served in (guarded, other))
+    both = "; ".join(f"{name}={value}" for name, value in kept.items())
+    assert [served.ask("GET", "/api/studies", Cookie=both).status for served in (guarded, other)] == [200, 200]
+    other.close()
+    plain = guarded.ask("POST", "/login", urlencode({"token": TOKEN}), Host="localhost")
+    assert plain.headers["Set-Cookie"].startswith("tuner_session=")
 
 
 def test_who_guesses_waits_ever_longer(guarded: Served) -> None:

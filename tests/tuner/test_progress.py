@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tuner.progress import BARS, BarProgress, Line, screen, sparkline
+from tests.tuner.scripted import scripted
+from tests.tuner.test_search import definition
+from tuner.progress import BARS, BarProgress, Line, LiveProgress, screen, sparkline
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.integers(1, 20))
@@ -94,6 +96,18 @@ def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int)
     assert "4 finished of 4 trials" in "\n".join(lines_of(watched))
     assert max(map(len, lines_of(watched))) <= columns
     assert b"best: trial" in out
+
+
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_no_more_time_is_left_than_the_minutes_have(tmp_path: Path, minutes: int) -> None:
+    """After fifty seconds; without minutes it is what the trials to come would take."""
+    console, now = Console(width=120, file=io.StringIO(), force_terminal=True), [0.0]
+    live = LiveProgress(console, lambda: now[0])
+    now[0] = 50.0
+    with live:
+        scripted(tmp_path, definition(budget={"trials": 30, "epochs": 3, "minutes": minutes}), 4, observer=live)
+    shown = "\n".join(lines_of(console.file.getvalue().encode()))
+    assert ("about 10 s left" in shown, bool(re.search(r"about \d+ min left", shown))) == (minutes == 1, minutes == 0)
 
 
 def test_without_colour_there_is_none(tmp_path: Path) -> None:

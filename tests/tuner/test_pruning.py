@@ -41,6 +41,8 @@ def test_a_flat_trial_is_stopped_with_a_reason_that_carries_figures() -> None:
     assert verdict.evidence["level"] == pytest.approx(0.26, abs=0.002)
     parts = {"parse": (5.9, *[5.8, 5.9] * 4, 5.9), "generate": FALLING_LOSS[:10], "cycle_forward": (0.0,) * 10}
     assert PlateauRule()(flat(10, losses=parts)).reason.endswith("; parse loss flat at 5.9")
+    rising = PlateauRule()(flat(10, losses={**parts, "generate": (3.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.2, 1.4, 1.6, 1.8)}))
+    assert rising.reason.endswith("; parse loss flat at 5.9, generate loss rose by 0.8 to 1.8")
 
 
 def test_what_is_no_plateau_runs_on() -> None:
