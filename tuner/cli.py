@@ -27,6 +27,7 @@ from tuner.options import (
     storage_option,
     stories_option,
     study_argument,
+    telling_options,
     width_of,
     width_option,
 )
@@ -77,9 +78,7 @@ def cli() -> None:
 @click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
 @click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
-@click.option("-q", "words", flag_value=-1, type=int, help="Say only what goes wrong.")
-@click.option("-v", "words", flag_value=1, type=int, help="Say a line for each epoch too.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What is said on stderr.")
+@telling_options
 @click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve figures for Prometheus; 0 takes any free port.")
 @click.option("--metrics-host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address to serve them on.")
 @click.option("--dry-run", is_flag=True, help="Say what the search would cost, and begin nothing.")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import sys
 import tomllib
 from typing import Any
 
 import click
 from rich.console import Console
 
-from tuner.options import artifacts_option, device_option, json_option, show, storage_option, study_argument, width_of, width_option
+from tuner.options import (
+    artifacts_option,
+    device_option,
+    json_option,
+    show,
+    storage_option,
+    study_argument,
+    telling_options,
+    width_of,
+    width_option,
+)
 
 
 @click.command()
@@ -19,17 +30,20 @@ from tuner.options import artifacts_option, device_option, json_option, show, st
 @artifacts_option
 @width_option
 @device_option
-def worker(study: str, storage: str, artifacts: str, width: str, device: str) -> None:
+@telling_options
+def worker(study: str, storage: str, artifacts: str, width: str, device: str, words: int | None, log_format: str) -> None:
     """Helps with a search that was begun elsewhere, from this machine or another, until its budget is used up.
 
     Example: tuner worker quick --storage postgresql+psycopg://tuner@db/tuner
     """
     import optuna
 
+    from tuner.events import json_console
     from tuner.job import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run_worker(study, storage, device, width_of(width), Console(stderr=True), artifacts)
+    console, events = (Console(stderr=True), None) if log_format == "text" else (json_console(sys.stderr), sys.stderr)
+    run_worker(study, storage, device, width_of(width), console, artifacts, words=words or 0, events=events)
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 
@@ -18,10 +18,20 @@ class Crew:
         width: how many trials each trains at once.
         storage: goes to them through the environment, for it may hold a password, and command lines are for all to see.
         tell: is told.
+        telling: their options for what is said on stderr.
     """
 
-    def __init__(self, study: str, storage: str, artifacts: str, devices: tuple[str, ...], width: int, tell: Callable[[str], None]) -> None:
-        self._study, self._devices, self._width = study, devices, width
+    def __init__(
+        self,
+        study: str,
+        storage: str,
+        artifacts: str,
+        devices: tuple[str, ...],
+        width: int,
+        tell: Callable[[str], None],
+        telling: Sequence[str] = (),
+    ) -> None:
+        self._study, self._devices, self._width, self._telling = study, devices, width, telling
         threads = max(1, (os.cpu_count() or 1) // (1 + len(devices)))
         shared = {"OMP_NUM_THREADS": str(threads)} if devices else {}
         self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
@@ -31,7 +41,8 @@ class Crew:
     def __enter__(self) -> Crew:
         try:
             for device in self._devices:
-                command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device, "--width", str(self._width)]
+                command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device]
+                command += ["--width", str(self._width), *self._telling]
                 started = subprocess.Popen(
                     command,
                     env=self._environment,

@@ -35,11 +35,17 @@ from tuner.winner import told as confirmation
 
 
 @contextlib.contextmanager
-def _progress(console: Console, study: str, words: int = 0, events: TextIO | None = None) -> Iterator[Observer]:
+def _progress(console: Console, study: str, words: int = 0, events: TextIO | None = None, shared: str | None = None) -> Iterator[Observer]:
+    """Who shows the search; `shared`: the storage in which others have what they train, where it is known that there are others."""
     if events is not None:
         yield JsonEvents(study, events, words)
     elif words:
         yield (WordyProgress if words > 0 else QuietProgress)(console)
+    elif console.is_terminal and shared is not None:
+        from tuner.watch import StudyProgress  # what it draws with takes seconds to load
+
+        with StudyProgress(shared, study, console) as live:
+            yield live
     elif console.is_terminal:
         with LiveProgress(console) as live:
             yield live
@@ -51,7 +57,9 @@ def _progress(console: Console, study: str, words: int = 0, events: TextIO | Non
 def _watching(request: SearchRequest, study: str, device: str, console: Console) -> Iterator[list[Observer]]:
     """Those that look on: who shows the search, who tells whether it is alive, and who serves its figures."""
     with contextlib.ExitStack() as opened:
-        observers = [opened.enter_context(_progress(console, study, request.words, request.events)), *map(Beating, Pulse.asked_for())]
+        shared = request.storage if request.others else None
+        shown = opened.enter_context(_progress(console, study, request.words, request.events, shared))
+        observers = [shown, *map(Beating, Pulse.asked_for())]
         if request.metrics is not None:
             metrics = Metrics(study, device)
             server = opened.enter_context(MetricsServer(metrics, *request.metrics))
@@ -77,7 +85,7 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
     with prepared.publisher(plainly(console)) as publisher:
         if request.ray is None:
             with (
-                Crew(study.study_name, request.storage, request.place, request.others, width, plainly(console)),
+                Crew(study.study_name, request.storage, request.place, request.others, width, plainly(console), _telling(request, console)),
                 _watching(request, study.study_name, str(prepared.device), console) as observers,
             ):
                 try:
@@ -96,6 +104,12 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
     found = report(request.storage, study.study_name)
     own = prepared.definition.trainer == SYMMETRIC
     return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None, own)])
+
+
+def _telling(request: SearchRequest, console: Console) -> list[str]:
+    """The options with which further workers say what the search itself says; where it shows a table, only what goes wrong."""
+    words = -1 if console.is_terminal and not request.words else request.words
+    return [*{-1: ["-q"], 1: ["-v"]}.get(words, []), *(["--log-format", "json"] if request.events is not None else [])]
 
 
 def _next(study: str, found: bool, own: bool) -> str:
@@ -131,22 +145,33 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
 
 
 def run_worker(
-    name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None = None, base: Path = BASE
+    name: str,
+    storage_url: str,
+    device: str,
+    width: int | None,
+    console: Console,
+    artifacts: str | None = None,
+    base: Path = BASE,
+    *,
+    words: int = 0,
+    events: TextIO | None = None,
 ) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
 
     Args:
         base: the folder for checkpoints and snapshots.
+        words, events: as in a `SearchRequest`.
 
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
     """
-    prepared = again(name, storage_url, device, width, console, artifacts, base)
+    aside = Console(file=console.file, quiet=True) if words < 0 else console
+    prepared = again(name, storage_url, device, width, aside, artifacts, base)
     if complete(prepared.study, prepared.definition):
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
         plainly(console)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
-    with _progress(console, prepared.study.study_name) as observer:
-        prepared.search(prepared.width(console), Several(observer, *map(Beating, Pulse.asked_for())))
+    with _progress(console, prepared.study.study_name, words, events, storage_url) as observer:
+        prepared.search(prepared.width(aside), Several(observer, *map(Beating, Pulse.asked_for())))
 
 
 def run_confirm(

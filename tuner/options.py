@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -36,6 +39,19 @@ width_option = click.option(
     show_default=True,
     help="Trials trained at once (confirming on a CPU: on each core); auto measures or counts it.",
 )
+
+
+def telling_options(command: Command) -> Command:
+    """How much is said on stderr, and in which form: `words` and `log_format`."""
+    for option in (
+        click.option(
+            "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What is said on stderr."
+        ),
+        click.option("-v", "words", flag_value=1, type=int, help="Say a line for each epoch too."),
+        click.option("-q", "words", flag_value=-1, type=int, help="Say only what goes wrong."),
+    ):
+        command = option(command)
+    return command
 
 
 def width_of(width: str) -> int | None:

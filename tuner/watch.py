@@ -1,20 +1,26 @@
-"""A running search as its own terminal shows it, from another terminal or machine: read from the storage."""
+"""A running search as its own terminal shows it, whoever trains its trials: read from the storage. From another terminal or machine, or
+from the search itself where it has several processes."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 
 from tuner.buffer import BufferedStorage
+from tuner.observer import Observer
 from tuner.progress import Line, screen
-from tuner.storage import open_storage, shown
+from tuner.storage import Patience, open_storage, shown
 from tuner.study import complete, find_study
 from tuner.tables import CurveTable
 from tuner.views import RUNNING, StudyView, view
 
-EVERY_SECONDS = 2.0
+EVERY_SECONDS, SHARE = 2.0, 0.02
+"""A search that shows itself looks so often, and takes no more than this share of its time for it."""
 IDLE_LOOKS = 5
 """So often in a row no trial runs where a search has ended before its trials: by its minutes, or because it was stopped."""
 
@@ -31,11 +37,63 @@ def watch(storage_url: str, name: str, console: Console) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             seen = view(study, curves, shown(storage_url))
-            live.update(screen(seen.name, lines(seen), totals(seen), last(seen), console.width), refresh=True)
+            live.update(shown_at(seen, console.width), refresh=True)
             idle = idle + 1 if seen.trials and not seen.summary["running"] else 0
             if not console.is_terminal or idle == IDLE_LOOKS or (idle and complete(study, seen.definition)):
                 return
             pause.wait(EVERY_SECONDS)
+
+
+class StudyProgress(Observer):
+    """The table of all trials of a study while one of its processes trains; the others say nothing beside it.
+
+    Drawn by a thread, so that long epochs do not keep it and it keeps nobody; what goes wrong with it is told of, and the search goes on.
+
+    Args:
+        name: the study's full name.
+        clock: seconds.
+    """
+
+    def __init__(self, storage_url: str, name: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        backend, self._patience = open_storage(storage_url, create=False), Patience()  # the search itself says when the storage is away
+        self._study = find_study(BufferedStorage(backend, self._patience), name)
+        self._curves, self._shown = CurveTable(backend, self._study._study_id, self._patience), shown(storage_url)
+        self._console, self._clock, self._over, self._told = console, clock, threading.Event(), set[type[Exception]]()
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+
+    def __enter__(self) -> StudyProgress:
+        self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._patience.seconds = 0.0
+        self._thread.join()
+        self._live.stop()
+
+    def noticed(self, what: str) -> None:
+        """Above the table, where it stays."""
+        self._console.print(what, markup=False, highlight=False, soft_wrap=True)
+
+    def _draw(self) -> None:
+        pause = 0.0
+        while not self._over.wait(pause):
+            began = self._clock()
+            try:
+                seen = view(self._study, self._curves, self._shown)
+                self._live.update(shown_at(seen, self._console.width), refresh=True)
+            except Exception as error:  # noqa: BLE001  whatever it is, it must not end the search
+                if type(error) not in self._told and not self._over.is_set():  # once is enough: it comes again every time
+                    self._told.add(type(error))
+                    self.noticed(f"the table could not be drawn ({type(error).__name__}: {error})")
+            pause = max(EVERY_SECONDS, (self._clock() - began) / SHARE)
+
+
+def shown_at(seen: StudyView, width: int) -> Group:
+    """A study in so many columns."""
+    return screen(seen.name, lines(seen), totals(seen), last(seen), width)
 
 
 def lines(seen: StudyView) -> list[Line]:

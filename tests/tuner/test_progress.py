@@ -98,6 +98,19 @@ def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int)
     assert b"best: trial" in out
 
 
+def test_of_several_processes_one_shows_the_table_and_it_has_the_trials_of_all(tmp_path: Path) -> None:
+    """Each drew its own into the same terminal once."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    words = ("search", "tiny.toml", "--workers", "2", "--trials", "8", "--epochs", "8", "--no-confirm")
+    seen, out = on_a_terminal(tmp_path, 100, *words)
+    text = "\n".join(lines_of(seen))
+    assert re.search(r"of 8 trials; \d+ epochs run", text)
+    assert "trials a minute" not in text
+    assert not re.search(r"trial \d+ starts", text)
+    assert max(map(len, lines_of(seen))) <= 100
+    assert b"trials: 8 finished; 0 running" in out
+
+
 @pytest.mark.parametrize("minutes", [0, 1])
 def test_no_more_time_is_left_than_the_minutes_have(tmp_path: Path, minutes: int) -> None:
     """After fifty seconds; without minutes it is what the trials to come would take."""

@@ -5,10 +5,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +20,7 @@ import tuner.watch
 from tests.tuner.scripted import scripted
 from tests.tuner.test_search import definition, quiet, request
 from tuner.definition import StudyDefinition
-from tuner.errors import TunerError
+from tuner.errors import StorageAway, TunerError
 from tuner.events import JsonEvents, json_console
 from tuner.health import LEAST_SECONDS, Pulse, health
 from tuner.job import run_search
@@ -132,6 +134,26 @@ def test_who_watches_a_search_that_its_budget_ended_is_not_kept(tmp_path: Path, 
     shown = io.StringIO()
     tuner.watch.watch(f"sqlite:///{tmp_path}/tuner.db", study.study_name, Console(file=shown, force_terminal=True))
     assert study.study_name in shown.getvalue()
+
+
+def test_a_table_that_cannot_be_drawn_is_told_of_once_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the storage is away; it is tried again."""
+    study, _, _ = scripted(tmp_path, plain(), 4)
+    tried, again = list[str](), threading.Event()
+
+    def failing(seen: optuna.Study, *_: object) -> None:
+        tried.append(seen.study_name)
+        if len(tried) == 3:
+            again.set()
+        raise StorageAway("gone")
+
+    monkeypatch.setattr(tuner.watch, "view", failing)
+    monkeypatch.setattr(tuner.watch, "EVERY_SECONDS", 0.0)
+    said = io.StringIO()
+    with tuner.watch.StudyProgress(f"sqlite:///{tmp_path}/tuner.db", study.study_name, Console(file=said, width=200)):
+        assert again.wait(60)
+    assert set(tried) == {study.study_name}
+    assert said.getvalue().count("the table could not be drawn (StorageAway: gone)") == 1
 
 
 def test_tuner_health_says_it_in_its_status(tmp_path: Path) -> None:

@@ -55,10 +55,12 @@ def study_in(folder: Path) -> optuna.Study:
 
 
 def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
-    """Every trial once, by both, not one too many, and nothing is locked."""
-    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "6")
+    """Every trial once, by both, not one too many, and nothing is locked; both say what they do in the form that was asked for."""
+    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "6", "--log-format", "json")
     assert done.returncode == 0, done.stderr
     assert "locked" not in done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["trial"] for event in events if event["event"] == "ended"} == set(range(9))
     study = study_in(tmp_path)
     trials = study.get_trials()
     assert len(trials) == 9
