@@ -19,7 +19,7 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, finger
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
-from model.files import HEADER, save_numbers
+from model.files import HEADER, is_there, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import DataSource, load_sentences
@@ -36,9 +36,9 @@ def check_writable(path: Path) -> None:
     Raises:
         CheckpointError: it cannot.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; --checkpoint names a file")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; --checkpoint names a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -152,7 +152,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, no checkpoint, a pickle, damaged or of another version.
     """
-    if not path.is_file():
+    if not is_there(path, CheckpointError):
         raise CheckpointError(f"there is no checkpoint {path}; `tuner best --json` names the best trial's")
     if path.stat().st_size > LARGEST_FILE:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes; a checkpoint has at most {LARGEST_FILE:,}")

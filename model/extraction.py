@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.errors import DataError
-from model.files import whole
+from model.files import is_there, whole
 from model.stories import Proposition, Sentence
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def read_stories(path: Path, count: int | None = None) -> list[str]:
     Raises:
         DataError: it is missing, empty, not UTF-8, or holds a story that is none.
     """
-    if not path.is_file():
+    if not is_there(path, DataError):
         raise DataError(f"there is no data file {path}; give a .txt[.gz] file of stories with {END_OF_STORY} between them")
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:

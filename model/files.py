@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 HEADER = "tuner"
 
 
+def is_there(path: Path, fault: type[Exception]) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        Exception: as `fault` says: it may not be looked at, or its name is too long to be one.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise fault(f"{path!s:.200} cannot be looked at ({error.strerror})") from error
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Another name to write to; after the `with` the file is on disk under its own, or, where that failed, as it was before.

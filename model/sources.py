@@ -17,6 +17,7 @@ from typing import Any
 
 from model.errors import DataError
 from model.extraction import Progress, parse_stories, read_stories, silent
+from model.files import is_there
 from model.hub import hub_stories
 from model.stories import Sentence, tell_stories
 
@@ -82,7 +83,7 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
     Raises:
         DataError: the file is missing, empty or not of the form; names file, line and fault.
     """
-    if not path.is_file():
+    if not is_there(path, DataError):
         raise DataError(f"there is no data file {path}; allowed: {SOURCES}")
     sentences: list[Sentence] = []
     seen: set[str] = set()

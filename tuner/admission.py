@@ -189,13 +189,16 @@ class Admission:
         return self._storage.begun(self._study._study_id)
 
     def end(self) -> None:
-        """Says that the minutes are used up, and which baselines they had no room for."""
-        if not self._definition.budget.minutes or self._allowance.left > 0:
-            return
+        """Says that the minutes are used up, and which baselines they had no room for; or another bound, and that it is to be raised."""
         budget, trials = self._definition.budget, self._study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
+        there = f"{ended} of {budget.trials} trials have ended"
+        if ended < budget.trials and (used_up := self._allowance.used_up()):
+            self._notice(f"{used_up}, {there}; raise them to go on")
+        if not budget.minutes or self._allowance.left > 0:
+            return
         if ended < budget.trials:
-            self._notice(f"{budget.minutes:g} minutes are used up, {ended} of {budget.trials} trials have ended; run it again to go on")
+            self._notice(f"{budget.minutes:g} minutes are used up, {there}; run it again to go on")
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:
             self._notice(f"the minutes had no room for {', '.join(names)}; tuner confirm trains all baselines")

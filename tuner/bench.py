@@ -8,7 +8,7 @@ from optuna.trial import Trial
 
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
-from tuner.judges import History, Peer, StartRule
+from tuner.judges import Curve, History, Peer, StartRule
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -79,10 +79,17 @@ class Bench:
             epochs=self._definition.budget.epochs,
             chance=self._chance,
             peers=tuple(peer for number, peer in everyone.items() if number != running.number),
-            losses={name: tuple(point["losses"][name] for point in running.curve) for name in running.curve[-1]["losses"]},
+            losses=_losses(running),
             gradient_norm=tuple(point["gradient_norm"] for point in running.curve),
         )
 
     def _audited(self, number: int) -> bool:
         """Whether this trial's stops are not carried out, so that they can be measured; repeats with the study's seed."""
         return derived_seed(self._definition.seed, "audit", number) / 2**63 < self._definition.pruning.audit
+
+
+def _losses(running: Running) -> dict[str, Curve]:
+    """By component; of one that its trainer does not give in every epoch nothing is said."""
+    points = [point["losses"] for point in running.curve]
+    names = [name for name in points[-1] if all(name in point for point in points)]
+    return {name: tuple(point[name] for point in points) for name in names}

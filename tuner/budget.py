@@ -91,6 +91,15 @@ class Allowance:
         """Whether no more trials are to begin."""
         return self.share(begun=0) >= 1
 
+    def used_up(self) -> str | None:
+        """Which bound no run of the study goes beyond, and how it is raised; None where its minutes or nothing is used up."""
+        budget = self._budget
+        if budget.total_epochs and self._epochs() >= budget.total_epochs:
+            return f"the study's {budget.total_epochs} epochs are used up (--total-epochs)"
+        if budget.gpu_minutes and self.earlier + self.gpu_seconds >= 60 * budget.gpu_minutes:
+            return f"the study's {budget.gpu_minutes:g} GPU-minutes are used up (--gpu-minutes)"
+        return None
+
     def share(self, begun: int) -> float:
         """How much of the budget is used up, of whatever is scarcest, when so many trials have begun."""
         budget = self._budget

@@ -144,7 +144,7 @@ def losses(seen: StudyView) -> list[Chart]:
     made = []
     for trial in (t for t in seen.trials if t.curve and (t.number == seen.best or t.baseline)):
         points = [(p["epoch"], p["losses"]) for p in trial.curve if all(math.isfinite(v) for v in p["losses"].values())]
-        parts = [name for name in PARTS if points and name in points[0][1]]
+        parts = [name for name in PARTS if points and all(name in found for _, found in points)]
         settings = {**DEFAULTS, **trial.settings}
         weighted = [{name: settings[f"loss_weights.{name}"] * found[name] for name in parts} for _, found in points]
         sums = [sum(found.values()) or 1.0 for found in weighted]

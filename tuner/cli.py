@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import signal
@@ -35,6 +36,7 @@ from tuner.options import (
 if TYPE_CHECKING:
     from tuner.definition import StudyDefinition
 
+SHOW_CURSOR = b"\x1b[?25h"
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -181,7 +183,8 @@ def _defined(study: str, storage: str, changes: dict[str, Any]) -> tuple[StudyDe
 def _run_at_end(command: str, study: str) -> None:
     """Runs what is to be run when a search is over; says so if it fails, for the search itself has not."""
     try:
-        status = subprocess.run(shlex.split(command), env={**os.environ, "TUNER_STUDY": study}, check=False).returncode
+        # what it prints goes where all goes that is no result: on standard output stands what the search found
+        status = subprocess.run(shlex.split(command), env={**os.environ, "TUNER_STUDY": study}, stdout=sys.stderr, check=False).returncode
     except (OSError, ValueError) as error:
         click.echo(f"--on-end {command!r} could not be run: {error}", err=True)
         return
@@ -211,15 +214,20 @@ for command in (best, confirm, status, dashboard, report, doctor, health, worker
 
 
 class _Signals:
-    """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony."""
+    """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony.
+
+    A terminal that is closed (SIGHUP) is one too, unless somebody has said that it is not to matter (`nohup`)."""
 
     def __init__(self) -> None:
         self.status = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._received)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, self._received)
 
     def _received(self, number: int, _: Any) -> NoReturn:
         if self.status:
+            if sys.stderr.isatty():
+                os.write(sys.stderr.fileno(), SHOW_CURSOR)  # a live table hides it
             os._exit(128 + number)  # asked twice: at once
         self.status = 128 + number
         raise SystemExit(self.status)
@@ -233,21 +241,30 @@ def _interrupted(arguments: list[str]) -> str:
     return "interrupted"
 
 
+def _say_last(event: str, text: str, arguments: list[str]) -> None:
+    """Why a command ends, on stderr; as an event where that is to be JSON."""
+    if "--log-format=json" in arguments or ("--log-format", "json") in itertools.pairwise(arguments):
+        from tuner.events import line
+
+        text = line(event, "error" if event == "error" else "info", message=text.removeprefix("error: "))
+    click.echo(text, err=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed, 2 bad usage or input, 130 and 143 after signals."""
-    signals = _Signals()
+    signals, given = _Signals(), sys.argv[1:] if arguments is None else arguments
     try:
         cli.main(args=arguments, prog_name="tuner", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2
     except (TunerError, ModelError) as error:
-        click.echo(f"error: {error}", err=True)
+        _say_last("error", f"error: {error}", given)
         return signals.status or error.status
     except SystemExit:
         if not signals.status:
             raise
-        click.echo(_interrupted(sys.argv[1:] if arguments is None else arguments), err=True)
+        _say_last("interrupted", _interrupted(given), given)
     except click.Abort:
         return INTERRUPTED
     return signals.status

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shlex
+import signal
 import sys
+import threading
 import tomllib
 from typing import Any
 
@@ -30,8 +33,11 @@ from tuner.options import (
 @artifacts_option
 @width_option
 @device_option
+@click.option("--of-search", type=float, hidden=True, help="When the search on this machine began that this is a worker of.")
 @telling_options
-def worker(study: str, storage: str, artifacts: str, width: str, device: str, words: int | None, log_format: str) -> None:
+def worker(
+    study: str, storage: str, artifacts: str, width: str, device: str, of_search: float | None, words: int | None, log_format: str
+) -> None:
     """Helps with a search that was begun elsewhere, from this machine or another, until its budget is used up.
 
     Example: tuner worker quick --storage postgresql+psycopg://tuner@db/tuner
@@ -42,8 +48,17 @@ def worker(study: str, storage: str, artifacts: str, width: str, device: str, wo
     from tuner.job import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if of_search is not None:
+        threading.Thread(target=_leave_with_it, daemon=True).start()
     console, events = (Console(stderr=True), None) if log_format == "text" else (json_console(sys.stderr), sys.stderr)
-    run_worker(study, storage, device, width_of(width), console, artifacts, words=words or 0, events=events)
+    run_worker(study, storage, device, width_of(width), console, artifacts, words=words or 0, events=events, began=of_search)
+
+
+def _leave_with_it() -> None:
+    """Ends this process as one is asked to end when that is gone which holds the other end of its standard input."""
+    while os.read(0, 4096):  # not through `sys.stdin`, whose lock the end of the process needs
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @click.command()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 
 import click
@@ -115,9 +113,7 @@ def doctor(storage: str, as_json: bool) -> None:
     from tuner.doctor import examine
 
     checks = examine(storage)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines = [check.line if width is None else check.line[:width] for check in checks]
-    show(as_json, {"checks": [check.as_dict() for check in checks]}, lines)
+    show(as_json, {"checks": [check.as_dict() for check in checks]}, [check.line for check in checks])
     if any(check.state == "bad" for check in checks):
         raise SystemExit(1)
 

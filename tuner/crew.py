@@ -1,4 +1,4 @@
-"""Further workers of a search on this machine: processes of their own, ended when it ends or is interrupted."""
+"""Further workers of a search on this machine: processes of their own, ended when it ends, is interrupted or dies."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from types import TracebackType
 
 
 class Crew:
-    """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are too.
+    """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are ended.
 
-    A worker that ends otherwise than it should is told of: its trials go to the others.
+    A worker that ends otherwise than it should is told of: its trials go to the others. Each holds the reading end of a pipe whose other
+    end is here, so that it sees when this process is gone, however that went.
 
     Args:
         width: how many trials each trains at once.
         storage: goes to them through the environment, for it may hold a password, and command lines are for all to see.
+        threads: how many cores each may use on a CPU.
+        began: when the search began, by `time.monotonic`, from which the minutes of all are counted.
         tell: is told.
         telling: their options for what is said on stderr.
     """
@@ -28,13 +31,14 @@ class Crew:
         artifacts: str,
         devices: tuple[str, ...],
         width: int,
+        threads: int,
+        began: float,
         tell: Callable[[str], None],
         telling: Sequence[str] = (),
     ) -> None:
-        self._study, self._devices, self._width, self._telling = study, devices, width, telling
-        threads = max(1, (os.cpu_count() or 1) // (1 + len(devices)))
-        shared = {"OMP_NUM_THREADS": str(threads)} if devices else {}
-        self._environment = {**os.environ, **shared, "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
+        self._study, self._devices, self._width, self._began, self._telling = study, devices, width, began, telling
+        shared = {"OMP_NUM_THREADS": str(threads), "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
+        self._environment = {**os.environ, **shared}
         self._workers: list[subprocess.Popen[bytes]] = []
         self._tell = tell
 
@@ -42,11 +46,11 @@ class Crew:
         try:
             for device in self._devices:
                 command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device]
-                command += ["--width", str(self._width), *self._telling]
+                command += ["--width", str(self._width), "--of-search", repr(self._began), *self._telling]
                 started = subprocess.Popen(
                     command,
                     env=self._environment,
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C reaches them through us alone: a second signal would end them without a snapshot
                 )
@@ -59,9 +63,18 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._end()
-        for worker, device in zip(self._workers, self._devices, strict=False):
-            if worker.wait() and kind is None:
-                self._tell(f"the worker on {device} ended with status {worker.returncode}; its trials went to the others")
+        try:
+            for worker, device in zip(self._workers, self._devices, strict=False):
+                if worker.wait() and kind is None:
+                    self._tell(f"the worker on {device} ended with status {worker.returncode}; its trials went to the others")
+        except BaseException:
+            self._end()  # they are asked to leave too, and need not be waited for
+            raise
+
+    @property
+    def failed(self) -> bool:
+        """Whether none of them came to its end."""
+        return all(worker.returncode for worker in self._workers)
 
     def _end(self) -> None:
         for worker in self._workers:

@@ -15,8 +15,9 @@ import optuna
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 import studies
-from model.config import MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
+from model.config import COMPONENTS, MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
 from model.errors import ConfigError
+from model.files import is_there
 from tuner.errors import DefinitionError
 from tuner.judges import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
 
@@ -28,7 +29,7 @@ STARTING = 10
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -108,7 +109,7 @@ class Choices(_Section):
     def _sound(self) -> Choices:
         if len(set(map(repr, self.choices))) != len(self.choices):
             raise ValueError(f"choices = {self.choices} names a value twice")
-        if self.start is not None and self.start not in self.choices:
+        if self.start is not None and repr(self.start) not in map(repr, self.choices):  # 32.0 is no number of dimensions, nor true
             raise ValueError(f"start = {self.start!r} is none of the choices; allowed: {', '.join(map(repr, self.choices))}")
         return self
 
@@ -233,6 +234,8 @@ class StudyDefinition(_Section):
                 raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
             for value in space.corners():
                 self._check({**self._middle(), name: value}, f"search.{name}")
+        if all(0 in self._ends(f"loss_weights.{component}") for component in COMPONENTS):
+            raise ValueError("search: all four loss_weights can be 0 at once; allowed: at least one that is always above 0")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
             for trial in trials:
                 self._check_trial(kind, trial)
@@ -240,6 +243,10 @@ class StudyDefinition(_Section):
 
     def _middle(self) -> dict[str, Value]:
         return {**{name: space.corners()[0] for name, space in self.search.items()}, **self.fixed}
+
+    def _ends(self, name: str) -> list[Value]:
+        """What a setting can be, of a range its ends."""
+        return self.search[name].corners() if name in self.search else [self.fixed[name]] if name in self.fixed else []
 
     def _check(self, settings: dict[str, Value], where: str) -> None:
         try:
@@ -249,7 +256,7 @@ class StudyDefinition(_Section):
 
     def _check_trial(self, kind: str, trial: dict[str, Value]) -> None:
         label = f"{kind}: {trial.get('name', '(without a name)')}"
-        if not isinstance(trial.get("name"), str):
+        if not isinstance(name := trial.get("name"), str) or not name.strip():
             raise ValueError(f"{label}: each needs a name")
         point = self.point(trial)
         for name, space in self.search.items():
@@ -398,8 +405,8 @@ def load_definition(study: str) -> StudyDefinition:
         DefinitionError: there is no such study, or it cannot be used.
     """
     path = Path(study)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
+    if path.suffix == ".toml" or is_there(path, DefinitionError):
+        if not is_there(path, DefinitionError):
             raise DefinitionError(f"there is no study definition {path}")
         if path.stat().st_size > LARGEST_FILE:
             raise DefinitionError(f"{path} has {path.stat().st_size:,} bytes; a study definition has at most {LARGEST_FILE:,}")

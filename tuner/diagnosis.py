@@ -138,8 +138,9 @@ def _best_cuts(trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut
 def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
     """The ways to tell the trials apart by one setting: between two of its values, or one choice from the others."""
     points = [(t.params[name], left[t.number], _outpaced(t) and not left[t.number]) for t in trials if name in t.params]
-    values = sorted({value for value, _, _ in points}, key=lambda value: (str(type(value)), value))
-    ordered = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    known = {value for value, _, _ in points}
+    ordered = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known)
+    values = sorted(known) if ordered else sorted(known, key=lambda value: (str(type(value)), value))
     cuts = []
     borders = list(itertools.pairwise(values))
     for low, high in borders[:: math.ceil(len(borders) / MOST_CUTS) or 1]:

@@ -18,8 +18,9 @@ from pathlib import Path
 from tuner.errors import TunerError
 
 PULSE = "TUNER_PULSE"
-LEAST_SECONDS, TIMES = 600.0, 20.0
-"""An epoch may take so long at least, and so many times as long as the longest before it."""
+LEAST_SECONDS, TIMES = 1200.0, 20.0
+"""An epoch may take so long at least, which is longer than a storage that is away is waited for; and so many times as long as the longest
+before it."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import flat_settings
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
+from model.files import is_there
 from model.probe import Probe
 from model.trainer import FusedTrainer, Snapshot
 from tuner.definition import SYMMETRIC
@@ -27,7 +28,7 @@ from tuner.tables import CurveTable
 
 def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     """The findings on a `CHECKPOINT`, a `STUDY:TRIAL` or a `STUDY`."""
-    if subject.endswith(".safetensors") or Path(subject).is_file():
+    if subject.endswith(".safetensors") or is_there(Path(subject), StudyError):
         return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
     storage = open_storage(storage_url, create=False)
     name, colon, number = subject.rpartition(":")

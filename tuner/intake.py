@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,11 @@ def _always(frozen: FrozenTrial, last: bool) -> bool:  # noqa: ARG001
 def _begun(frozen: FrozenTrial) -> tuple[float, int]:
     """When a trial began, which is not the order of the numbers where one had been put in."""
     return 0.0 if frozen.datetime_start is None else frozen.datetime_start.timestamp(), frozen.number
+
+
+def curve_of(frozen: FrozenTrial) -> tuple[float, ...]:
+    """Its objective by epoch, as far as it is stored."""
+    return tuple(value for _, value in sorted(frozen.intermediate_values.items()))
 
 
 @dataclass
@@ -90,8 +95,7 @@ class Intake:
             known = "verdict" in frozen.user_attrs or not frozen.state.is_finished()  # else somebody else has ended it
             again = mine and known and state is not None and frozen.number not in state.past
             if frozen.state.is_finished() and not again:
-                curve = tuple(value for _, value in sorted(frozen.intermediate_values.items()))
-                past.add(frozen.number, curve, frozen.state == TrialState.FAIL)
+                past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
             elif again or (mine and frozen.state == TrialState.RUNNING):
                 self._left.append(frozen)
         self._left.sort(key=_begun)
@@ -149,6 +153,11 @@ class Intake:
         """Whether somebody else is training trials of the study."""
         trials = self.storage.unfinished(self.study._study_id, OWNER)
         return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) and self._alive(t.value) for t in trials)
+
+    def elsewhere(self, known: Container[int], *states: TrialState) -> list[FrozenTrial]:
+        """The trials of other processes in these states whose numbers are not known."""
+        trials = self.study.get_trials(deepcopy=False, states=states)
+        return [t for t in trials if t.number not in known and not in_seat(t.user_attrs.get(OWNER), self.seat.number)]
 
     def _alive(self, value: Any) -> bool:
         return alive(value, self.storage.patience.back)

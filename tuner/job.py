@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 import optuna
+import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -20,14 +22,17 @@ from tuner.definition import SYMMETRIC
 from tuner.events import JsonEvents
 from tuner.forecast import forecast, told
 from tuner.health import Pulse
+from tuner.lanes import shared_out
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
-from tuner.preparation import BASE, SearchRequest, again, begin, load, plainly, started_ahead
+from tuner.preparation import BASE, Prepared, SearchRequest, again, begin, load, plainly, started_ahead
 from tuner.progress import LiveProgress, PlainProgress, QuietProgress, WordyProgress
+from tuner.publish import Publisher
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
 from tuner.seam import Trainer
-from tuner.study import complete, source_of
+from tuner.storage import open_storage
+from tuner.study import complete, find_study, source_of
 from tuner.summary import Report, report
 from tuner.trainers import find_trainer
 from tuner.width import fitting
@@ -80,30 +85,53 @@ def run_search(request: SearchRequest, console: Console) -> Report:
 
 def _searched(request: SearchRequest, console: Console, begun: list[Process]) -> Report:
     aside = Console(file=console.file, quiet=True) if request.words < 0 else console
-    prepared = begin(request, aside, begun)
-    width, study = prepared.width(aside), prepared.study
+    prepared = begin(request, aside, begun, plainly(console))
+    study, lost = prepared.study, False
+    with shared_out(1 + len(request.others)):
+        width = prepared.width(aside)
     with prepared.publisher(plainly(console)) as publisher:
         if request.ray is None:
-            with (
-                Crew(study.study_name, request.storage, request.place, request.others, width, plainly(console), _telling(request, console)),
-                _watching(request, study.study_name, str(prepared.device), console) as observers,
-            ):
-                try:
-                    prepared.search(width, Several(*observers, publisher))
-                except DeviceError as error:
-                    if not request.others:
-                        raise
-                    plainly(console)(f"{prepared.device} is left out: {error}; its trials go to the others")
+            lost = _search_here(prepared, width, console, publisher)
         else:
-            _search_with_ray(request, study, width, _Counts(study, console, publisher.offer), plainly(console))
+            _search_with_ray(request, study, _Counts(study, console, publisher.offer), plainly(console))
+        if lost:  # what was being trained here has been ended by others since
+            study = find_study(open_storage(request.storage), study.study_name)
         if request.confirm and not complete(study, prepared.definition):
-            later = f"run the search again to go on, or tuner confirm {study.study_name} to confirm what there is"
+            later = f"tuner confirm {study.study_name} confirms what there is"
             plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
+        elif request.confirm and lost:
+            plainly(console)(
+                f"the best is not confirmed: {prepared.device} has failed; tuner confirm {study.study_name} --device D confirms it"
+            )
         elif request.confirm:
             prepared.confirm(width, aside)
     found = report(request.storage, study.study_name)
     own = prepared.definition.trainer == SYMMETRIC
     return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None, own)])
+
+
+def _search_here(prepared: Prepared, width: int, console: Console, publisher: Publisher) -> bool:
+    """Runs the search in this process and, where it has further devices, in one for each; whether the device of this one has failed.
+
+    Raises:
+        DeviceError: all have.
+    """
+    request, name, failed = prepared.request, prepared.study.study_name, list[DeviceError]()
+    began = time.monotonic() if request.began is None else request.began
+    with shared_out(1 + len(request.others)):
+        each = width, torch.get_num_threads(), began, plainly(console), _telling(request, console)
+        crew = Crew(name, request.storage, request.place, request.others, *each)
+        with crew, _watching(request, name, str(prepared.device), console) as observers:
+            try:
+                prepared.search(width, Several(*observers, publisher))
+            except DeviceError as error:
+                if not request.others:
+                    raise
+                failed.append(error)
+                plainly(console)(f"{prepared.device} is left out: {error}; its trials go to the others")
+    if failed and crew.failed:
+        raise failed[0]
+    return bool(failed)
 
 
 def _telling(request: SearchRequest, console: Console) -> list[str]:
@@ -121,12 +149,10 @@ def _next(study: str, found: bool, own: bool) -> str:
     return f"next: tuner report {study} -o report.html; tuner best {study} --format cli; tuner train --from {study}"
 
 
-def _search_with_ray(
-    request: SearchRequest, study: optuna.Study, width: int, tick: Callable[[], None], tell: Callable[[str], None]
-) -> None:
+def _search_with_ray(request: SearchRequest, study: optuna.Study, tick: Callable[[], None], tell: Callable[[str], None]) -> None:
     address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
     base = request.base.absolute()
-    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, width, address, base, tick, tell)
+    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, request.width, address, base, tick, tell)
 
 
 def dry_run(request: SearchRequest, console: Console) -> Report:
@@ -155,18 +181,19 @@ def run_worker(
     *,
     words: int = 0,
     events: TextIO | None = None,
+    began: float | None = None,
 ) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
 
     Args:
         base: the folder for checkpoints and snapshots.
-        words, events: as in a `SearchRequest`.
+        words, events, began: as in a `SearchRequest`.
 
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
     """
     aside = Console(file=console.file, quiet=True) if words < 0 else console
-    prepared = again(name, storage_url, device, width, aside, artifacts, base)
+    prepared = again(name, storage_url, device, width, aside, artifacts, base, plainly(console), began)
     if complete(prepared.study, prepared.definition):
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
         plainly(console)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
@@ -209,6 +236,6 @@ class _Counts:
         self._then()
 
 
-def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:
+def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int | None, base: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_worker(study, storage, device, width, Console(stderr=True), artifacts, Path(base))

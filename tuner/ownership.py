@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,8 @@ from tuner.errors import StorageError
 OWNER = "owner"
 """The attribute of a running trial that says whose it is."""
 BEAT_SECONDS, SILENT_SECONDS = 30.0, 300.0
+PROCESSES, GONE = Path("/proc"), ("Z", "X")
+"""Where Linux tells of processes, and the states of those that only their parents still know."""
 
 
 def owner(seat: int) -> dict[str, Any]:
@@ -56,12 +59,21 @@ def alive(owner: Mapping[str, Any] | None, back: float = 0.0) -> bool:
 
 
 def _started_at(pid: int) -> str:
-    """When a process of this machine began (clock ticks since boot), so that a number used again is told apart; empty if it is gone."""
+    """When a process of this machine began, so that a number used again is told apart; empty if it is gone. In clock ticks since boot, or
+    where there is no /proc as `ps` says it."""
+    if not PROCESSES.is_dir():
+        return _by_ps(pid)
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = (PROCESSES / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
+    return "" if fields[0] in GONE else fields[19]
+
+
+def _by_ps(pid: int) -> str:
+    listed = subprocess.run(["ps", "-o", "state=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    state, _, began = listed.strip().partition(" ")
+    return "" if state[:1] in GONE else " ".join(began.split())
 
 
 class Heart:

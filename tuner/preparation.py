@@ -25,7 +25,7 @@ from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
 from tuner.health import Pulse
-from tuner.lanes import lanes_of
+from tuner.lanes import lanes_of, shared_out
 from tuner.observer import Observer
 from tuner.progress import BarProgress
 from tuner.publish import Publisher
@@ -126,7 +126,7 @@ class Prepared:
                 measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, WIDEST.bit_length()))
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            if not measured.bound:
+            if not measured.bound and not self.request.others:  # a share of the cores is no measure for a search that has all
                 self.study.set_user_attr("width", known)
         return min(known[self.device.type], self.definition.budget.trials)
 
@@ -200,28 +200,30 @@ def load(definition: StudyDefinition, console: Console) -> Corpus:
 @contextlib.contextmanager
 def started_ahead(request: SearchRequest) -> Iterator[list[Process]]:
     """Processes that begin while the data are read, where the search is likely to use them."""
-    data, budget, lanes = request.definition.data, request.definition.budget, lanes_of(find_device(request.device).type)
+    data, budget = request.definition.data, request.definition.budget
+    with shared_out(1 + len(request.others)):
+        lanes = lanes_of(find_device(request.device).type)
     likely = data.stories is None or budget.trials * budget.epochs * data.stories * A_STORY >= PROCESSES_FROM
     with ahead(lanes if likely and lanes > 1 and request.ray is None else 0) as begun:
         yield begun
 
 
-def begin(request: SearchRequest, console: Console, begun: list[Process]) -> Prepared:
-    """Device, data, storage and study."""
+def begin(request: SearchRequest, console: Console, begun: list[Process], tell: Callable[[str], None]) -> Prepared:
+    """Device, data, storage and study; `tell` is told what goes wrong, also where the console is to be quiet."""
     device, corpus = find_device(request.device), load(request.definition, console)
     definition = request.definition.fitted(len(corpus.sentences["train"]))
     if definition.budget.epochs != request.definition.budget.epochs:
         before = request.definition.budget.epochs
         plainly(console)(f"{definition.budget.epochs} epochs a trial in place of {before}: the data are small (least_sentences)")
-    storage = BufferedStorage(open_storage(request.storage), Patience(plainly(console)))
+    storage = BufferedStorage(open_storage(request.storage), Patience(tell))
     open_artifacts(request.place)
-    if request.warm_start is not None:
-        find_study(storage, request.warm_start)  # what is not there is told of before a study is begun
+    # what is not there is told of before a study is begun, which may have the same name and be newer
+    earlier = None if request.warm_start is None else find_study(storage, request.warm_start).study_name
     if request.there is not None:
         check_data(find_study(storage, request.there), corpus)  # else a study of another name would be begun
     study = open_study(storage, definition, corpus, request.name, request.fresh)
-    if request.warm_start is not None:
-        remember(study, storage, request.warm_start, definition.distributions())
+    if earlier is not None:
+        remember(study, storage, earlier, definition.distributions())
     _warn_of_few(study, definition, plainly(console))
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
@@ -243,17 +245,28 @@ def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callabl
 
 
 def again(
-    name: str, storage_url: str, device: str, width: int | None, console: Console, artifacts: str | None, base: Path = BASE
+    name: str,
+    storage_url: str,
+    device: str,
+    width: int | None,
+    console: Console,
+    artifacts: str | None,
+    base: Path = BASE,
+    tell: Callable[[str], None] | None = None,
+    began: float | None = None,
 ) -> Prepared:
     """A study that is there, with its data.
+
+    Args:
+        tell: is told what goes wrong, where the console is to be quiet.
 
     Raises:
         StudyError: there is none, or it was begun on other data or with another model than these.
     """
-    storage = BufferedStorage(open_storage(storage_url, create=False), Patience(plainly(console)))
+    storage = BufferedStorage(open_storage(storage_url, create=False), Patience(tell or plainly(console)))
     study = find_study(storage, name)
     definition = definition_of(study)
-    request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts)
+    request = SearchRequest(definition, storage_url, width, device, None, False, base, artifacts=artifacts, began=began)
     corpus = load(definition, console)
     check_same(study, definition, corpus, "put them back as they were, or use the version of tuner that began it")
     return Prepared(request, definition, study, storage, corpus, find_device(device))

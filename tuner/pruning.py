@@ -3,7 +3,8 @@
     pruner = FirstOf(ExplosionPruner(epochs=30), PlateauPruner(epochs=30), HalvingPruner(epochs=30))
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
-A trial reports its steps from 1 (or any other start) upwards, one an epoch.
+A trial reports its steps from 1 (or any other start) upwards, one an epoch. One that is complete before the last of them stands with its
+last value; one that is complete and has reported nothing is nobody's peer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class RulePruner(optuna.pruners.BasePruner):
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         others = study.get_trials(deepcopy=False, states=states)
-        peers = tuple(self._peer(study._study_id, other, sign) for other in others if other.number != trial.number)
+        told = [other for other in others if other.intermediate_values or other.state != TrialState.COMPLETE]
+        peers = tuple(self._peer(study._study_id, other, sign) for other in told if other.number != trial.number)
         return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=peers))
 
     def _peer(self, study_id: int, other: FrozenTrial, sign: float) -> Peer:
@@ -42,7 +44,10 @@ class RulePruner(optuna.pruners.BasePruner):
         key, over = (study_id, other.number), other.state != TrialState.RUNNING
         values, peer = self._peers.get(key, (None, None))
         if peer is None or values is not other.intermediate_values or peer.over != over:
-            peer = Peer(_curve(other, sign), over)
+            curve = _curve(other, sign)
+            if other.state == TrialState.COMPLETE:  # it ended by itself, and stands where it ended
+                curve += curve[-1:] * (self.epochs - len(curve))
+            peer = Peer(curve, over)
             self._peers[key] = other.intermediate_values, peer
         return peer
 

@@ -7,7 +7,9 @@ node dies is started again by Ray elsewhere, and its trials are taken up as thos
 from __future__ import annotations
 
 import importlib.util
+import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,12 +29,12 @@ def find_ray() -> None:
 
 
 def run_with_ray(
-    work: Callable[[str, str, str, str, int, str], None],
+    work: Callable[[str, str, str, str, int | None, str], None],
     study: str,
     storage: str,
     artifacts: str,
     devices: tuple[str, ...],
-    width: int,
+    width: int | None,
     address: str | None,
     base: Path,
     tick: Callable[[], None],
@@ -42,6 +44,7 @@ def run_with_ray(
 
     Args:
         work: a worker, of study, storage, artifacts, device, width and base; a function of a module that every node has.
+        width: how many trials each trains at once; None: as each finds out, for nodes are unlike.
         address: of a Ray cluster (`auto`: the one that this machine belongs to); None begins one on this machine.
         base: the folder for checkpoints and snapshots; every node must have it, and share it if models are to be found in one place.
         tick: called every `TICK_SECONDS`.
@@ -54,10 +57,13 @@ def run_with_ray(
     import ray  # it is here: `find_ray` has been asked
 
     _reach(address)
+    ended = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise TunerError(f"the Ray cluster {address!r} cannot be reached: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ended)  # Ray has put its own there, whose status says nothing
     try:
         remote = ray.remote(max_retries=-1)(work)
         waiting = [

@@ -22,7 +22,7 @@ from typing import Any
 import optuna
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 
 from tuner.admission import Admission
 from tuner.arrays import Arrays, Slot
@@ -32,7 +32,7 @@ from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
-from tuner.intake import Intake, Past
+from tuner.intake import Intake, Past, curve_of
 from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS, shared_out
 from tuner.observer import Observer
@@ -43,6 +43,7 @@ from tuner.snapshots import Keeper, SearchState, Seat
 from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
 POLL_SECONDS = 2.0
@@ -218,6 +219,8 @@ class Search:
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
             begun += 1
+        if fresh:
+            self._learn()
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
         self._wait_for_room(self._arrays.refill(ended, fresh))
@@ -323,6 +326,7 @@ class Search:
         for slot in lost:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
+        everyone |= self._beginning_elsewhere(everyone)
         verdicts = [
             (slot, verdict)
             for slot in there
@@ -331,6 +335,20 @@ class Search:
         for slot, verdict in sorted(verdicts, key=lambda found: found[0].running.number):
             self._end(slot.running, verdict, self._arrays.saver(slot))
         return [*lost, *(slot for slot, _ in verdicts)]
+
+    def _learn(self) -> None:
+        """Those that have ended in other processes are peers too."""
+        known = self._past.over | {running.number for running in self.running} | self._intake.coming
+        for frozen in self._intake.elsewhere(known, *ENDED):
+            self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
+
+    def _beginning_elsewhere(self, known: Mapping[int, Peer]) -> dict[int, Peer]:
+        """Those of a start of which only the best goes on that train in other processes, while any of it trains here."""
+        start = self._bench.start
+        if not any(running.number in start for running in self.running) or self._past.over.union(known).issuperset(start):
+            return {}
+        found = self._intake.elsewhere({*known, *self._past.over, *self._intake.coming}, TrialState.RUNNING, *ENDED)
+        return {frozen.number: Peer(curve_of(frozen), frozen.state.is_finished()) for frozen in found if frozen.number in start}
 
     def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""

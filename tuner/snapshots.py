@@ -214,14 +214,16 @@ class Seat:
         """The slots in the newest states of all seats that nobody has, by trial: what dead processes were training.
 
         Args:
-            places: hosts and seats of the dead; what lies on another host is looked for among the artifacts.
+            places: hosts and seats of the dead; what lies on another host is looked for among the artifacts, and so is what lay in a seat
+                of this one that somebody has by now, which is overwritten where hosts share the folder.
         """
         states: list[SearchState | None] = []
         for place in sorted(self.folder.glob("seat-*")):
             number = int(place.name.removeprefix("seat-"))
             if number != self.number and self._empty(number):
                 states.append(self.newest(study, number))
-        states += [self._fetch(host, number) for host, number in places if host != socket.gethostname()]
+        here = socket.gethostname()
+        states += [self._fetch(host, number) for host, number in places if host != here or not self._empty(number)]
         found: dict[int, SlotState] = {}
         for state in states:  # a trial that was taken over before lies in the seat of its first owner too, as it was then
             for number, slot in ({} if state is None or state.study != study else state.slots).items():

@@ -101,18 +101,30 @@ def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
 def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress = silent) -> dict[str, Any]:
     """Trains one configuration and writes its checkpoint; returns what `tuner train --json` prints.
 
-    One that is interrupted writes the model as it was after its last whole epoch.
+    One that is interrupted writes the model as it was after its last whole epoch; beside one that was there already, not over it.
+
+    Raises:
+        TunerError: the device has no room for it, or the loss is no number any more.
     """
+    try:
+        return _trained(request, tell, parsing)
+    except MemoryError as error:
+        advice = "take a smaller --batch-size or --hidden-dim"
+        raise TunerError(f"{request.device} has no room for this model and its batches ({error}); {advice}") from error
+
+
+def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progress) -> dict[str, Any]:
     find_device(request.device)
     check_writable(request.checkpoint)
     shape, hyperparameters = settings_from(request.settings, epochs=request.epochs, seed=request.seed)
     corpus = load_corpus(request.data.source, request.data.stories, request.data.seed, parsing)
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
     trainer.load(0, hyperparameters)
-    began, curve, whole = time.monotonic(), [], None
+    began, curve, whole, place = time.monotonic(), [], None, request.checkpoint
     sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
     tell(f"{corpus.name}: {', '.join(sizes)} sentences; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
     if request.checkpoint.exists():
+        place = request.checkpoint.with_name(f"{request.checkpoint.stem}-interrupted{request.checkpoint.suffix}")
         tell(f"{request.checkpoint} is there already; it is replaced at the end")
     try:
         for _ in range(request.epochs):
@@ -120,7 +132,7 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
             curve.append(_point(record, evaluation))
             whole = trainer.held(0), evaluation
     except SystemExit:
-        tell(_rescued(trainer, request, hyperparameters, whole))
+        tell(_rescued(trainer, place, hyperparameters, whole))
         raise
     _save(trainer, request.checkpoint, evaluation)
     return {
@@ -161,11 +173,11 @@ def _save(trainer: SavingTrainer, path: Path, evaluation: Evaluation) -> None:
         ) from error
 
 
-def _rescued(trainer: SavingTrainer, request: TrainRequest, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:
+def _rescued(trainer: SavingTrainer, path: Path, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:
     """Writes the model as it was after its last whole epoch, if there is one; what is said of it."""
     if whole is None:
         return "no epoch was over: no checkpoint is written"
     held, evaluation = whole
     trainer.resume(0, hyperparameters, held)
-    _save(trainer, request.checkpoint, evaluation)
-    return f"{request.checkpoint} has the model after epoch {held.notes['epoch']} of {request.epochs}; the next run begins anew"
+    _save(trainer, path, evaluation)
+    return f"{path} has the model after epoch {held.notes['epoch']} of {hyperparameters.epochs}; the next run begins anew"

@@ -44,8 +44,10 @@ def remembered(study: optuna.Study) -> list[FrozenTrial]:
     source = optuna.load_study(study_name=known["study"], storage=study._storage)
     numbers = set(known["trials"])
     found = [trial for trial in source.get_trials() if trial.number in numbers]
+    newest = max(numbers)
     for trial in found:
-        trial.number = -1 - trial.number  # a sampler leaves out the trial that it samples for, which it knows by its number
+        # a sampler leaves out the trial that it samples for, which it knows by its number; and the older ones weigh less
+        trial.number -= newest + 1
     return found
 
 

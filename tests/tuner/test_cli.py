@@ -218,6 +218,8 @@ BAD_DATA = {
         (["search", "quick", "--width", "many"], ["many", "auto"]),
         *((["search", "quick", "--data", name], [name]) for name in BAD_DATA),
         (["train", "--data", "two.jsonl"], ["two.jsonl, line 1", "proposition 1"]),
+        (["train", "--data", f"{'x' * 300}.jsonl"], ["cannot be looked at (File name too long)"]),
+        (["parse", "a sentence where the checkpoint belongs, " * 9], ["cannot be looked at (File name too long)"]),
         (["train", "--hidden-dim", "50"], ["hidden_dim", "50", "multiple of 16"]),
         (["evaluate", "tiny.toml"], ["tiny.toml", "no checkpoint"]),
         (["evaluate", "best_model.pt"], ["pickle", "tuner train"]),
@@ -324,6 +326,47 @@ def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Pat
     epoch = next(line for line in said if line.startswith(f"epoch {kept[2]}:"))
     figures = json.loads(call(tmp_path, "evaluate", kept[1], "--split", "valid", "--json").stdout)
     assert f"component accuracy {100 * figures['component_accuracy']:.2f} %" in epoch
+
+
+def test_a_training_that_is_interrupted_leaves_the_model_that_was_there(tmp_path: Path) -> None:
+    """It was to be replaced at the end; what the interrupted one came to lies beside it."""
+    kept = tmp_path / "runs" / "checkpoints" / "train.safetensors"
+    options = ["--num-stories", "30", "--hidden-dim", "16", "--num-rules", "2"]
+    assert call(tmp_path, "train", "--epochs", "1", *options).returncode == 0
+    before = kept.read_bytes()
+    command = [sys.executable, "-m", "tuner", "train", "--epochs", "500", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    assert any(line.startswith("epoch 2:") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    said = process.stdout.read()
+    assert process.wait() == 130, said
+    assert kept.read_bytes() == before
+    assert f"{kept.parent.relative_to(tmp_path)}/train-interrupted.safetensors has the model after epoch " in said
+    assert (kept.parent / "train-interrupted.safetensors").is_file()
+
+
+def test_a_model_too_large_for_the_device_is_said_to_be(inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to do."""
+
+    def full(self: SavingTrainer, *_: object) -> None:
+        raise MemoryError("tried to allocate 80 GiB")
+
+    monkeypatch.setattr(SavingTrainer, "__init__", full)
+    done = inside("train", "--num-stories", "30", "--epochs", "1", "--checkpoint", "big.safetensors")
+    assert done.status == 2
+    assert (
+        "has no room for this model and its batches (tried to allocate 80 GiB); take a smaller --batch-size or --hidden-dim" in done.stderr
+    )
+
+
+def test_the_last_line_is_json_where_that_is_asked_for(inside: Callable[..., Called]) -> None:
+    """Why it ends, at the level of an error."""
+    done = inside("search", "quick", "--device", "cuda:99", "--log-format", "json")
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.status == 2
+    assert (events[-1]["event"], events[-1]["level"]) == ("error", "error")
+    assert "cuda:99" in events[-1]["message"]
 
 
 def test_a_model_that_cannot_be_written_in_the_end_is_told_of(inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,11 @@ hidden_dim = { choices = [32, 64] }
 """
 
 
+NO_WEIGHT = "\n".join(
+    f'"loss_weights.{name}" = {{ choices = [1.0, 0.0] }}' for name in ("parse", "generate", "cycle_forward", "cycle_backward")
+)
+
+
 def written(tmp_path: Path, text: str) -> str:
     """A definition file."""
     path = tmp_path / "mine.toml"
@@ -58,6 +63,10 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
         ("low = 1e-4, high = 1e-2", "low = 1e-4, hihg = 1e-2", r"hihg is not known; allowed in a range: low, high, log"),
         ("lr = {", "learning_rate = {", "'learning_rate' is no setting; allowed: hidden_dim"),
         ("[32, 64]", "[]", r"hidden_dim\.choices"),
+        ("[32, 64] }", "[32, 64], start = 32.0 }", r"start = 32.0 is none of the choices; allowed: 32, 64"),
+        ("epochs = 3", "epochs = 3\nminutes = inf", r"budget.minutes: Input should be a finite number \(given: inf\)"),
+        ("[32, 64] }", '[32, 64] }\n[[baselines]]\nname = " "\nlr = 1e-3', "each needs a name"),
+        ("[32, 64] }", f"[32, 64] }}\n{NO_WEIGHT}", "all four loss_weights can be 0 at once; allowed: at least one that is always above 0"),
         ("[32, 64]", "[32, 50]", "hidden_dim = 50 is not allowed; allowed: a multiple of 16"),
         ("choices = [32, 64]", "low = 32, high = 64", "takes choices, not a range"),
         ("trials = 4", 'trials = "4"', r"budget\.trials.*given: '4'"),

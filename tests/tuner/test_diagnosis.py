@@ -70,6 +70,21 @@ def test_the_setting_that_decides_is_named_with_counts_and_no_other() -> None:
     assert "kind = " in found.finding
 
 
+def test_numbers_of_both_kinds_stand_in_their_order() -> None:
+    """Whole ones beside fractions, as `choices = [0, 0.5, 1]`: nothing is learnt without the component."""
+    study = optuna.create_study(direction="maximize")
+    space = {"loss_weights.generate": CategoricalDistribution([0, 0.5, 1])}
+    for number in range(30):
+        weight = (0, 0.5, 1)[number % 3]
+        end = 0.6 if weight else CHANCE
+        values = {1: CHANCE, 2: end}
+        given = {"params": {"loss_weights.generate": weight}, "distributions": space, "intermediate_values": values}
+        study.add_trial(create_trial(value=end, **given))
+    (found,) = diagnose_study(study, CHANCE)
+    assert found.finding.startswith("10 of 10 trials with loss_weights.generate < 0.2 stayed on the plateau")
+    assert found.evidence["stays"] == [0, 0]
+
+
 def test_what_was_stopped_for_others_is_told_apart_from_what_stayed() -> None:
     """It lay on the plateau when it was stopped, and may have left it later; what had left it is not told of."""
     study = optuna.create_study(direction="maximize")

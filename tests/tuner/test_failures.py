@@ -343,10 +343,14 @@ def test_the_budget_of_epochs_ends_a_search_which_finishes_or_stores(tmp_path: P
         folder = tmp_path / at
         folder.mkdir()
         budget = {"trials": 8, "epochs": 3, "total_epochs": 8, "at_budget": at}
-        study, _, _ = scripted(folder, plain(budget=budget, search={"lr": SPACE["lr"]}, enqueue=[]), 4)
+        listener = Listener()
+        study, _, _ = scripted(folder, plain(budget=budget, search={"lr": SPACE["lr"]}, enqueue=[]), 4, observer=listener)
         trials = study.get_trials()
         assert len(trials) == 4
         assert {t.state for t in trials} == states
+        ended = 4 if at == "finish" else 0
+        said = f"the study's 8 epochs are used up (--total-epochs), {ended} of 8 trials have ended; raise them to go on"
+        assert listener.told[-1] == said
     rest = {**budget, "total_epochs": 0}
     study, trainers, _ = scripted(folder, plain(budget=rest, search={"lr": SPACE["lr"]}, enqueue=[]), 4)
     assert {t.state for t in study.get_trials()} == {TrialState.COMPLETE}

@@ -7,9 +7,11 @@ import optuna
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule, StartRule
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
+from tuner.verdict import Verdict
 
 RISING = tuple(0.9 * (1 - math.exp(-epoch / 5)) for epoch in range(1, 31))
 FALLING_LOSS = tuple(2 + 8 * math.exp(-epoch / 5) for epoch in range(30))
@@ -188,6 +190,27 @@ def test_an_objective_that_begins_at_nothing_does_not_explode_when_it_dips() -> 
     assert rule(replace(dips, objective=(0.0, 0.01, -0.02, -0.03), peers=peers)) is None
     assert rule(replace(dips, objective=(0.0, 0.1, -1.5, -1.6), peers=peers)) is not None
     assert rule(replace(dips, objective=(0.0, 0.0, 0.0, 0.0))) is None
+
+
+def test_what_ended_by_itself_stands_where_it_ended() -> None:
+    """In a plain study: it is not behind because it was short, and where it has reported nothing it is nobody's peer."""
+
+    def verdict(*others: FrozenTrial) -> Verdict | None:
+        study = optuna.create_study(direction="maximize")
+        study.add_trials(others)
+        trial = study.ask()
+        for epoch in range(1, 20):
+            trial.report(0.1, epoch)
+        return HalvingPruner(30, first=19, slack=0.0).judge(study, study.trials[-1])
+
+    short = create_trial(value=0.95, intermediate_values=dict.fromkeys(range(1, 13), 0.95))
+    stopped = create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.05})
+    silent = create_trial(value=0.95)
+    assert verdict(*[stopped] * 9) is None
+    assert verdict(*[silent] * 9) is None
+    found = verdict(*[short] * 9, silent)
+    assert found is not None
+    assert "9 of 9 others were better" in found.reason
 
 
 def test_the_pruners_work_in_a_plain_study() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
     assert all(len(t.intermediate_values) == t.user_attrs["epochs_run"] for t in trials)
 
 
-def first_fails(study: str, storage: str, artifacts: str, device: str, width: int, base: str) -> None:
+def first_fails(study: str, storage: str, artifacts: str, device: str, width: int | None, base: str) -> None:
     """A worker; whoever comes first has a broken disk."""
     try:
         (Path(base) / "first").mkdir()
@@ -75,8 +76,14 @@ def test_a_worker_that_fails_is_told_of_and_the_others_go_on(tmp_path: Path) -> 
     assert "a broken disk" in said
     assert "its trials go to the others" in said
     (tmp_path / "first").rmdir()
+    handlers: list[object] = []
+
+    def tick() -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+
     with pytest.raises(TunerError, match="a broken disk"):
-        run_with_ray(first_fails, "s", "u", "a", ("cpu",), 1, None, tmp_path, lambda: None, told.append)
+        run_with_ray(first_fails, "s", "u", "a", ("cpu",), 1, None, tmp_path, tick, told.append)
+    assert set(handlers) == {signal.getsignal(signal.SIGTERM)}, "Ray's own ends with a status that says nothing"
 
 
 def test_each_worker_that_wants_a_gpu_gets_one_of_its_own() -> None:

@@ -77,7 +77,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
     assert not snapshots(tmp_path), "an ended search needs none"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
     """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
@@ -207,6 +207,23 @@ def test_of_what_two_seats_have_of_a_trial_the_later_is_gone_on_from(tmp_path: P
             seat.close()
         assert len(first.left_behind("mark")[slot.trial].curve) == 50
         first.close()
+
+
+def test_where_hosts_share_a_folder_a_seat_that_another_took_is_gone_on_from_the_artifacts(tmp_path: Path) -> None:
+    """After both were ended they came back in another order: what the one had been training lies where the other writes now."""
+    artifacts = Artifacts(Folder(tmp_path / "artifacts"), "mark")
+    before = Seat(tmp_path / "seats", artifacts)
+    before.write(STATE)
+    before.wait()
+    before.close()
+    other = Seat(tmp_path / "seats", None)
+    other.write(SearchState("mark", 99, (), ()))
+    other.wait()
+    again = Seat(tmp_path / "seats", artifacts)
+    assert (other.number, again.number) == (0, 1)
+    assert again.left_behind("mark", {(socket.gethostname(), 0)}).keys() == STATE.slots.keys()
+    for seat in (other, again):
+        seat.close()
 
 
 def test_a_container_that_is_replaced_by_one_of_its_name_goes_on_from_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,19 @@
 import dataclasses
 import io
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from model.checkpoint import load_checkpoint
 from model.devices import find_device
-from tests.tuner.scripted import scripted
+from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import StudyError
 from tuner.job import run_search
@@ -22,6 +24,7 @@ from tuner.preparation import SearchRequest
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.summary import report
+from tuner.warm import remembered
 
 CONTENT: dict[str, Any] = {
     "name": "tiny",
@@ -179,6 +182,60 @@ def test_the_sampler_learns_from_an_earlier_study(tmp_path: Path) -> None:
         scripted(tmp_path, other, 2, warm_start="earlier")
     with pytest.raises(StudyError, match="has begun already"):
         scripted(tmp_path, definition(**plain, name="cold", seed=5), 2, warm_start="earlier")
+
+
+def test_a_new_study_of_the_same_name_learns_from_the_one_before(tmp_path: Path) -> None:
+    """It is looked for before the new one is begun; of its trials the older ones count as older."""
+    made = definition(budget={"trials": 2, "epochs": 1})
+    run_search(request(tmp_path, made, confirm=False), quiet())
+    found = run_search(request(tmp_path, made, confirm=False, fresh=True, warm_start="tiny"), quiet())
+    study = find_study(open_storage(request(tmp_path, made).storage), found.summary["study"])
+    assert study.user_attrs["warm_start"] == {"study": "tiny@synthetic-30", "trials": [0, 1]}
+    assert [trial.number for trial in remembered(study)] == [-2, -1]
+
+
+class Joined(ScriptedTrainer):
+    """While its first trial trains ten others end in another process, near the top."""
+
+    study: ClassVar[Callable[[], optuna.Study]]
+
+    def train_epoch(self) -> list[Step | None]:
+        """And then its epoch."""
+        study = Joined.study()
+        if len(study.get_trials()) == 1:
+            place = {"owner": {"host": "elsewhere", "pid": 1, "started": "1", "seat": 0, "seen": 0.0}}
+            ended = {"intermediate_values": dict.fromkeys(range(1, 5), 0.9), "user_attrs": place, "value": 0.9}
+            space = study.get_trials()[0].distributions
+            study.add_trials([create_trial(params={"lr": 1e-4 + n * 1e-6}, distributions=space, **ended) for n in range(10)])
+        return super().train_epoch()
+
+
+def test_a_trial_is_compared_with_what_has_ended_in_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the next trial on: the first had none to be compared with."""
+    monkeypatch.setattr(Joined, "study", lambda: find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), "tiny"), raising=False)
+    rules = {"halving": {"first": 1, "slack": 0.0}}
+    plain = {"search": {"lr": {"low": 1e-4, "high": 2e-4}}, "baselines": [], "fixed": {"hidden_dim": 16, "num_rules": 2}}
+    study, _, _ = scripted(tmp_path, definition(**plain, pruning=rules, budget={"trials": 13, "epochs": 4}), 1, Joined)
+    own = [trial for trial in study.get_trials() if "verdict" in trial.user_attrs]
+    assert [trial.state for trial in own] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.PRUNED]
+    assert re.search("1[01] of 11 others were better", own[1].user_attrs["verdict"]["reason"])
+
+
+class Growing(ScriptedTrainer):
+    """Its losses have a name more from the second epoch on."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """The same epoch."""
+        steps = super().train_epoch()
+        for step in steps:
+            step.losses = {"parse": 1.0, **({"cycle": 0.5} if step.epoch > 1 else {})}
+        return steps
+
+
+def test_a_component_that_is_not_given_in_every_epoch_ends_no_search(tmp_path: Path) -> None:
+    """A trainer of somebody's own; the rules say nothing of it."""
+    study, _, _ = scripted(tmp_path, definition(budget={"trials": 4, "epochs": 3}, pruning={"plateau": {"window": 3}}), 4, Growing)
+    assert {trial.state for trial in study.get_trials()} == {TrialState.COMPLETE}
 
 
 def test_grouping_does_not_bend_what_is_proposed(tmp_path: Path) -> None:

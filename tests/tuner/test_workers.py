@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from tests.kills import COUNTING
 from tuner import preparation
 from tuner.definition import load_definition, validated
 from tuner.job import run_search
-from tuner.ownership import SILENT_SECONDS, alive, gone
+from tuner.ownership import SILENT_SECONDS, alive, gone, owner
 from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
 from tuner.study import find_study
@@ -138,6 +140,34 @@ def test_a_trial_of_ones_own_is_the_next_to_begin(tmp_path: Path) -> None:
     assert mine[0].state.is_finished()
 
 
+def test_workers_of_a_search_end_with_it_however_it_ends(tmp_path: Path) -> None:
+    """Killed with kill -9 it can tell nobody: its worker sees it, leaves what it trains to whoever comes, and is gone."""
+    search = begun(tmp_path, *SEARCH, "--workers", "2", "--trials", "8", "--epochs", "2000")
+    assert search.stderr is not None
+    started = 0
+    while started < 4:
+        started += " starts" in search.stderr.readline()
+    (worker,) = {t.user_attrs["owner"]["pid"] for t in study_in(tmp_path).get_trials() if "owner" in t.user_attrs} - {search.pid}
+    watched = os.pidfd_open(worker)
+    search.kill()
+    search.wait()
+    assert select.select([watched], [], [], 120)[0], "it trains on"
+    os.close(watched)
+    rest = search.stderr.read()
+    assert rest.endswith("interrupted; the search goes on when it is run again\n"), rest
+
+
+def test_the_minutes_of_a_worker_are_those_of_its_search(tmp_path: Path) -> None:
+    """They began when that did, which was long ago here."""
+    assert run(tmp_path, *SEARCH, "--trials", "9", "--epochs", "2", "--total-epochs", "1", "--timeout", "1").returncode == 0
+    words = [TUNER, "worker", "quick", "--of-search", "0"]
+    late = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert late.stderr is not None
+    said = late.stderr.read()
+    assert late.wait() == 0, said
+    assert "1 minutes are used up" in said
+
+
 def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
     """It knows the study; one that fails is told of, and the search has succeeded all the same."""
     code = "import os, pathlib, sys; pathlib.Path('ended').write_text(os.environ['TUNER_STUDY']); sys.exit(3)"
@@ -145,6 +175,9 @@ def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert (tmp_path / "ended").read_text() == "quick@synthetic-30"
     assert "ended with status 3" in done.stderr
+    more = run(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1", "--json", "--on-end", "echo over")
+    assert json.loads(more.stdout)["study"] == "quick@synthetic-30"
+    assert "over" in more.stderr.splitlines()
 
 
 def test_a_device_that_fails_is_left_out_and_its_trials_go_to_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +200,13 @@ def test_a_device_that_fails_is_left_out_and_its_trials_go_to_the_others(tmp_pat
     with pytest.raises(DeviceError, match="unspecified launch failure"):
         run_search(base, Console(file=said, width=200))
     advanced.clear()
-    found = run_search(dataclasses.replace(base, fresh=True, others=("cpu",)), Console(file=said, width=200))
+    with pytest.raises(DeviceError, match="unspecified launch failure"):
+        run_search(dataclasses.replace(base, fresh=True, others=("cuda:99",)), Console(file=said, width=200))
+    assert "the worker on cuda:99 ended with status 2" in said.getvalue()
+    advanced.clear()
+    found = run_search(dataclasses.replace(base, fresh=True, others=("cpu",), confirm=True), Console(file=said, width=200))
+    assert f"the best is not confirmed: cpu has failed; tuner confirm {found.summary['study']} --device D" in said.getvalue()
+    assert found.summary["confirmation"] is None
     assert "cpu is left out: the device has failed: unspecified launch failure; its trials go to the others" in said.getvalue()
     trials = find_study(open_storage(base.storage), found.summary["study"]).get_trials()
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 6
@@ -183,6 +222,18 @@ def test_who_could_not_be_seen_while_the_storage_was_away_is_not_dead(monkeypatc
     assert alive(there, back=1000.0 + 1.5 * SILENT_SECONDS)
     assert not alive(there, back=1000.0 + 0.5 * SILENT_SECONDS)
     assert not alive({**gone(0), "host": "elsewhere"}, back=1000.0 + 1.5 * SILENT_SECONDS)
+
+
+def test_where_there_is_no_proc_a_process_is_known_by_what_ps_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a Mac: this one lives, one that has ended does not, nor one of its number that began at another time."""
+    monkeypatch.setattr("tuner.ownership.PROCESSES", tmp_path / "none")
+    mine = owner(0)
+    assert mine["started"]
+    assert alive(mine)
+    assert not alive({**mine, "started": "Thu Jan 1 00:00:00 1970"})
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert not alive({**mine, "pid": ended.pid})
 
 
 def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:
