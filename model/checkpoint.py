@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from model.files import HEADER, is_there, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import DataSource, load_sentences
+from model.stories import Sentence
 from model.trainer import FusedTrainer
 from model.vocabulary import Vocabulary
 
@@ -120,6 +122,13 @@ class Checkpoint:
                 f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, or train again"
             )
 
+    def _unseen(self, splits: Mapping[str, Sequence[Sentence]], parsing: Progress) -> dict[str, list[Sentence]]:
+        """Splits of more or fewer stories of its own data, valid and test without the sentences that it was trained on."""
+        own = split_sentences(load_sentences(self.data.source, self.data.stories, self.data.seed, parsing)[1], self.data.seed)[0]
+        self.check_data(fingerprint_of(own))
+        trained = {sentence.tokens for sentence in own["train"]}
+        return {name: [s for s in there if name == "train" or s.tokens not in trained] for name, there in splits.items()}
+
     def evaluate(self, source: str | None, stories: int | None, split: str, parsing: Progress = silent) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
 
@@ -131,10 +140,13 @@ class Checkpoint:
         splits = split_sentences(sentences, data.seed)[0]
         if source is None and stories in (None, self.data.stories):
             self.check_data(fingerprint_of(splits))
+        elif source is None:
+            splits = self._unseen(splits, parsing)
         chosen = sentences if split == "all" else splits[split]
         if not chosen:
             count = len({s.story_id for s in sentences})
-            raise CheckpointError(f"the {split} split of {count} stories is empty; use --split all or more stories")
+            why = "is empty" if source is not None or stories in (None, self.data.stories) else "has nothing that it was not trained on"
+            raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
         evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]

@@ -17,7 +17,10 @@ from model.stories import Proposition, Sentence
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 AT_ONCE = 64
-WORDS = re.compile(r"\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|[^\w\s]", re.IGNORECASE)
+WORDS = re.compile(
+    r"(?:mr|mrs|ms|dr|st|jr)\.|o'clock\b|can(?=not\b)|\w+(?=n't\b)|n't\b|'(?:s|re|ve|ll|d|m)\b|\w+|\.{2,}|[^\w\s]", re.IGNORECASE
+)
+"""As spaCy cuts, which made the stories' tokens."""
 NO_SPACE_BEFORE = re.compile(r" (?=[.,!?;:]|n't\b|'(?:s|re|ve|ll|d|m)\b)")
 
 

@@ -150,7 +150,7 @@ class _Gold:
     """Which place of which sentence, `sentence * places + place`; the filled first."""
     symbols_KF3: Tensor
     facts_K1: Tensor
-    """How many propositions there are, 1 at least, as a number to divide by."""
+    """How many propositions there are, or sentences if those are more, as a number to divide by."""
     mask_KBT: Tensor
     """1 where there is a token."""
     tokens_K1: Tensor
@@ -163,8 +163,9 @@ class _Gold:
         filled_KM = batch.layout.filled_KBP.flatten(1)
         packed_KF = _filled_first(filled_KM)[:, : batch.facts]
         symbols = batch.propositions_KBP3.reshape(slots, -1, 3).gather(1, packed_KF[..., None].expand(-1, -1, 3))
-        facts_K1 = filled_KM.sum(1, keepdim=True, dtype=dtype).clamp(min=1)
         mask_KBT = (batch.tokens_KBT != PAD).to(dtype)
+        # of sentences that state nothing, which length may put into one batch, the counts would weigh as much as all of their tokens
+        facts_K1 = filled_KM.sum(1, keepdim=True, dtype=dtype).maximum(mask_KBT.amax(2).sum(1, keepdim=True))
         mask_KM = mask_KBT.view(slots, -1)
         tokens_K1 = mask_KM.sum(1, keepdim=True)
         return cls(packed_KF, symbols, facts_K1, mask_KBT, tokens_K1, (mask_KM / tokens_K1)[:, None])

@@ -193,11 +193,12 @@ class Admission:
         budget, trials = self._definition.budget, self._study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
         there = f"{ended} of {budget.trials} trials have ended"
-        if ended < budget.trials and (used_up := self._allowance.used_up()):
+        used_up = self._allowance.used_up()
+        if ended < budget.trials and used_up:
             self._notice(f"{used_up}, {there}; raise them to go on")
         if not budget.minutes or self._allowance.left > 0:
             return
-        if ended < budget.trials:
+        if ended < budget.trials and not used_up:
             self._notice(f"{budget.minutes:g} minutes are used up, {there}; run it again to go on")
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:

@@ -48,6 +48,11 @@ class Folder(FileSystemArtifactStore):
                 with partial.open("wb") as file:
                     shutil.copyfileobj(content_body, file)
 
+    def remove(self, artifact_id: str) -> None:
+        """Whether it is there or not, as in a bucket: the dashboard removes all that a study ever had, and stops at an error."""
+        with contextlib.suppress(ArtifactNotFound):
+            super().remove(artifact_id)
+
 
 class _Body(io.RawIOBase):
     """An object of S3 as it is read: what goes wrong in its middle is an error of a disk too.

@@ -112,6 +112,7 @@ def components(seen: StudyView) -> Chart:
     series = [
         Series("bars", role, [name for name, _ in columns], [float(found.get(role, 0.0)) for _, found in columns], colour)
         for role, colour in ROLES.items()
+        if any(role in found for _, found in columns[1:-1])
     ]
     return Chart("components", "Accuracy by component", "", "accuracy (share)", tuple(series) if shown else ())
 
@@ -164,7 +165,8 @@ def one_curve(trial: TrialView) -> Chart:
     points = [p for p in trial.curve if math.isfinite(p["objective"])]
     epochs = [p["epoch"] for p in points]
     lines = [("component accuracy", "objective", "#111111"), *((role, role, colour) for role, colour in ROLES.items())]
-    series = [Series("line", name, epochs, [p.get(key, 0.0) for p in points], colour) for name, key, colour in lines]
+    given = [(name, key, colour) for name, key, colour in lines if all(key in p for p in points)]
+    series = [Series("line", name, epochs, [p[key] for p in points], colour) for name, key, colour in given]
     return Chart(f"trial-{trial.number}", f"{trial.label}: {trial.cause}", "epoch", "accuracy (share)", tuple(series))
 
 
@@ -180,7 +182,9 @@ class Figure:
     def to_json(self) -> str:
         """Data and layout, as compact as can be."""
         chart = self.chart
-        axis = {"title": {"text": chart.x}, "automargin": True, **({"type": "log"} if chart.log_x else {})}
+        named = any(series.kind == "bars" for series in chart.series)  # a baseline may be called 1e-4
+        kind = "category" if named else "log" if chart.log_x else "-"
+        axis = {"title": {"text": chart.x}, "automargin": True, "type": kind}
         layout: dict[str, Any] = {
             "title": {"text": chart.title, "y": 0.97, "yanchor": "top"},
             "xaxis": axis,

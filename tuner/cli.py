@@ -216,7 +216,8 @@ for command in (best, confirm, status, dashboard, report, doctor, health, worker
 class _Signals:
     """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony.
 
-    A terminal that is closed (SIGHUP) is one too, unless somebody has said that it is not to matter (`nohup`)."""
+    A terminal that is closed (SIGHUP) is one too, unless somebody has said that it is not to matter (`nohup`). It may be told of by the
+    shell and by the kernel, and nothing can be written to it any more."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -224,7 +225,13 @@ class _Signals:
             if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, self._received)
 
-    def _received(self, number: int, _: Any) -> NoReturn:
+    def _received(self, number: int, _: Any) -> None:
+        if number == signal.SIGHUP:
+            if self.status:
+                return
+            for stream in (1, 2):
+                if os.isatty(stream):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         if self.status:
             if sys.stderr.isatty():
                 os.write(sys.stderr.fileno(), SHOW_CURSOR)  # a live table hides it

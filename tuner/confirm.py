@@ -93,7 +93,7 @@ class _Array:
         if len(self.runs) == 1:
             raise _Untrainable(
                 f"the device has no room to confirm trial {self.runs[0].trial} ({error}); "
-                "run `tuner confirm` again with more, or with --device cpu in place of a GPU",
+                "run `tuner confirm STUDY` again with more, or with --device cpu in place of a GPU",
                 f"the device has no room for it ({error})",
             ) from error
         half = len(self.runs) // 2
@@ -118,7 +118,7 @@ class _Array:
 
     def _failed(self, told: str | None) -> _Untrainable:
         trials = ", ".join(map(str, sorted({run.trial for run in self.runs})))
-        return _Untrainable(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm` again to go on", str(told))
+        return _Untrainable(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm STUDY` again to go on", str(told))
 
 
 def fresh_seed(definition: StudyDefinition, trial: int, number: int) -> int:

@@ -12,8 +12,8 @@ from types import TracebackType
 class Crew:
     """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are ended.
 
-    A worker that ends otherwise than it should is told of: its trials go to the others. Each holds the reading end of a pipe whose other
-    end is here, so that it sees when this process is gone, however that went.
+    A worker that ends otherwise than it should is told of: its trials go to the others. Each holds the reading end of a pipe; when the
+    other end, which is here, is closed it leaves as one that is asked to, once, whether this process ends it or is gone.
 
     Args:
         width: how many trials each trains at once.
@@ -68,7 +68,7 @@ class Crew:
                 if worker.wait() and kind is None:
                     self._tell(f"the worker on {device} ended with status {worker.returncode}; its trials went to the others")
         except BaseException:
-            self._end()  # they are asked to leave too, and need not be waited for
+            self._end()  # they leave too, and need not be waited for
             raise
 
     @property
@@ -78,4 +78,5 @@ class Crew:
 
     def _end(self) -> None:
         for worker in self._workers:
-            worker.terminate()
+            if worker.stdin is not None:
+                worker.stdin.close()

@@ -64,6 +64,11 @@ class Budget(_Section):
     gpu_minutes: Annotated[float, Field(ge=0)] = 0.0
     at_budget: Literal["finish", "store"] = "store"
 
+    @property
+    def ends(self) -> bool:
+        """Whether it has a bound that no run of the study goes beyond."""
+        return bool(self.total_epochs or self.gpu_minutes)
+
 
 class Numbers(_Section):
     """A range to search."""
@@ -109,7 +114,7 @@ class Choices(_Section):
     def _sound(self) -> Choices:
         if len(set(map(repr, self.choices))) != len(self.choices):
             raise ValueError(f"choices = {self.choices} names a value twice")
-        if self.start is not None and repr(self.start) not in map(repr, self.choices):  # 32.0 is no number of dimensions, nor true
+        if self.start is not None and not any(_stands_for(self.start, choice) for choice in self.choices):
             raise ValueError(f"start = {self.start!r} is none of the choices; allowed: {', '.join(map(repr, self.choices))}")
         return self
 
@@ -120,6 +125,12 @@ class Choices(_Section):
     def corners(self) -> list[Value]:
         """The values that must be valid."""
         return list(self.choices)
+
+
+def _stands_for(value: Value, choice: Value) -> bool:
+    """Whether they are the same to a trainer: 1 is 1.0, but 32.0 is no number of dimensions, nor is true."""
+    alike = isinstance(value, bool) == isinstance(choice, bool) and not (isinstance(value, float) and isinstance(choice, int))
+    return value == choice and alike
 
 
 def _kind(space: Any) -> str:
@@ -234,8 +245,6 @@ class StudyDefinition(_Section):
                 raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
             for value in space.corners():
                 self._check({**self._middle(), name: value}, f"search.{name}")
-        if all(0 in self._ends(f"loss_weights.{component}") for component in COMPONENTS):
-            raise ValueError("search: all four loss_weights can be 0 at once; allowed: at least one that is always above 0")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
             for trial in trials:
                 self._check_trial(kind, trial)
@@ -244,7 +253,7 @@ class StudyDefinition(_Section):
     def _middle(self) -> dict[str, Value]:
         return {**{name: space.corners()[0] for name, space in self.search.items()}, **self.fixed}
 
-    def _ends(self, name: str) -> list[Value]:
+    def ends(self, name: str) -> list[Value]:
         """What a setting can be, of a range its ends."""
         return self.search[name].corners() if name in self.search else [self.fixed[name]] if name in self.fixed else []
 
@@ -421,4 +430,7 @@ def load_definition(study: str) -> StudyDefinition:
         raise DefinitionError(f"{study} is not TOML: {error}") from error
     if "name" in content:
         raise DefinitionError(f"{study}: name is not known there; a study has the name of its file (or of --name)")
-    return validated({**content, "name": name}, study)
+    made = validated({**content, "name": name}, study)
+    if all(0 in made.ends(f"loss_weights.{component}") for component in COMPONENTS):
+        raise DefinitionError(f"{study}: search: all four loss_weights can be 0 at once; allowed: at least one that is always above 0")
+    return made

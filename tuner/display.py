@@ -52,9 +52,10 @@ class Display:
         """The study's note, unless somebody has written into it: then it is his."""
         if self._written.get(NOTE) == note:
             return
-        there, mark = get_note(self._study), self._study.user_attrs.get(NOTE)
-        if there and mark not in (None, _mark(there)):
+        there, ours = get_note(self._study), self._study.user_attrs.get(NOTE, "").split()
+        if there and _mark(there) not in ours:
             return
+        self._study.set_user_attr(NOTE, f"{_mark(there)} {_mark(note)}")  # killed between this and the next it is known by either
         save_note(self._study, note)
         self._study.set_user_attr(NOTE, _mark(note))
         self._written[NOTE] = note

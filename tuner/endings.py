@@ -10,10 +10,12 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from model.errors import DeviceError
 from tuner.artifacts import MODEL, PICTURE, Artifacts, curve_name
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
+from tuner.failures import Outcome, device_failures
 from tuner.observer import Observer
 from tuner.seam import Scored
 from tuner.slots import Running
@@ -57,15 +59,24 @@ class Endings:
         """
         if isinstance(running.trial, FrozenTrial):
             raise ValueError(f"trial {running.number} had ended before")
-        value = running.objective[-1] if verdict.cause == "finished" else None
+        value, saved = running.objective[-1] if verdict.cause == "finished" else None, dict[str, Any]()
         try:
-            self._say(running.trial, self._saved(running, save) if value is not None else {}, running, verdict)
+            if value is not None:
+                saved = self._saved(running, save)
+        except (SearchError, DeviceError):
+            raise
+        except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
+            told = f"its model could not be saved: {Outcome.failed(error).error}"
+            verdict, value = Verdict("failed", len(running.curve), told), None
+        try:
+            self._say(running.trial, saved, running, verdict)
             state = {"failed": TrialState.FAIL, "finished": None}.get(verdict.cause, TrialState.PRUNED)
             self._study.tell(running.number, value, state=state)
         except UpdateFinishedTrialError:
             self._observer.noticed(f"trial {running.number} was ended by somebody else")
             return
-        self._observer.ended(running, verdict, value)
+        counts = value is not None and running.above(self._definition.objective.round_trip_floor)
+        self._observer.ended(running, verdict, value if counts else None)
         if self._keep is not None and value is not None:
             self._trim(self._keep)
         self._failures = self._failures + 1 if verdict.cause == "failed" else 0
@@ -78,7 +89,8 @@ class Endings:
             raise ValueError(f"trial {running.number} was never evaluated")
         path = self._checkpoints / f"trial-{running.number}.safetensors"
         try:
-            save(path, running.scored)
+            with device_failures():
+                save(path, running.scored)
         except OSError as error:
             raise SearchError(f"the model of trial {running.number} cannot be written ({error}); make room and run it again") from error
         try:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from model.config import ROLES
 from model.errors import DeviceFailed
 from tuner.seam import Record, Scored, Trainer
 
@@ -99,6 +100,9 @@ def fault(record: Record | None, scored: Scored | None) -> str | None:
             return f"the trainer returned {value!r:.80} as {name}, which is no number"
     if not isinstance(scored.figures, Mapping):
         return f"the trainer returned {scored.figures!r:.80} as figures, which are none by name"
+    for name in (*ROLES, "exact"):
+        if not isinstance(figure := scored.figures.get(name, 0.0), numbers.Real):
+            return f"the trainer returned {figure!r:.80} as {name}, which is no number"
     for name, value in {"objective": scored.objective, "round trip": scored.round_trip}.items():
         if not math.isfinite(value):
             return f"the trainer returned {value} as {name}"

@@ -24,14 +24,15 @@ def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: i
     budget = definition.budget
     shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
     mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
-    epochs = budget.trials * budget.epochs
+    every = budget.trials * budget.epochs
+    epochs = min(every, budget.total_epochs) if budget.total_epochs else every
     dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in shapes))
     return {
         "trials": budget.trials,
         "width": width,
         "epochs_at_most": epochs,
         "seconds_of_all": round(epochs * mean),
-        "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes else dearest,
+        "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes and budget.at_budget == "store" else dearest,
         "confirmation": _confirmation(definition, shapes) if confirm else None,
         "shapes": shapes,
         "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
@@ -57,6 +58,8 @@ def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
 
 def _measured(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any]) -> dict[str, Any]:
     shape, hyperparameters = definition.settings(point, 0)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     trainer = make_trainer(shape, width)
     seconds = rehearsed(trainer, hyperparameters, width) * trainer.steps_an_epoch / width
     return {**_named(shape), "seconds_a_trial_epoch": round(seconds, 4), "memory_bytes": _memory()}

@@ -88,16 +88,17 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
     prepared = begin(request, aside, begun, plainly(console))
     study, lost = prepared.study, False
     with shared_out(1 + len(request.others)):
-        width = prepared.width(aside)
+        width = prepared.width(aside, keep=not request.others and request.ray is None)
     with prepared.publisher(plainly(console)) as publisher:
         if request.ray is None:
             lost = _search_here(prepared, width, console, publisher)
         else:
             _search_with_ray(request, study, _Counts(study, console, publisher.offer), plainly(console))
         if lost:  # what was being trained here has been ended by others since
-            study = find_study(open_storage(request.storage), study.study_name)
+            study = find_study(prepared.storage.patience(open_storage, request.storage, create=False), study.study_name)
         if request.confirm and not complete(study, prepared.definition):
-            later = f"tuner confirm {study.study_name} confirms what there is"
+            again = "" if request.definition.budget.ends else "run the search again to go on; "
+            later = f"{again}tuner confirm {study.study_name} confirms what there is"
             plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
         elif request.confirm and lost:
             plainly(console)(
@@ -105,7 +106,7 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
             )
         elif request.confirm:
             prepared.confirm(width, aside)
-    found = report(request.storage, study.study_name)
+    found = report(request.storage, study.study_name, prepared.storage.patience)
     own = prepared.definition.trainer == SYMMETRIC
     return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None, own)])
 
@@ -196,7 +197,7 @@ def run_worker(
     prepared = again(name, storage_url, device, width, aside, artifacts, base, plainly(console), began)
     if complete(prepared.study, prepared.definition):
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
-        plainly(console)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
+        plainly(aside)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
     with _progress(console, prepared.study.study_name, words, events, storage_url) as observer:
         prepared.search(prepared.width(aside), Several(observer, *map(Beating, Pulse.asked_for())))
 

@@ -30,14 +30,14 @@ class Metrics(Observer):
     def __init__(self, study: str, device: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._study, self._device, self._clock, self._began = study, device, clock, clock()
         self._ended = Counter(dict.fromkeys(CAUSES, 0))
-        self._epochs, self._floor = 0, 0.0
+        self._epochs = 0
         self._best: float | None = None
         self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
         self._now: dict[str, tuple[str, float]] = {}
 
     def epoch(self, search: Watched) -> None:
         """Reads what is to be told."""
-        self._epochs, self._floor = search.epochs, search.definition.objective.round_trip_floor
+        self._epochs = search.epochs
         spent = search.spent
         self._seconds = {name: spent.get(name, 0.0) for name in ACTIVITIES}
         rate = self._epochs / max(1e-9, self._clock() - self._began)
@@ -52,7 +52,7 @@ class Metrics(Observer):
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Counts the cause."""
         self._ended[verdict.cause] += 1
-        if value is not None and running.above(self._floor) and not running.baseline:
+        if value is not None and not running.baseline:
             self._best = value if self._best is None else max(self._best, value)
 
     def collect(self) -> Iterator[Any]:
@@ -82,7 +82,7 @@ def _of_device(device: str) -> dict[str, tuple[str, float]]:
     if not device.startswith("cuda"):
         return {}
     found = {"device_memory_bytes": ("Memory that tensors take on the GPU.", float(torch.cuda.memory_allocated(device)))}
-    with contextlib.suppress(ModuleNotFoundError, RuntimeError):
+    with contextlib.suppress(Exception):  # whatever the driver's library says, and it may not even be here: it is one figure less
         found["device_utilisation"] = ("Share of the last second in which the GPU computed.", torch.cuda.utilization(device) / 100)
     return found
 

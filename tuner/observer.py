@@ -54,7 +54,7 @@ class Observer:
         """A lane's trials advanced by one epoch."""
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
-        """A trial ended."""
+        """A trial ended; `value` is what it came to if it counts: neither stopped nor below the floor on the round trip."""
 
     def noticed(self, what: str) -> None:
         """Something happened that the user should know of."""

@@ -116,8 +116,12 @@ class Prepared:
         """A trainer on the study's data."""
         return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
 
-    def width(self, console: Console) -> int:
-        """As asked for, else as measured when the study was begun, else measured now; no more than there are trials."""
+    def width(self, console: Console, keep: bool = False) -> int:
+        """As asked for, else as measured when the study was begun, else measured now; no more than there are trials.
+
+        Args:
+            keep: whether what is measured holds for the study from now on: not where this process has a share of a machine.
+        """
         if self.request.width is not None:
             return self.request.width
         known: dict[str, int] = self.study.user_attrs.get("width", {})
@@ -126,7 +130,7 @@ class Prepared:
                 measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, WIDEST.bit_length()))
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            if not measured.bound and not self.request.others:  # a share of the cores is no measure for a search that has all
+            if keep and not measured.bound:
                 self.study.set_user_attr("width", known)
         return min(known[self.device.type], self.definition.budget.trials)
 

@@ -195,7 +195,6 @@ class LiveProgress(Observer):
         self.counts: Counter[str] = Counter()
         self.ran, self.saved, self.began = 0, 0, clock()
         self._ended: set[int] = set()
-        self._floor = 0.0
         self._earlier: int | None = None  # how many had ended before this run
 
     def __enter__(self) -> LiveProgress:
@@ -207,7 +206,6 @@ class LiveProgress(Observer):
 
     def epoch(self, search: Watched) -> None:
         """Draws the slots."""
-        self._floor = search.definition.objective.round_trip_floor
         if self._earlier is None:
             self._earlier = self._recalled(search)
         running = search.running
@@ -225,8 +223,7 @@ class LiveProgress(Observer):
         """Keeps the last five verdicts and the best values."""
         self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
         self._ended.add(running.number)
-        sound = value if running.above(self._floor) else None
-        self._count(running.number, running.baseline, verdict.cause, sound, len(running.curve), running.hyperparameters.epochs)
+        self._count(running.number, running.baseline, verdict.cause, value, len(running.curve), running.hyperparameters.epochs)
 
     def _count(self, number: int, baseline: str | None, cause: str, value: float | None, ran: int, epochs: int) -> None:
         self.counts[cause] += 1

@@ -105,7 +105,7 @@ class RemoteTrainer:
         try:
             self._surely("hold", [Occupied(hyperparameters, held)])
         except Elsewhere as error:
-            if error.kind == "refused":
+            if error.kind != "died":
                 raise ValueError(str(error)) from error
             raise
         self._slots[slot] = Occupied(hyperparameters, held)

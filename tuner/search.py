@@ -104,7 +104,7 @@ class Search:
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
-        self._noted = -math.inf
+        self._noted = self._learnt = -math.inf
         self._epoch = self.epochs = 0
         """How many epochs all trials have made together in this run."""
         self.advanced: list[Running] = []
@@ -325,6 +325,8 @@ class Search:
         lost = [slot for slot in there if slot.running.ended is None and not self._ours(slot.running)]
         for slot in lost:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
+        if self._clock() - self._learnt >= POLL_SECONDS:
+            self._learn()
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
         everyone |= self._beginning_elsewhere(everyone)
         verdicts = [
@@ -338,6 +340,7 @@ class Search:
 
     def _learn(self) -> None:
         """Those that have ended in other processes are peers too."""
+        self._learnt = self._clock()
         known = self._past.over | {running.number for running in self.running} | self._intake.coming
         for frozen in self._intake.elsewhere(known, *ENDED):
             self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
@@ -347,8 +350,8 @@ class Search:
         start = self._bench.start
         if not any(running.number in start for running in self.running) or self._past.over.union(known).issuperset(start):
             return {}
-        found = self._intake.elsewhere({*known, *self._past.over, *self._intake.coming}, TrialState.RUNNING, *ENDED)
-        return {frozen.number: Peer(curve_of(frozen), frozen.state.is_finished()) for frozen in found if frozen.number in start}
+        found = self._intake.elsewhere({*known, *self._intake.coming}, TrialState.RUNNING)
+        return {frozen.number: Peer(curve_of(frozen)) for frozen in found if frozen.number in start}
 
     def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""

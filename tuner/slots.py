@@ -78,7 +78,8 @@ class Running:
         """One more epoch; returns its point of the curve."""
         figures = {name: scored.figures[name] for name in KEPT_FIGURES if name in scored.figures}
         losses = {"loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
-        point: dict[str, Any] = plain({"epoch": record.epoch, "objective": scored.objective, **losses, **figures})
+        own = {"epoch": record.epoch, "objective": scored.objective, "round_trip": scored.round_trip}
+        point: dict[str, Any] = plain({**own, **losses, **figures})
         self.curve.append(point)
         self.scored, self.seconds = scored, self.seconds + seconds
         return point
@@ -111,8 +112,9 @@ class Array:
                 running.error = Outcome.failed(error).error
         else:
             try:
-                self.trainer.resume(slot, running.hyperparameters, running.held)
-            except (ValueError, KeyError) as error:
+                with device_failures():
+                    self.trainer.resume(slot, running.hyperparameters, running.held)
+            except (ValueError, KeyError, RuntimeError) as error:  # the last is what torch's `load_state_dict` raises
                 raise SnapshotError(
                     f"trial {running.number} cannot go on from its snapshot ({error}); remove the study's folder in runs/snapshots, "
                     "and what was running begins again"

@@ -170,9 +170,9 @@ class Patience:
                     self.back = time.time()
                     self._tell(f"the storage is back after {time.monotonic() - began:.0f} seconds")
                 return result
-            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, StorageError) as error:
                 cause = _outage(error)
-                if cause is None:
+                if cause is None or isinstance(error, StorageAway):
                     raise
                 if time.monotonic() - began + pause > self.seconds:
                     raise StorageAway(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error

@@ -16,7 +16,7 @@ from tuner.buffer import BufferedStorage
 from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
-from tuner.storage import open_storage, shown
+from tuner.storage import Patience, open_storage, shown
 from tuner.study import BASELINE, definition_of, epochs_of, find_study
 from tuner.tables import CurveTable
 from tuner.verdict import PRUNED_CAUSES
@@ -147,10 +147,14 @@ def verdicts(study: optuna.Study) -> list[str]:
     return [f"trial {number} {v['cause']} in epoch {v['epoch']}: {v['reason']}" for number, v in stopped.items()]
 
 
-def report(storage_url: str, study_name: str) -> Report:
-    """The state of a study, running or ended."""
-    storage = open_storage(storage_url, create=False)
-    study = find_study(BufferedStorage(storage), study_name)
+def report(storage_url: str, study_name: str, patience: Patience | None = None) -> Report:
+    """The state of a study, running or ended.
+
+    Args:
+        patience: waits for a storage that is away; None: it is said at once.
+    """
+    storage = open_storage(storage_url, create=False) if patience is None else patience(open_storage, storage_url, create=False)
+    study = find_study(BufferedStorage(storage, patience), study_name)
     summary = summarise(study, shown(storage_url))
-    lines = finding(summary, CurveTable(storage, study._study_id).read())
+    lines = finding(summary, CurveTable(storage, study._study_id, patience).read())
     return Report(summary, [*lines, *verdicts(study)])

@@ -26,8 +26,8 @@ def remember(study: optuna.Study, storage: BaseStorage, earlier: str, distributi
     """
     known = study.user_attrs.get(WARM)
     source = find_study(storage, earlier)
-    if known is not None and known["study"] == source.study_name:
-        return
+    if known is not None and source.study_name in (known["study"], study.study_name):
+        return  # it goes on; by its name it is itself the newest that was named
     if any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
         raise StudyError(f"{study.study_name} has begun already; --warm-start is for a new study (--fresh begins one)")
     trials = [trial for trial in source.get_trials(deepcopy=False) if trial.state in ENDED]

@@ -246,7 +246,7 @@ def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]
         every = "every baseline that can be trained" if finding.get("left_out") else "every baseline"
         lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least)}"]
     elif len(chosen["seeds"]) < 2:
-        lines = [f"no winner: one fresh seed says nothing of the noise; `tuner confirm --seeds 3` does; {_gap(least)}"]
+        lines = [f"no winner: one fresh seed says nothing of the noise; `tuner confirm STUDY --seeds 3` does; {_gap(least)}"]
     else:
         lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least)}"]
     if finding["smallest"] not in (None, chosen["name"]):

@@ -9,10 +9,10 @@ from safetensors import safe_open
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.config import Hyperparameters, ModelShape
-from model.corpus import Corpus, load_corpus
+from model.corpus import Corpus, load_corpus, split_sentences
 from model.errors import CheckpointError
 from model.files import HEADER, save_numbers
-from model.sources import DataSource
+from model.sources import DataSource, load_sentences
 from model.trainer import FusedTrainer
 
 CPU = torch.device("cpu")
@@ -103,7 +103,22 @@ def test_data_that_have_changed_since_are_not_taken_for_those_it_was_trained_on(
     save_checkpoint(tmp_path / "model.safetensors", trainer, 0, DataSource(str(path), None, 1), None)
     checkpoint = load_checkpoint(tmp_path / "model.safetensors", CPU)
     expected = checkpoint.evaluate(None, None, "test").figures
+    with pytest.raises(CheckpointError, match="the test split of 20 stories has nothing that it was not trained on"):
+        checkpoint.evaluate(None, 20, "test")
     path.write_text("\n".join(lines[3:]))
     with pytest.raises(CheckpointError, match="was trained on other data than"):
         checkpoint.evaluate(None, None, "test")
     assert checkpoint.evaluate(str(path), None, "all").figures.keys() == expected.keys()
+
+
+def test_what_it_was_trained_on_is_no_test_of_it_with_more_stories_either(tmp_path: Path) -> None:
+    """Trained on twenty, tested with thirty: some sentences of their test split stand word for word in its own train split."""
+    few, more = load_corpus("synthetic", 20, 1), split_sentences(load_sentences("synthetic", 30, 1)[1], 1)[0]
+    trainer = FusedTrainer(ModelShape(hidden_dim=16, batch_size=8), few, 1)
+    trainer.load(0, Hyperparameters(epochs=1, num_rules=2))
+    save_checkpoint(tmp_path / "model.safetensors", trainer, 0, DataSource("synthetic", 20, 1), None)
+    trained = {sentence.tokens for sentence in few.sentences["train"]}
+    for split in ("valid", "test"):
+        unseen = [sentence for sentence in more[split] if sentence.tokens not in trained]
+        figures = load_checkpoint(tmp_path / "model.safetensors", CPU).evaluate(None, 30, split).figures
+        assert figures["sentences"] == len(unseen) > 0

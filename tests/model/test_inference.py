@@ -33,6 +33,18 @@ def test_texts_become_the_tokens_of_the_stories() -> None:
     assert in_its_case(stories, tokenize("We CAN\u2019T.")) == ("we", "ca", "n't", ".")
 
 
+def test_a_text_is_cut_as_the_stories_were() -> None:
+    """By spaCy: abbreviations, three dots, `cannot`."""
+    spacy = pytest.importorskip("spacy", reason="needs spaCy: pip install '.[stories]'")
+    cut = spacy.blank("en")
+    for text in (
+        "Mr. Fox cannot come... it's 5 o'clock, isn't it?",
+        "Mrs. Lee said, \"I'm sad.\" She'll go.",
+        "St. Nick won't stop; can't he? We've gone to Dr. Ann's..",
+    ):
+        assert tokenize(text) == tuple(token.text for token in cut(text))
+
+
 def test_where_the_data_have_capitals_a_text_keeps_its_own() -> None:
     """But for a word that is known in lower case alone, as the first of a sentence; what is not known at all stays as it is given."""
     cased = Vocabulary(["<pad>", "<unknown>", "Lily", "the", "The", "cat"], [""])

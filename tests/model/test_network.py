@@ -1,11 +1,14 @@
 """The rules are reversible, and every component's gradient reaches the parameters it should."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from model.alignment import alignments
 from model.config import COMPONENTS, Hyperparameters, ModelShape
-from model.corpus import Corpus
+from model.corpus import Corpus, load_corpus
 from model.layers import apply_rules, invert_rules
 from model.layout import lay_out
 from model.losses import Batch
@@ -75,3 +78,20 @@ def test_padding_changes_nothing(small_corpus: Corpus) -> None:
     narrow = Batch(tokens, batch.propositions_KBP3, tokens, batch.aligned_KBP3, layout, batch.facts)
     assert width < batch.tokens_KBT.shape[2]
     assert torch.allclose(trainer.losses(tables, batch, conditions), trainer.losses(tables, narrow, conditions), rtol=1e-9)
+
+
+def test_sentences_that_state_nothing_do_not_outweigh_the_others(tmp_path: Path) -> None:
+    """Exclamations are short, so batches are full of them; what they carry is counted for each sentence, not for each proposition."""
+    said = [{"story_id": f"{n}", "tokens": ["oh", "no", "!"], "propositions": []} for n in range(400)]
+    names = [f"w{n}" for n in range(40)]
+    stated = [
+        {"story_id": f"s{n}", "tokens": ["the", "cat", "saw", "the", name, "."], "propositions": [["cat", "see", name]]}
+        for n, name in enumerate(names)
+    ]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*said, *stated])))
+    trainer = FusedTrainer(ModelShape(hidden_dim=16, batch_size=32), load_corpus(str(path), None, 1), 1)
+    trainer.load(0, Hyperparameters(lr=1e-4, num_rules=2, epochs=2))
+    (record,) = trainer.train_epoch()
+    assert record is not None
+    assert record.losses["parse"] < 40

@@ -321,7 +321,7 @@ def test_a_trainer_that_fails_is_an_error_that_names_its_trials(lucky: Confirmin
             return [None] * len(self.held)
 
     for kind, said in ((Failing, "ValueError: no such word"), (Silent, "returned nothing")):
-        with pytest.raises(SearchError, match=rf"trial 0, 1 cannot be confirmed: .*{said}.*; run `tuner confirm` again to go on"):
+        with pytest.raises(SearchError, match=rf"trial 0, 1 cannot be confirmed: .*{said}.*; run `tuner confirm STUDY` again to go on"):
             lucky(definition(), kind=kind)
     assert lucky.runs.by_key() == {}
 

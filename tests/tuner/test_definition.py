@@ -63,6 +63,7 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
         ("low = 1e-4, high = 1e-2", "low = 1e-4, hihg = 1e-2", r"hihg is not known; allowed in a range: low, high, log"),
         ("lr = {", "learning_rate = {", "'learning_rate' is no setting; allowed: hidden_dim"),
         ("[32, 64]", "[]", r"hidden_dim\.choices"),
+        ("[32, 64] }", "[32, 64], start = true }", r"start = True is none of the choices; allowed: 32, 64"),
         ("[32, 64] }", "[32, 64], start = 32.0 }", r"start = 32.0 is none of the choices; allowed: 32, 64"),
         ("epochs = 3", "epochs = 3\nminutes = inf", r"budget.minutes: Input should be a finite number \(given: inf\)"),
         ("[32, 64] }", '[32, 64] }\n[[baselines]]\nname = " "\nlr = 1e-3', "each needs a name"),

@@ -98,9 +98,34 @@ class Nonsense(ScriptedTrainer):
         return steps
 
 
+class Wordy(Nonsense):
+    """Returns the marked trial's accuracy as text."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """As it should, but for that."""
+        bad = marked(self, 2)
+        steps = ScriptedTrainer.train_epoch(self)
+        for slot, step in zip(self.slots, steps, strict=True):
+            if bad and slot is not None and slot.hyperparameters.lr == MARKED and step is not None:
+                step.figures = {"entity": "0.5"}
+        return steps
+
+
+class Unsaved(ScriptedTrainer):
+    """Cannot save the marked trial's model, and says so in its own way."""
+
+    def save(self, slot: int, path: Path, evaluation: Any) -> None:
+        """An error that is none of a disk."""
+        if self.slots[slot].hyperparameters.lr == MARKED:
+            raise RuntimeError("tensors share memory")
+        super().save(slot, path, evaluation)
+
+
 @pytest.mark.parametrize(
     ("trainer", "reason"),
     [
+        (Wordy, "the trainer returned '0.5' as entity, which is no number"),
+        (Unsaved, "its model could not be saved: RuntimeError: tensors share memory"),
         (Raises, r"ZeroDivisionError: the marked one \(test_failures.py, line \d+\)"),
         (Hangs, "TrainerHangs: no epoch within 0"),
         (Nonsense, "the trainer returned 'excellent' as objective, which is no number"),
@@ -414,6 +439,13 @@ def test_a_forecast_takes_no_longer_than_the_minutes() -> None:
     assert (found["seconds_of_all"], found["seconds_at_most"]) == (6000, 600)
     said = "at most 0 h 10 min, which are its minutes; for all trials 1 h 40 min where each shape comes up as often; memory"
     assert told(found)[1].startswith(said)
+
+
+def test_a_forecast_knows_which_bounds_end_a_search() -> None:
+    """Epochs of all trials do; minutes after which running trials are finished do not."""
+    budget = {"trials": 800, "epochs": 3, "minutes": 10, "total_epochs": 480, "at_budget": "finish"}
+    found = forecast(ScriptedTrainer, plain(budget=budget), 4)
+    assert (found["epochs_at_most"], found["seconds_at_most"]) == (480, 1200)
 
 
 def test_what_a_forecast_calls_the_most_is_what_the_dearest_shape_takes() -> None:

@@ -20,6 +20,7 @@ from tests.postgres import PASSWORD, Server, serving
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
 from tuner.storage import Patience, open_storage, shown
+from tuner.summary import report
 from tuner.tables import CurveTable
 
 AWAY_SECONDS = int(os.environ.get("TUNER_TEST_AWAY", "1"))
@@ -118,7 +119,8 @@ def test_patience_has_an_end(server: Server) -> None:
 
 
 def test_a_search_goes_on_when_the_server_comes_back(tmp_path: Path, server: Server) -> None:
-    """A real search, the server killed in its middle and away for a while, a minute in `make outage`: the same end as on SQLite."""
+    """A real search, the server killed in its middle and away for a while, a minute in `make outage`: the same end as on SQLite. Its report
+    is waited for too: what has ended well must not fail because the server restarts then."""
     straight, other = tmp_path / "straight", tmp_path / "other"
     search(straight)
     url = server.create(next(names))
@@ -136,6 +138,18 @@ def test_a_search_goes_on_when_the_server_comes_back(tmp_path: Path, server: Ser
     assert back is not None
     assert int(back[1]) >= AWAY_SECONDS
     assert outcome(other, url) == outcome(straight)
+    (name,), said = optuna.get_all_study_names(open_storage(url)), list[str]()
+
+    def tell(line: str) -> None:
+        said.append(line)
+        if len(said) == 1:
+            server.start()
+
+    server.kill()
+    with pytest.raises(StorageError, match="cannot be opened"):
+        report(url, name)
+    assert report(url, name, Patience(tell)).summary["study"] == name
+    assert ["is away (" in said[0], "back after" in said[1]] == [True, True]
 
 
 def test_a_search_that_waits_for_its_server_leaves_when_asked(tmp_path: Path, server: Server) -> None:

@@ -82,7 +82,9 @@ def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number:
     """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
     run = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would not matter
     process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGHUP, before)
     for _ in range(8):
         until(process, "epoch of 4")
     process.send_signal(number)

@@ -192,6 +192,9 @@ def test_a_new_study_of_the_same_name_learns_from_the_one_before(tmp_path: Path)
     study = find_study(open_storage(request(tmp_path, made).storage), found.summary["study"])
     assert study.user_attrs["warm_start"] == {"study": "tiny@synthetic-30", "trials": [0, 1]}
     assert [trial.number for trial in remembered(study)] == [-2, -1]
+    more = definition(budget={"trials": 3, "epochs": 1})
+    again = run_search(request(tmp_path, more, confirm=False, warm_start="tiny"), quiet())
+    assert (again.summary["study"], again.summary["trials"]) == (found.summary["study"], {"finished": 3})
 
 
 class Joined(ScriptedTrainer):

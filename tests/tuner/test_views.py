@@ -178,6 +178,9 @@ def test_what_somebody_wrote_into_the_note_stays(tmp_path: Path) -> None:
     save_note(study, "my own words")
     write()
     assert get_note(study) == "my own words"
+    study.set_user_attr("note_written", "")  # as before ours was ever written
+    write()
+    assert get_note(study) == "my own words"
 
 
 def test_a_trial_that_nobody_trains_is_called_interrupted(home: Path, tmp_path: Path) -> None:
