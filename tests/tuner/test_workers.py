@@ -165,7 +165,7 @@ def test_the_minutes_of_a_worker_are_those_of_its_search(tmp_path: Path) -> None
     assert late.stderr is not None
     said = late.stderr.read()
     assert late.wait() == 0, said
-    assert "1 minutes are used up" in said
+    assert "the minutes had no room for 'original" in said
 
 
 def test_a_command_is_run_at_the_end(tmp_path: Path) -> None:
