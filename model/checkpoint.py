@@ -138,14 +138,15 @@ class Checkpoint:
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
         _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
         splits = split_sentences(sentences, data.seed)[0]
-        if source is None and stories in (None, self.data.stories):
-            self.check_data(fingerprint_of(splits))
-        elif source is None:
+        otherwise_many = source is None and stories not in (None, self.data.stories)
+        if otherwise_many:
             splits = self._unseen(splits, parsing)
+        elif source is None:
+            self.check_data(fingerprint_of(splits))
         chosen = sentences if split == "all" else splits[split]
         if not chosen:
             count = len({s.story_id for s in sentences})
-            why = "is empty" if source is not None or stories in (None, self.data.stories) else "has nothing that it was not trained on"
+            why = "has nothing that it was not trained on" if otherwise_many else "is empty"
             raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)

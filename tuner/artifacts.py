@@ -171,8 +171,7 @@ class Artifacts:
 
     def remove(self, name: str) -> None:
         """Removes it, if it is there."""
-        with contextlib.suppress(ArtifactNotFound):
-            self._store.remove(self.id(name))
+        self._store.remove(self.id(name))
 
     def attribute(self, name: str, mimetype: str) -> tuple[str, str]:
         """The system attribute by which Optuna and the dashboard know it."""

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from rich.console import Console
 
 from model.errors import ModelError
 from tuner.cli_model import data, evaluate, generate, parse, train
@@ -119,7 +118,7 @@ def search(
 
     import optuna
 
-    from tuner.events import json_console
+    from tuner.events import telling
     from tuner.job import dry_run as forecast
     from tuner.job import run_search
     from tuner.preparation import SearchRequest
@@ -128,6 +127,7 @@ def search(
 
     if engine == "ray" and (keep is not None or metrics_port is not None):
         raise click.UsageError("--keep and --metrics-port are for the processes of this command; --engine ray has none")
+    console, events = telling(log_format)
     definition, there, called = _defined(study, storage, changes)
     first, *others = devices.split(",") if devices else [device] * workers
     request = SearchRequest(
@@ -144,12 +144,11 @@ def search(
         keep=keep,
         artifacts=artifacts,
         words=words or 0,
-        events=sys.stderr if log_format == "json" else None,
+        events=events,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
         began=began,
         there=None if name or fresh else there,
     )
-    console = Console(stderr=True) if log_format == "text" else json_console(sys.stderr)
     report = forecast(request, console) if dry_run else run_search(request, console)
     if on_end is not None and not dry_run:
         _run_at_end(on_end, report.summary["study"])

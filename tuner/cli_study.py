@@ -6,7 +6,6 @@ import datetime
 import os
 import shlex
 import signal
-import sys
 import threading
 import tomllib
 from typing import Any
@@ -44,13 +43,13 @@ def worker(
     """
     import optuna
 
-    from tuner.events import json_console
+    from tuner.events import telling
     from tuner.job import run_worker
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if of_search is not None:
         threading.Thread(target=_leave_with_it, daemon=True).start()
-    console, events = (Console(stderr=True), None) if log_format == "text" else (json_console(sys.stderr), sys.stderr)
+    console, events = telling(log_format)
     run_worker(study, storage, device, width_of(width), console, artifacts, words=words or 0, events=events, began=of_search)
 
 

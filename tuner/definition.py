@@ -65,7 +65,7 @@ class Budget(_Section):
     at_budget: Literal["finish", "store"] = "store"
 
     @property
-    def ends(self) -> bool:
+    def bounded(self) -> bool:
         """Whether it has a bound that no run of the study goes beyond."""
         return bool(self.total_epochs or self.gpu_minutes)
 
@@ -253,8 +253,8 @@ class StudyDefinition(_Section):
     def _middle(self) -> dict[str, Value]:
         return {**{name: space.corners()[0] for name, space in self.search.items()}, **self.fixed}
 
-    def ends(self, name: str) -> list[Value]:
-        """What a setting can be, of a range its ends."""
+    def corners(self, name: str) -> list[Value]:
+        """What a setting can be, of a range its ends; nothing where it is not named."""
         return self.search[name].corners() if name in self.search else [self.fixed[name]] if name in self.fixed else []
 
     def _check(self, settings: dict[str, Value], where: str) -> None:
@@ -431,6 +431,6 @@ def load_definition(study: str) -> StudyDefinition:
     if "name" in content:
         raise DefinitionError(f"{study}: name is not known there; a study has the name of its file (or of --name)")
     made = validated({**content, "name": name}, study)
-    if all(0 in made.ends(f"loss_weights.{component}") for component in COMPONENTS):
+    if all(0 in made.corners(f"loss_weights.{component}") for component in COMPONENTS):
         raise DefinitionError(f"{study}: search: all four loss_weights can be 0 at once; allowed: at least one that is always above 0")
     return made

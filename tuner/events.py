@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import sys
 from typing import Any, TextIO, cast
 
 from rich.console import Console
@@ -28,6 +29,11 @@ def json_console(stream: TextIO) -> Console:
     """A console each of whose lines becomes an event `said`."""
     lines = cast(TextIO, _Lines(stream))  # rich only writes to it
     return Console(file=lines, force_terminal=False, width=WIDE, color_system=None)
+
+
+def telling(log_format: str) -> tuple[Console, TextIO | None]:
+    """Where a command says what it does, on stderr, and where events go as lines of JSON; None: they are said in words."""
+    return (Console(stderr=True), None) if log_format == "text" else (json_console(sys.stderr), sys.stderr)
 
 
 class _Lines(io.TextIOBase):

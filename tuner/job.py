@@ -83,11 +83,16 @@ def run_search(request: SearchRequest, console: Console) -> Report:
         return _searched(request, console, begun)
 
 
+def _aside(console: Console, words: int) -> Console:
+    """Where that is said which nothing is wrong with."""
+    return Console(file=console.file, quiet=True) if words < 0 else console
+
+
 def _searched(request: SearchRequest, console: Console, begun: list[Process]) -> Report:
-    aside = Console(file=console.file, quiet=True) if request.words < 0 else console
+    aside = _aside(console, request.words)
     prepared = begin(request, aside, begun, plainly(console))
     study, lost = prepared.study, False
-    with shared_out(1 + len(request.others)):
+    with shared_out(request.processes):
         width = prepared.width(aside, keep=not request.others and request.ray is None)
     with prepared.publisher(plainly(console)) as publisher:
         if request.ray is None:
@@ -97,8 +102,8 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
         if lost:  # what was being trained here has been ended by others since
             study = find_study(prepared.storage.patience(open_storage, request.storage, create=False), study.study_name)
         if request.confirm and not complete(study, prepared.definition):
-            again = "" if request.definition.budget.ends else "run the search again to go on; "
-            later = f"{again}tuner confirm {study.study_name} confirms what there is"
+            first = "" if request.definition.budget.bounded else "run the search again to go on; "
+            later = f"{first}tuner confirm {study.study_name} confirms what there is"
             plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
         elif request.confirm and lost:
             plainly(console)(
@@ -117,22 +122,31 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
     Raises:
         DeviceError: all have.
     """
-    request, name, failed = prepared.request, prepared.study.study_name, list[DeviceError]()
-    began = time.monotonic() if request.began is None else request.began
-    with shared_out(1 + len(request.others)):
-        each = width, torch.get_num_threads(), began, plainly(console), _telling(request, console)
-        crew = Crew(name, request.storage, request.place, request.others, *each)
+    request, name, tell = prepared.request, prepared.study.study_name, plainly(console)
+    began, failed = time.monotonic() if request.began is None else request.began, None
+    with shared_out(request.processes):
+        crew = Crew(
+            name,
+            request.storage,
+            request.place,
+            request.others,
+            width,
+            threads=torch.get_num_threads(),
+            began=began,
+            tell=tell,
+            telling=_telling(request, console),
+        )
         with crew, _watching(request, name, str(prepared.device), console) as observers:
             try:
                 prepared.search(width, Several(*observers, publisher))
             except DeviceError as error:
                 if not request.others:
                     raise
-                failed.append(error)
-                plainly(console)(f"{prepared.device} is left out: {error}; its trials go to the others")
-    if failed and crew.failed:
-        raise failed[0]
-    return bool(failed)
+                failed = error
+                tell(f"{prepared.device} is left out: {error}; its trials go to the others")
+    if failed is not None and crew.failed:
+        raise failed
+    return failed is not None
 
 
 def _telling(request: SearchRequest, console: Console) -> list[str]:
@@ -193,7 +207,7 @@ def run_worker(
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
     """
-    aside = Console(file=console.file, quiet=True) if words < 0 else console
+    aside = _aside(console, words)
     prepared = again(name, storage_url, device, width, aside, artifacts, base, plainly(console), began)
     if complete(prepared.study, prepared.definition):
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -82,7 +83,8 @@ def _of_device(device: str) -> dict[str, tuple[str, float]]:
     if not device.startswith("cuda"):
         return {}
     found = {"device_memory_bytes": ("Memory that tensors take on the GPU.", float(torch.cuda.memory_allocated(device)))}
-    with contextlib.suppress(Exception):  # whatever the driver's library says, and it may not even be here: it is one figure less
+    said = getattr(sys.modules.get("pynvml"), "NVMLError", RuntimeError)  # what the driver's library raises, where torch has found it
+    with contextlib.suppress(ModuleNotFoundError, RuntimeError, said):
         found["device_utilisation"] = ("Share of the last second in which the GPU computed.", torch.cuda.utilization(device) / 100)
     return found
 

@@ -83,6 +83,11 @@ class SearchRequest:
     """The full name of a study whose data these must be."""
 
     @property
+    def processes(self) -> int:
+        """How many search on this machine, and share its cores."""
+        return 1 + len(self.others)
+
+    @property
     def place(self) -> str:
         """That place."""
         return self.artifacts or str(self.base / "artifacts")
@@ -205,7 +210,7 @@ def load(definition: StudyDefinition, console: Console) -> Corpus:
 def started_ahead(request: SearchRequest) -> Iterator[list[Process]]:
     """Processes that begin while the data are read, where the search is likely to use them."""
     data, budget = request.definition.data, request.definition.budget
-    with shared_out(1 + len(request.others)):
+    with shared_out(request.processes):
         lanes = lanes_of(find_device(request.device).type)
     likely = data.stories is None or budget.trials * budget.epochs * data.stories * A_STORY >= PROCESSES_FROM
     with ahead(lanes if likely and lanes > 1 and request.ray is None else 0) as begun:

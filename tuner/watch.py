@@ -12,8 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from tuner.buffer import BufferedStorage
-from tuner.observer import Observer
-from tuner.progress import Line, screen
+from tuner.progress import Line, QuietProgress, screen
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import complete, find_study
 from tuner.tables import CurveTable
@@ -44,7 +43,7 @@ def watch(storage_url: str, name: str, console: Console) -> None:
             pause.wait(EVERY_SECONDS)
 
 
-class StudyProgress(Observer):
+class StudyProgress(QuietProgress):
     """The table of all trials of a study while one of its processes trains; the others say nothing beside it.
 
     Drawn by a thread, so that long epochs do not keep it and it keeps nobody; what goes wrong with it is told of, and the search goes on.
@@ -55,10 +54,11 @@ class StudyProgress(Observer):
     """
 
     def __init__(self, storage_url: str, name: str, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console)
         backend, self._patience = open_storage(storage_url, create=False), Patience()  # the search itself says when the storage is away
         self._study = find_study(BufferedStorage(backend, self._patience), name)
         self._curves, self._shown = CurveTable(backend, self._study._study_id, self._patience), shown(storage_url)
-        self._console, self._clock, self._over, self._told = console, clock, threading.Event(), set[type[Exception]]()
+        self._clock, self._over, self._told = clock, threading.Event(), set[type[Exception]]()
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._thread = threading.Thread(target=self._draw, daemon=True)
 
@@ -73,17 +73,13 @@ class StudyProgress(Observer):
         self._thread.join()
         self._live.stop()
 
-    def noticed(self, what: str) -> None:
-        """Above the table, where it stays."""
-        self._console.print(what, markup=False, highlight=False, soft_wrap=True)
-
     def _draw(self) -> None:
         pause = 0.0
         while not self._over.wait(pause):
             began = self._clock()
             try:
                 seen = view(self._study, self._curves, self._shown)
-                self._live.update(shown_at(seen, self._console.width), refresh=True)
+                self._live.update(shown_at(seen, self.console.width), refresh=True)
             except Exception as error:  # noqa: BLE001  whatever it is, it must not end the search
                 if type(error) not in self._told and not self._over.is_set():  # once is enough: it comes again every time
                     self._told.add(type(error))

@@ -196,6 +196,13 @@ def test_seats_are_taken_once_and_free_after_a_death(tmp_path: Path) -> None:
     one.close()
 
 
+def leave(seat: Seat, state: SearchState) -> None:
+    """Writes a state in a seat and gives it up."""
+    seat.write(state)
+    seat.wait()
+    seat.close()
+
+
 def test_of_what_two_seats_have_of_a_trial_the_later_is_gone_on_from(tmp_path: Path) -> None:
     """It was taken over once before: where its first owner left it still lies in his seat, whatever their numbers."""
     slot = STATE.arrays[0][0]
@@ -204,9 +211,7 @@ def test_of_what_two_seats_have_of_a_trial_the_later_is_gone_on_from(tmp_path: P
         first, *held = (Seat(folder) for _ in range(3))
         for seat, epochs in zip(held, seats, strict=True):
             curve = tuple({"epoch": epoch} for epoch in range(1, epochs + 1))
-            seat.write(SearchState("mark", 1, (), ((dataclasses.replace(slot, curve=curve),),)))
-            seat.wait()
-            seat.close()
+            leave(seat, SearchState("mark", 1, (), ((dataclasses.replace(slot, curve=curve),),)))
         assert len(first.left_behind("mark")[slot.trial].curve) == 50
         first.close()
 
@@ -214,10 +219,7 @@ def test_of_what_two_seats_have_of_a_trial_the_later_is_gone_on_from(tmp_path: P
 def test_where_hosts_share_a_folder_a_seat_that_another_took_is_gone_on_from_the_artifacts(tmp_path: Path) -> None:
     """After both were ended they came back in another order: what the one had been training lies where the other writes now."""
     artifacts = Artifacts(Folder(tmp_path / "artifacts"), "mark")
-    before = Seat(tmp_path / "seats", artifacts)
-    before.write(STATE)
-    before.wait()
-    before.close()
+    leave(Seat(tmp_path / "seats", artifacts), STATE)
     other = Seat(tmp_path / "seats", None)
     other.write(SearchState("mark", 99, (), ()))
     other.wait()
@@ -231,10 +233,7 @@ def test_where_hosts_share_a_folder_a_seat_that_another_took_is_gone_on_from_the
 def test_a_container_that_is_replaced_by_one_of_its_name_goes_on_from_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has none of its files. A folder of this machine is not asked: who removes the snapshots begins again."""
     artifacts = Artifacts(Folder(tmp_path / "artifacts"), "mark")
-    seat = Seat(tmp_path / "first", artifacts)
-    seat.write(STATE)
-    seat.wait()
-    seat.close()
+    leave(Seat(tmp_path / "first", artifacts), STATE)
     again = Seat(tmp_path / "second", artifacts)
     assert again.newest("mark") is None
     assert again.elsewhere("mark") is None
