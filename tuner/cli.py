@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from tuner.definition import StudyDefinition
 
 SHOW_CURSOR = b"\x1b[?25h"
+AGAIN_SECONDS = 0.01
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -216,15 +218,31 @@ class _Signals:
     """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony.
 
     A terminal that is closed (SIGHUP) is one too, unless somebody has said that it is not to matter (`nohup`). It may be told of by the
-    shell and by the kernel, and nothing can be written to it any more."""
+    shell and by the kernel, and nothing can be written to it any more.
+
+    A signal that comes while Python calls a finaliser or the callback of a weak reference (each thread that ends has one) is raised there
+    and goes no further: then it is sent once more, a little later."""
 
     def __init__(self) -> None:
-        self.status = 0
+        self.status, self._lost, self._unraisable = 0, False, sys.unraisablehook
+        sys.unraisablehook = self._went_no_further
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, self._received)
 
+    def _went_no_further(self, what: sys.UnraisableHookArgs) -> None:
+        if not self.status or what.exc_type is not SystemExit:
+            self._unraisable(what)
+            return
+        self._lost = True
+        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.status - 128))
+        again.daemon = True
+        again.start()
+
     def _received(self, number: int, _: Any) -> None:
+        if self._lost:
+            self._lost = False
+            raise SystemExit(self.status)
         if number == signal.SIGHUP:
             if self.status:
                 return

@@ -95,6 +95,17 @@ def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number:
     assert all(len(slot.curve) >= 2 for slot in state.slots.values())
 
 
+def test_a_signal_that_comes_in_a_finaliser_ends_it_too() -> None:
+    """What is raised there goes no further: a search that was told to end went on once in a while."""
+    code = (
+        "import signal, threading; from tuner.cli import _Signals; s = _Signals()\n"
+        "class Last:\n    def __del__(self):\n        signal.raise_signal(signal.SIGTERM)\n"
+        "try:\n    Last()\n    Last()\n    threading.Event().wait()\nfinally:\n    print('left')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "left\n", "")
+
+
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Whatever it is doing."""
     code = (
