@@ -1,4 +1,5 @@
-# One image for the search, its workers and the dashboard: docker run --gpus all -v "$PWD/runs:/runs" IMAGE search plateau
+# One image for the search, its workers and the dashboard:
+#   mkdir -p runs && docker run --gpus all --user "$(id -u):$(id -g)" -v "$PWD/runs:/runs" IMAGE search plateau
 # Build arguments: BASE_IMAGE, TORCH (cuda, or cpu for an image of a quarter of the size), and pip's own PIP_EXTRA_INDEX_URL and PIP_FIND_LINKS
 # (where CPU builds of torch are found).
 ARG BASE_IMAGE=python:3.11-slim-bookworm

@@ -83,10 +83,31 @@ def work(target: str, seed: int, until: float, asked: list[float]) -> None:
 def asker(study: optuna.Study, storage: BaseStorage, seat: Seat, seed: int) -> Callable[[], optuna.Trial]:
     """As the search asks; where there is the proxy, as Optuna does."""
     if isinstance(storage, BufferedStorage):
-        intake = Intake(study, storage, DEFINITION, seat, "cpu")
-        return lambda: intake.next().trial
+        intake = Intake(study, storage, DEFINITION, seat, "cpu", steps=1, room=Endless())
+        return lambda: _begun(intake)
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     return lambda: study.ask(DEFINITION.distributions())
+
+
+class Endless:
+    """Time for any number of trials."""
+
+    rung: int | None = None
+
+    def few(self, _: dict[str, Any]) -> bool:
+        """There is room for many."""
+        return False
+
+    def ends(self, _: dict[str, Any]) -> bool:
+        """All end."""
+        return True
+
+
+def _begun(intake: Intake) -> optuna.Trial:
+    running = intake.next()
+    if running is None or not isinstance(running.trial, optuna.Trial):
+        raise RuntimeError("the budget of a million trials was not enough")
+    return running.trial
 
 
 def process(target: str, seeds: list[int], until: float, results: Any) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A search by an array of workers, one GPU each: sbatch --array=0-3 deploy/slurm.sh plateau [OPTIONS OF tuner search]
-# Task 0 begins the study, the others join it. All of them need the storage (TUNER_STORAGE, PostgreSQL) and a folder that all nodes see, or a
+# Task 0 begins the study, the others join it within half an hour. All of them need the storage (TUNER_STORAGE, PostgreSQL) and a folder that all nodes see, or a
 # bucket (TUNER_ARTIFACTS). A task whose time is up is asked to end two minutes before, writes its state and goes to the end of the queue.
 #SBATCH --job-name=tuner
 #SBATCH --gpus-per-task=1
@@ -31,7 +31,7 @@ else
     if tuner status "$name" --json 2>/dev/null | grep -q '"running": [1-9]'; then break; fi
     sleep 10
   done
-  tuner worker "$name" &
+  tuner worker "$name" --log-format json &
 fi
 worker=$!
 trap 'kill -TERM "$worker"' TERM

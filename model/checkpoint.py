@@ -119,7 +119,8 @@ class Checkpoint:
         """
         if fingerprint != self.fingerprint:
             raise CheckpointError(
-                f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, or train again"
+                f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, train again, or give what is "
+                "new a name of its own"
             )
 
     def _unseen(self, splits: Mapping[str, Sequence[Sentence]], parsing: Progress) -> dict[str, list[Sentence]]:
@@ -136,12 +137,14 @@ class Checkpoint:
             CheckpointError: these data are no longer those that it was trained on, or the split is empty.
         """
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
-        _, sentences = load_sentences(data.source, data.stories if stories is None else stories, data.seed, parsing)
+        wanted = data.stories if stories is None else stories
+        _, sentences = load_sentences(data.source, wanted, data.seed, parsing)
         splits = split_sentences(sentences, data.seed)[0]
-        otherwise_many = source is None and stories not in (None, self.data.stories)
+        own = source is None or (split != "all" and _same(source, self.data.source))
+        otherwise_many = own and wanted != self.data.stories
         if otherwise_many:
             splits = self._unseen(splits, parsing)
-        elif source is None:
+        elif own:
             self.check_data(fingerprint_of(splits))
         chosen = sentences if split == "all" else splits[split]
         if not chosen:
@@ -157,6 +160,11 @@ class Checkpoint:
             "nameable": nameable(chosen, self.vocabulary, self.shape.max_propositions),
         }
         return Evaluation(evaluation.figures, references)
+
+
+def _same(source: str, other: str) -> bool:
+    """Whether both name the same data."""
+    return source == other or Path(source).resolve() == Path(other).resolve()
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:

@@ -25,6 +25,25 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def devices_of_workers(name: str, workers: int | None) -> list[str]:
+    """The device of each worker of one machine; `workers`: None for as many as there are GPUs, or one.
+
+    With `auto` the workers take the GPUs in turn; a device that is named is that of all.
+    """
+    gpus = torch.cuda.device_count() if name == "auto" and torch.cuda.is_available() else 0
+    if gpus < 2:
+        return [name] * (workers or 1)
+    return [f"cuda:{number % gpus}" for number in range(workers or gpus)]
+
+
+def held_by_others(device: torch.device) -> float:
+    """The share of a GPU's memory that other programs hold; 0 of a CPU, which does not say."""
+    if device.type != "cuda":
+        return 0.0
+    free, total = torch.cuda.mem_get_info(device)
+    return max(0.0, (total - free - torch.cuda.memory_reserved(device)) / total)
+
+
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
     """What was worked out on the CPU, on its way to the device: nobody waits for it to arrive."""
     return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)

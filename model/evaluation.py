@@ -235,6 +235,6 @@ def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
         counter.parsing(parse_ids(network, p, tokens, split.unknowns), gold)
         written = generate_ids(network, p, gold[:, :, :places], split.unknowns)
-        reread = parse_ids(network, p, written, split.unknowns)
+        reread = parse_ids(network, p, split.unknowns.tokens(written), split.unknowns)
         counter.generating(split.gold_tokens_NT[rows, :width].expand(slots, -1, -1), written, reread, gold)
     return [Evaluation(figures) for figures in counter.figures(len(split))]

@@ -155,6 +155,11 @@ class Unknowns:
         """The input ids under which the network reads these."""
         return torch.where(ids < self.first, ids, self._inputs_U[(ids - self.first).clamp(min=0)])
 
+    def tokens(self, ids: Tensor) -> Tensor:
+        """The numbers under which words stand as tokens: of those that the table does not hold, their base form's where it holds that."""
+        readable = self.readable(ids)
+        return torch.where(readable < len(self.vocabulary), readable, ids)
+
     def copied(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Whether a token is to be copied (nothing is known of it), and what it is called then."""
         return ids >= self.first, self._lemmas_U[(ids - self.first).clamp(min=0)]

@@ -44,3 +44,13 @@ def test_a_trainer_that_is_not_installed_is_named_with_those_that_are(tmp_path: 
     done = subprocess.run(search, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "'bag-of-words' is not installed; there are: symmetric" in done.stderr
+
+
+def test_the_pruners_are_of_use_to_any_study() -> None:
+    """Each rule stops something there, with its reason, and what is good runs to its end."""
+    done = subprocess.run([sys.executable, str(EXAMPLE.parent / "pruners.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    *trials, last = done.stdout.splitlines()
+    for cause in ("exploded: ", "plateaued: ", "outpaced: ", "finished at "):
+        assert any(cause in line for line in trials), cause
+    assert int(last.partition("} ")[2].partition(" of 1600 epochs")[0]) < 800

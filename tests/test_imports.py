@@ -1,6 +1,7 @@
 """Imports point one way, and each heavy package is imported in one file only."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ def test_every_module_imports_only_what_stands_before_it() -> None:
                     assert order.index(parts[1]) < place, f"{package}/{module}.py imports {name}"
                 if package == "model":
                     assert parts[0] not in ("tuner", "optuna"), f"model/{module}.py imports {name}"
+
+
+@pytest.mark.parametrize("package", ["model", "tuner"])
+def test_each_room_has_a_map_of_all_that_is_in_it(package: str) -> None:
+    """The docstring of the package names every file."""
+    named = set(re.findall(r"\w+\.py", ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text())) or ""))
+    assert named == {path.name for path in (ROOT / package).glob("*.py") if not path.name.startswith("__")}
 
 
 def test_heavy_packages_have_one_door_each() -> None:

@@ -1,23 +1,45 @@
 """Hyperparameter search for the symmetric model.
 
 cli -> job, training, dashboard -> search, confirm, summary, progress -> study, definition, storage -> judges -> verdict
-cli.py         commands, options and what becomes of errors
-job.py         one search, from request to summary
-preparation.py what it works with: device, data, storage, study, processes
-search.py      the loop: ask, load a slot, train an epoch, report, judge, tell, refill
-confirm.py     the best few and the baselines again, with fresh seeds; winner.py says who has won
-seam.py        what the search asks of a trainer
-remote.py      trainers in processes of their own
-training.py    one configuration without a search
-study.py       studies in a storage: naming, beginning, continuing, finding
-definition.py  study definitions: TOML to a validated object
-storage.py     opening a storage, and the table of curves
-judges.py      when to stop a trial, as pure rules
-pruning.py     the same rules as Optuna pruners
-intervals.py   how far a figure may be from the truth
-verdict.py     why a trial ended
-summary.py     what a study has found
-progress.py    what a person sees meanwhile
-dashboard.py   optuna-dashboard over the storage
-errors.py      the TunerError tree
+
+What is asked for
+cli.py           commands and what becomes of errors; cli_study.py, cli_view.py, cli_model.py the smaller ones, options.py what they share
+job.py           one search, from request to summary; preparation.py what it works with, crew.py its further processes
+training.py      one configuration without a search
+forecast.py      what a search would cost
+errors.py        the TunerError tree
+
+The search
+search.py        the loop: ask, load a slot, train an epoch, report, judge, tell, refill
+admission.py     whether a trial may begin now; budget.py when all have had enough, pace.py what the minutes have room for
+intake.py        where trials come from; climb.py and promotion.py what is tried next, warm.py what an earlier study teaches
+arrays.py        the arrays of a device; slots.py their trials, lanes.py arrays side by side, width.py how many at once
+seam.py          what the search asks of a trainer; trainers.py finds one, saving.py is ours, single.py makes one of models without slots
+remote.py        trainers in processes of their own; remote_end.py the other end, wire.py what they say to each other
+failures.py      what may go wrong in an epoch, and whose fault it is
+bench.py         where trials are judged; endings.py what is stored of their ends
+snapshots.py     the state to go on from after a kill; ownership.py whose a running trial is
+observer.py      what is told of a search
+ray_engine.py    workers across machines
+
+The judging
+verdict.py       why a trial ended
+judges.py        when to stop a trial, as pure rules; pruning.py the same as Optuna pruners
+diagnosis.py     where in a study's space the plateau is left; faults.py what is wrong with one run, inspection.py looks into it
+intervals.py     how far a figure may be from the truth; comparison.py how sure a mean is
+confirm.py       the best few and the baselines again, with fresh seeds; winner.py says who has won
+
+What is stored
+definition.py    study definitions: TOML to a validated object
+study.py         studies in a storage: naming, beginning, continuing, finding
+storage.py       opening a storage, waiting for it, the lock under which trials begin
+buffer.py        a storage's view of one process; tables.py what is read and written in batches
+artifacts.py     models and snapshots where other machines find them
+
+What is seen
+summary.py       what a study has found; choice.py one trial as something that can be run
+progress.py      the terminal while a search runs; watch.py the same from another, events.py as JSON
+metrics.py       figures for Prometheus; health.py whether it goes forward, doctor.py whether this machine has what it needs
+views.py         a study as it is looked at; charts.py and pictures.py draw it, report.py is one file of it
+dashboard.py     optuna-dashboard over the storage; gate.py who may come in, display.py and publish.py what it shows beyond its own
 """

@@ -312,5 +312,7 @@ class Arrays:
         try:
             array.restart(held[:keep])
         except MemoryError as more:
+            array.bare = True
             return self._make_room(array, more, held[:keep])
+        array.bare = False
         return keep > 0

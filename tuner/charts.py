@@ -27,9 +27,9 @@ COLOURS = {
 PARTS = {"parse": "#2e6fb7", "generate": "#2a7f3f", "cycle_forward": "#d08a00", "cycle_backward": "#c0392b"}
 ROLES = {"entity": "#2e6fb7", "relation": "#2a7f3f", "value": "#d08a00"}
 MOST_CURVES = 120
+"""More than so many curves are a smear; the best are drawn, and the latest."""
 DEFAULTS = flat_settings(ModelShape(), Hyperparameters())
 """What a trial is trained with where its study names nothing."""
-"""More than so many curves are a smear; the best are drawn, and the latest."""
 
 
 @dataclass(frozen=True)

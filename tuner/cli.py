@@ -24,6 +24,7 @@ from tuner.options import (
     data_option,
     device_option,
     json_option,
+    metrics_options,
     show,
     storage_option,
     stories_option,
@@ -66,9 +67,13 @@ def cli() -> None:
 )
 @click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, however often continued.")
 @click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="Minutes of a GPU, however often continued.")
-@click.option("--at-budget", type=click.Choice(["store", "finish"]), help="What becomes of running trials when one of these is used up.")
+@click.option(
+    "--at-budget",
+    type=click.Choice(["store", "finish"]),
+    help="Trials that run when one of these is used up: left for the next run (store, as studies say), or trained to their ends.",
+)
 @width_option
-@click.option("--workers", type=click.IntRange(1, 1024), default=1, show_default=True, metavar="N", help="Processes on this machine.")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes on this machine.  [default: one a GPU, or one]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the workers.")
 @click.option("--address", metavar="ADDRESS", help="With --engine ray: the cluster, or auto; without it one on this machine.")
 @click.option("--devices", metavar="D,D", help="One worker for each, in place of --device and --workers: cuda:0,cuda:1.")
@@ -78,12 +83,17 @@ def cli() -> None:
 @artifacts_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
 @click.option("--confirm/--no-confirm", default=True, help="Confirm the best at the end (see `tuner confirm`); on by default.")
-@click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of the same space.")
-@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials only.")
-@click.option("--on-end", metavar="COMMAND", help="Run this when the search is over; TUNER_STUDY names the study.")
+@click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of this storage.")
+@click.option(
+    "--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials, and of what is to be confirmed."
+)
+@click.option(
+    "--on-end",
+    metavar="COMMAND",
+    help="Run this (a program, no shell) when the search is over, not after an error or a signal; TUNER_STUDY names the study.",
+)
 @telling_options
-@click.option("--metrics-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve figures for Prometheus; 0 takes any free port.")
-@click.option("--metrics-host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address to serve them on.")
+@metrics_options
 @click.option("--dry-run", is_flag=True, help="Say what the search would cost, and begin nothing.")
 @click.option("--fresh", is_flag=True, help="Begin anew; an earlier study of the name stays.")
 @json_option
@@ -94,7 +104,7 @@ def search(
     width: str,
     device: str,
     devices: str | None,
-    workers: int,
+    workers: int | None,
     engine: str,
     address: str | None,
     name: str | None,
@@ -120,6 +130,7 @@ def search(
 
     import optuna
 
+    from model.devices import devices_of_workers
     from tuner.events import telling
     from tuner.job import dry_run as forecast
     from tuner.job import run_search
@@ -131,7 +142,10 @@ def search(
         raise click.UsageError("--keep and --metrics-port are for the processes of this command; --engine ray has none")
     console, events = telling(log_format)
     definition, there, called = _defined(study, storage, changes)
-    first, *others = devices.split(",") if devices else [device] * workers
+    if devices is not None:
+        first, *others = devices.split(",")
+    else:  # Ray gives its workers GPUs itself
+        first, *others = devices_of_workers(device, workers) if engine == "local" else [device] * (workers or 1)
     request = SearchRequest(
         definition,
         storage,

@@ -60,7 +60,7 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @data_option
 @stories_option
-@click.option("--preset", metavar="NAME", help="Settings and epochs that a search found (tinystories); other options go before them.")
+@click.option("--preset", metavar="NAME", help="Settings and epochs: tinystories, or a .toml file from `tuner best`; options go before.")
 @click.option(
     "--from", "origin", metavar="STUDY[:TRIAL]", help="A trial's settings, seed, epochs and data (the best); other options go before."
 )

@@ -17,6 +17,7 @@ from tuner.options import (
     artifacts_option,
     device_option,
     json_option,
+    metrics_options,
     show,
     storage_option,
     study_argument,
@@ -34,8 +35,18 @@ from tuner.options import (
 @device_option
 @click.option("--of-search", type=float, hidden=True, help="When the search on this machine began that this is a worker of.")
 @telling_options
+@metrics_options
 def worker(
-    study: str, storage: str, artifacts: str, width: str, device: str, of_search: float | None, words: int | None, log_format: str
+    study: str,
+    storage: str,
+    artifacts: str,
+    width: str,
+    device: str,
+    of_search: float | None,
+    words: int | None,
+    log_format: str,
+    metrics_port: int | None,
+    metrics_host: str,
 ) -> None:
     """Helps with a search that was begun elsewhere, from this machine or another, until its budget is used up.
 
@@ -50,7 +61,18 @@ def worker(
     if of_search is not None:
         threading.Thread(target=_leave_with_it, daemon=True).start()
     console, events = telling(log_format)
-    run_worker(study, storage, device, width_of(width), console, artifacts, words=words or 0, events=events, began=of_search)
+    run_worker(
+        study,
+        storage,
+        device,
+        width_of(width),
+        console,
+        artifacts,
+        words=words or 0,
+        events=events,
+        metrics=None if metrics_port is None else (metrics_host, metrics_port),
+        began=of_search,
+    )
 
 
 def _leave_with_it() -> None:
@@ -150,7 +172,7 @@ def _setting(text: str) -> tuple[str, Any]:
     "--format",
     "form",
     type=click.Choice(["cli", "toml", "json"]),
-    help="Its settings as options of `tuner train`, a preset's file, or JSON.",
+    help="Its settings as options of `tuner train`, as a file for its --preset, or JSON.",
 )
 @json_option
 def best(study: str, storage: str, form: str | None, as_json: bool) -> None:

@@ -11,6 +11,9 @@ from tuner.errors import TunerError
 from tuner.health import PULSE
 from tuner.options import artifacts_option, json_option, show, storage_option, study_argument
 
+DASHBOARD_SECONDS = 5.0
+"""So long a page of the dashboard waits for a storage that is away."""
+
 
 @click.command()
 @study_argument
@@ -54,10 +57,10 @@ def dashboard(
     from tuner.artifacts import open_artifacts
     from tuner.buffer import BufferedStorage
     from tuner.dashboard import serve
-    from tuner.storage import open_storage
+    from tuner.storage import Patience, open_storage
     from tuner.study import find_study
 
-    served = BufferedStorage(open_storage(storage, create=False))
+    served = BufferedStorage(open_storage(storage, create=False), Patience(seconds=DASHBOARD_SECONDS))
     number = None if study is None else find_study(served, study)._study_id
     serve(
         served,
@@ -96,7 +99,7 @@ def report(study: str, storage: str, output: Path | None) -> None:
     text = render(view(found, CurveTable(opened, found._study_id), shown(storage)), path.suffix.removeprefix("."))
     try:
         with whole(path) as partial:
-            partial.write_text(text)
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TunerError(f"{path} cannot be written ({error.strerror}); name another file with -o") from error
     click.echo(str(path))

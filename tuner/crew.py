@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+POLL_SECONDS = 2.0
+
 
 class Crew:
     """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are ended.
@@ -21,6 +23,7 @@ class Crew:
         threads: how many cores each may use on a CPU.
         began: when the search began, by `time.monotonic`, from which the minutes of all are counted.
         tell: is told.
+        meanwhile: called every `POLL_SECONDS` while they are waited for.
         telling: their options for what is said on stderr.
     """
 
@@ -34,13 +37,14 @@ class Crew:
         threads: int,
         began: float,
         tell: Callable[[str], None],
+        meanwhile: Callable[[], None],
         telling: Sequence[str] = (),
     ) -> None:
         self._study, self._devices, self._width, self._began, self._telling = study, devices, width, began, telling
         shared = {"OMP_NUM_THREADS": str(threads), "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
         self._environment = {**os.environ, **shared}
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._tell = tell
+        self._tell, self._meanwhile = tell, meanwhile
 
     def __enter__(self) -> Crew:
         try:
@@ -65,6 +69,8 @@ class Crew:
             self._end()
         try:
             for worker, device in zip(self._workers, self._devices, strict=False):
+                while kind is None and not _ended(worker, POLL_SECONDS):
+                    self._meanwhile()
                 if worker.wait() and kind is None:
                     self._tell(f"the worker on {device} ended with status {worker.returncode}; its trials went to the others")
         except BaseException:
@@ -80,3 +86,12 @@ class Crew:
         for worker in self._workers:
             if worker.stdin is not None:
                 worker.stdin.close()
+
+
+def _ended(worker: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether it ends within so many seconds."""
+    try:
+        worker.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

@@ -19,7 +19,7 @@ from model.config import COMPONENTS, MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, 
 from model.errors import ConfigError
 from model.files import is_there
 from tuner.errors import DefinitionError
-from tuner.judges import ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
+from tuner.judges import LEAST_WINDOW, ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
 
 Value = bool | int | float | str
 LARGEST_FILE = 1 << 20
@@ -144,7 +144,7 @@ Space = Annotated[Annotated[Numbers, Tag("Numbers")] | Annotated[Choices, Tag("C
 class Plateau(_Section):
     """Settings of the plateau rule."""
 
-    window: Annotated[int, Field(ge=3)] = PlateauRule.window
+    window: Annotated[int, Field(ge=LEAST_WINDOW)] = PlateauRule.window
     share: Annotated[float, Field(gt=0, lt=1)] = PlateauRule.share
     near: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.near
     top: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.top

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -14,6 +13,7 @@ from typing import Any
 from model.extraction import LANGUAGE_MODEL
 from tuner.errors import StorageError
 from tuner.storage import SCHEMA_VERSION, open_storage, shown
+from tuner.study import installed
 
 LEAST_DISK = 2 * 2**30
 EXTRAS = {
@@ -55,7 +55,7 @@ def examine(storage_url: str, base: Path = Path("runs")) -> list[Check]:
 
 
 def _python() -> Check:
-    return Check("Python", "good", f"{platform.python_version()}, tuner {importlib.metadata.version('tuner')}")
+    return Check("Python", "good", f"{platform.python_version()}, tuner {installed('tuner')}")
 
 
 def _torch() -> Check:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,14 @@ class Endings:
         self._checkpoints, self._artifacts, self._keep, self._observer = checkpoints, artifacts, keep, observer
         self._failures, self._trimmed = 0, set[int]()
 
-    def store(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
+    def store(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> Verdict:
         """Stores the ending of a trial.
 
         Args:
             save: writes its model.
+
+        Returns:
+            The verdict as it is stored: one whose model cannot be saved has failed.
 
         Raises:
             SearchError: its model cannot be written, or too many trials have failed one after the other.
@@ -74,14 +77,15 @@ class Endings:
             self._study.tell(running.number, value, state=state)
         except UpdateFinishedTrialError:
             self._observer.noticed(f"trial {running.number} was ended by somebody else")
-            return
+            return verdict
         counts = value is not None and running.above(self._definition.objective.round_trip_floor)
         self._observer.ended(running, verdict, value if counts else None)
         if self._keep is not None and value is not None:
-            self._trim(self._keep)
+            self._trimmed |= trim(self._study, self._definition, self._artifacts, self._keep, self._observer.noticed, self._trimmed)
         self._failures = self._failures + 1 if verdict.cause == "failed" else 0
         if self._failures >= FAILURES_IN_A_ROW:
             raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; mend that and run it again")
+        return verdict
 
     def _saved(self, running: Running, save: Callable[[Path, Scored], None]) -> dict[str, Any]:
         """Saves a finished trial's model; where."""
@@ -119,16 +123,33 @@ class Endings:
         if name not in self._storage.get_trial(trial._trial_id).constraints:
             trial.set_constraint(name, value)
 
-    def _trim(self, keep: int) -> None:
-        """Removes the models of all but the best finished trials."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        best = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: self._definition.confirm.top])}
-        for trial in trials:
-            if trial.number not in best and trial.number not in self._trimmed and "checkpoint" in trial.user_attrs:
-                path = Path(trial.user_attrs["checkpoint"])
+
+def trim(
+    study: optuna.Study,
+    definition: StudyDefinition,
+    artifacts: Artifacts,
+    keep: int,
+    tell: Callable[[str], None],
+    trimmed: Collection[int] = (),
+) -> set[int]:
+    """Removes the models of all but the best finished trials.
+
+    Args:
+        keep: how many stay; as many as are confirmed do in any case.
+        trimmed: trials whose model is gone.
+
+    Returns:
+        Those of which it is gone now.
+    """
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best, removed = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: definition.confirm.top])}, set[int]()
+    for trial in trials:
+        if trial.number not in best and trial.number not in trimmed and "checkpoint" in trial.user_attrs:
+            path = Path(trial.user_attrs["checkpoint"])
+            try:
                 path.unlink(missing_ok=True)
-                try:
-                    self._artifacts.remove(path.name)
-                    self._trimmed.add(trial.number)
-                except OSError as error:
-                    self._observer.noticed(f"the model of trial {trial.number} could not be removed from the artifacts ({error})")
+                artifacts.remove(path.name)
+                removed.add(trial.number)
+            except OSError as error:
+                tell(f"the model of trial {trial.number} could not be removed ({error})")
+    return removed

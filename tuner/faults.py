@@ -150,7 +150,7 @@ def hiding_metric(run: Run) -> Iterator[Finding]:
     if list(at_chance(run)):
         return
     figures = run.probe.valid if run.probe else (run.curve[-1] if run.curve else {})
-    if "exact" not in figures:
+    if not {"exact", *ROLES} <= set(figures):
         return
     above = {role: figures[role] - run.chance[role] for role in ROLES if figures[role] > run.chance[role] + SHOWN}
     if figures["exact"] < HIDDEN and above:

@@ -116,7 +116,7 @@ class Gate:
         if not self._ours(host):
             return "this name is not one of ours; `tuner dashboard --allow-host NAME` lets it in"
         origin = environ.get("HTTP_ORIGIN")
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             return "a page of another origin may not come here"
         if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("same-origin", "none") and not self._visit(environ):
             return "a page of another site may not come here"
@@ -219,3 +219,11 @@ def _answer(
     always: list[tuple[str, Any]] = [("Content-Type", kind), ("Content-Length", str(len(content))), ("Cache-Control", "no-store")]
     start(status, [*always, ("Content-Security-Policy", policy), *(headers or [])])
     return [content]
+
+
+def _netloc(origin: str) -> str | None:
+    """Host and port of an address; None of what is none."""
+    try:
+        return urllib.parse.urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

@@ -136,7 +136,9 @@ class Intake:
         trials = self.storage.unfinished(self.study._study_id, OWNER)
         if strays := [t for t in trials if self._stray(t)]:
             places = {(stray.value["host"], int(stray.value["seat"])) for stray in strays if stray.value is not None}
-            self._behind, self._left = self.seat.left_behind(self.mark, places), [self.storage.get_trial(t.trial_id) for t in strays]
+            found = [(self.storage.get_trial(t.trial_id), t.value) for t in strays]  # before what takes long: others look for them too
+            self._left = [frozen for frozen, judged in found if frozen.user_attrs.get(OWNER) == judged]
+            self._behind = self.seat.left_behind(self.mark, places)
             return self.next(fresh, may_begin)
         return self._new(sum(t.state == TrialState.WAITING for t in trials), may_begin) if fresh else None
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 import optuna
 import torch
-from optuna.trial import TrialState
 from rich.console import Console
 
 from model.config import ModelShape
@@ -19,6 +18,7 @@ from model.devices import find_device
 from model.errors import DeviceError
 from tuner.crew import Crew
 from tuner.definition import SYMMETRIC
+from tuner.errors import TunerError
 from tuner.events import JsonEvents
 from tuner.forecast import forecast, told
 from tuner.health import Pulse
@@ -26,7 +26,7 @@ from tuner.lanes import shared_out
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
 from tuner.preparation import BASE, Prepared, SearchRequest, again, begin, load, plainly, started_ahead
-from tuner.progress import LiveProgress, PlainProgress, QuietProgress, WordyProgress
+from tuner.progress import Elsewhere, LiveProgress, PlainProgress, QuietProgress, WordyProgress
 from tuner.publish import Publisher
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
@@ -59,11 +59,14 @@ def _progress(console: Console, study: str, words: int = 0, events: TextIO | Non
 
 
 @contextlib.contextmanager
-def _watching(request: SearchRequest, study: str, device: str, console: Console) -> Iterator[list[Observer]]:
-    """Those that look on: who shows the search, who tells whether it is alive, and who serves its figures."""
+def _watching(request: SearchRequest, study: str, device: str, console: Console, *, alone: bool) -> Iterator[list[Observer]]:
+    """Those that look on: who shows the search, who tells whether it is alive, and who serves its figures.
+
+    Args:
+        alone: whether no other process is known to train the study.
+    """
     with contextlib.ExitStack() as opened:
-        shared = request.storage if request.others else None
-        shown = opened.enter_context(_progress(console, study, request.words, request.events, shared))
+        shown = opened.enter_context(_progress(console, study, request.words, request.events, None if alone else request.storage))
         observers = [shown, *map(Beating, Pulse.asked_for())]
         if request.metrics is not None:
             metrics = Metrics(study, device)
@@ -98,7 +101,7 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
         if request.ray is None:
             lost = _search_here(prepared, width, console, publisher)
         else:
-            _search_with_ray(request, study, _Counts(study, console, publisher.offer), plainly(console))
+            _search_with_ray(prepared, console, publisher)
         if lost:  # what was being trained here has been ended by others since
             study = find_study(prepared.storage.patience(open_storage, request.storage, create=False), study.study_name)
         if request.confirm and not complete(study, prepared.definition):
@@ -124,7 +127,9 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
     """
     request, name, tell = prepared.request, prepared.study.study_name, plainly(console)
     began, failed = time.monotonic() if request.began is None else request.began, None
-    with shared_out(request.processes):
+    with shared_out(request.processes), contextlib.ExitStack() as opened:
+        watching = opened.enter_context(_watching(request, name, str(prepared.device), console, alone=not request.others))
+        observer = Several(*watching, publisher)
         crew = Crew(
             name,
             request.storage,
@@ -134,11 +139,12 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
             threads=torch.get_num_threads(),
             began=began,
             tell=tell,
+            meanwhile=observer.waited,
             telling=_telling(request, console),
         )
-        with crew, _watching(request, name, str(prepared.device), console) as observers:
+        with crew:
             try:
-                prepared.search(width, Several(*observers, publisher))
+                prepared.search(width, observer)
             except DeviceError as error:
                 if not request.others:
                     raise
@@ -146,12 +152,18 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
                 tell(f"{prepared.device} is left out: {error}; its trials go to the others")
     if failed is not None and crew.failed:
         raise failed
+    prepared.trim(tell)
     return failed is not None
+
+
+def _tabled(request: SearchRequest, console: Console) -> bool:
+    """Whether a table shows the search."""
+    return console.is_terminal and not request.words and request.events is None
 
 
 def _telling(request: SearchRequest, console: Console) -> list[str]:
     """The options with which further workers say what the search itself says; where it shows a table, only what goes wrong."""
-    words = -1 if console.is_terminal and not request.words else request.words
+    words = -1 if _tabled(request, console) else request.words
     return [*{-1: ["-q"], 1: ["-v"]}.get(words, []), *(["--log-format", "json"] if request.events is not None else [])]
 
 
@@ -164,10 +176,16 @@ def _next(study: str, found: bool, own: bool) -> str:
     return f"next: tuner report {study} -o report.html; tuner best {study} --format cli; tuner train --from {study}"
 
 
-def _search_with_ray(request: SearchRequest, study: optuna.Study, tick: Callable[[], None], tell: Callable[[str], None]) -> None:
+def _search_with_ray(prepared: Prepared, console: Console, publisher: Publisher) -> None:
+    """Has Ray's workers run the search, and shows what they do."""
+    request, study, tell = prepared.request, prepared.study, plainly(console)
     address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
     base = request.base.absolute()
-    run_with_ray(_work_for_ray, study.study_name, request.storage, request.place, devices, request.width, address, base, tick, tell)
+    with _watching(request, study.study_name, str(prepared.device), console, alone=False) as observers:
+        say = plainly(_aside(console, -1 if _tabled(request, console) else request.words))
+        elsewhere = Elsewhere(study, say, Several(*observers, publisher))
+        work = study.study_name, request.storage, request.place, devices, request.width
+        run_with_ray(_work_for_ray, *work, address, base, elsewhere, tell)
 
 
 def dry_run(request: SearchRequest, console: Console) -> Report:
@@ -181,7 +199,10 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
     width = request.width or min(definition.budget.trials, fitting(device.type, make_trainer, definition).width)
-    found = forecast(make_trainer, definition, width, request.confirm)
+    try:
+        found = forecast(make_trainer, definition, width, request.confirm)
+    except MemoryError as error:
+        raise TunerError(f"{device} has no room for {width} trials of this study at once ({error}); try a smaller --width") from error
     return Report(found, told(found))
 
 
@@ -196,13 +217,14 @@ def run_worker(
     *,
     words: int = 0,
     events: TextIO | None = None,
+    metrics: tuple[str, int] | None = None,
     began: float | None = None,
 ) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
 
     Args:
         base: the folder for checkpoints and snapshots.
-        words, events, began: as in a `SearchRequest`.
+        words, events, metrics, began: as in a `SearchRequest`.
 
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
@@ -212,8 +234,9 @@ def run_worker(
     if complete(prepared.study, prepared.definition):
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
         plainly(aside)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
-    with _progress(console, prepared.study.study_name, words, events, storage_url) as observer:
-        prepared.search(prepared.width(aside), Several(observer, *map(Beating, Pulse.asked_for())))
+    request = dataclasses.replace(prepared.request, words=words, events=events, metrics=metrics)
+    with _watching(request, prepared.study.study_name, str(prepared.device), console, alone=False) as observers:
+        prepared.search(prepared.width(aside), Several(*observers))
 
 
 def run_confirm(
@@ -234,21 +257,6 @@ def run_confirm(
     with prepared.publisher(plainly(console)):
         found = prepared.confirm(prepared.width(console), console)
     return Report(found, confirmation(found))
-
-
-class _Counts:
-    """Says how many trials run and have ended, when that changes; then does what is to be done now and then."""
-
-    def __init__(self, study: optuna.Study, console: Console, then: Callable[[], None]) -> None:
-        self._study, self._console, self._said, self._then = study, console, "", then
-
-    def __call__(self) -> None:
-        states = [trial.state for trial in self._study.get_trials(deepcopy=False)]
-        running, ended = states.count(TrialState.RUNNING), sum(state.is_finished() for state in states)
-        if (line := f"{running} trials running, {ended} ended") != self._said:
-            self._said = line
-            self._console.print(line)
-        self._then()
 
 
 def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int | None, base: str) -> None:

@@ -21,6 +21,8 @@ from typing import Protocol
 from tuner.verdict import Verdict
 
 Curve = tuple[float, ...]
+LEAST_WINDOW = 3
+"""In fewer epochs progress and noise cannot be told apart."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 data_option = click.option("--data", metavar="D", help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.")
-stories_option = click.option("--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.")
+stories_option = click.option(
+    "--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.  [default: a search: as its study says; else all]"
+)
 study_argument = click.argument("study", default="quick")
 storage_option = click.option(
     "--storage",
@@ -52,6 +54,18 @@ def telling_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def metrics_options(command: Command) -> Command:
+    """Where figures are served: `metrics_port` and `metrics_host`."""
+    port = click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Serve figures of this process for Prometheus; 0: any port.",
+    )
+    host = click.option("--metrics-host", metavar="HOST", default="127.0.0.1", show_default=True, help="The address to serve them on.")
+    return port(host(command))
 
 
 def width_of(width: str) -> int | None:

@@ -24,6 +24,7 @@ from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
+from tuner.endings import trim
 from tuner.health import Pulse
 from tuner.lanes import lanes_of, shared_out
 from tuner.observer import Observer
@@ -147,21 +148,20 @@ class Prepared:
         curves = CurveTable(backend, study._study_id, patience)
         return Publisher(study, curves, artifacts, patience, shown(self.request.storage), tell)
 
+    def trim(self, tell: Callable[[str], None]) -> None:
+        """Removes the models that are not to be kept, of whichever process."""
+        if self.request.keep is not None:
+            artifacts = Artifacts(open_artifacts(self.request.place), self.study.user_attrs["mark"])
+            trim(self.study, self.definition, artifacts, self.request.keep, tell)
+
     def confirm(self, width: int, console: Console) -> dict[str, Any]:
         """Trains the leaders and the baselines again and scores them on the test split."""
         with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
             runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
-            pulses = Pulse.asked_for()
-
-            def went_on(done: int, total: int) -> None:
-                bar(done, total)
-                for pulse in pulses:
-                    pulse.beat()
-
             lanes, trials = min(width, lanes_of(self.device.type)), self.definition.confirm.top + len(self.definition.baselines)
             missing = self.definition.confirm.seeds * trials - sum(map(len, runs.by_key().values()))
             with self._makers(lanes, missing) as make_trainer:
-                return confirm(self.study, self.definition, runs, make_trainer, width, went_on, plainly(console), lanes)
+                return confirm(self.study, self.definition, runs, make_trainer, width, _alive(bar), plainly(console), lanes)
 
     @contextlib.contextmanager
     def _makers(self, lanes: int, trials: int) -> Iterator[TrainerFactory]:
@@ -200,10 +200,22 @@ def plainly(console: Console) -> Callable[[str], None]:
     return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
 
 
+def _alive(bar: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Moves the bar, and tells whoever watches the process that it goes forward."""
+    pulses = Pulse.asked_for()
+
+    def went_on(done: int, total: int) -> None:
+        bar(done, total)
+        for pulse in pulses:
+            pulse.beat()
+
+    return went_on
+
+
 def load(definition: StudyDefinition, console: Console) -> Corpus:
     """The definition's data."""
     with BarProgress(console, "parsing stories") as parsing:
-        return load_corpus(definition.data.source, definition.data.stories, definition.data.seed, parsing)
+        return load_corpus(definition.data.source, definition.data.stories, definition.data.seed, _alive(parsing))
 
 
 @contextlib.contextmanager

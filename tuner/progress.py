@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import optuna
+from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,7 +22,7 @@ from rich.text import Text
 from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.study import BASELINE, epochs_of, feasible
-from tuner.summary import cause_of
+from tuner.summary import cause_of, reason_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
 if TYPE_CHECKING:
@@ -134,6 +136,32 @@ class QuietProgress(PlainProgress):
         """Nothing."""
 
 
+class Elsewhere:
+    """What becomes of trials that others train, said when it has changed: how many run, and the verdict of each that has ended.
+
+    Args:
+        observer: hears at each look that others train.
+    """
+
+    def __init__(self, study: optuna.Study, say: Callable[[str], None], observer: Observer) -> None:
+        self._study, self._say, self._observer, self._counted = study, say, observer, ""
+        self._known = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+
+    def __call__(self) -> None:
+        """Looks."""
+        trials = self._study.get_trials(deepcopy=False)
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        for trial in ended:
+            if trial.number not in self._known:
+                self._known.add(trial.number)
+                self._say(f"trial {trial.number} {cause_of(trial)}: {reason_of(trial)}")
+        running = sum(trial.state == TrialState.RUNNING for trial in trials)
+        if (counted := f"{running} trials running, {len(ended)} ended") != self._counted:
+            self._counted = counted
+            self._say(counted)
+        self._observer.waited()
+
+
 @dataclass(frozen=True)
 class Line:
     """A trial in a slot, as the table shows it.
@@ -177,6 +205,11 @@ def _table(title: str, lines: Sequence[Line], wide: bool) -> Table:
         roles = [f"{one.last[role]:.3f}" if role in one.last else "-" for role in ROLES] if wide else []
         table.add_row(*cells, *roles, sparkline(one.curve, 28 if wide else 12))
     return table
+
+
+def lasting(minutes: float) -> str:
+    """How long that is, in words."""
+    return f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
 
 
 class LiveProgress(Observer):
@@ -269,5 +302,5 @@ class LiveProgress(Observer):
         epochs_left = to_come * usual + sum(max(0.0, usual - len(one.curve)) for one in running)
         minutes = epochs_left / max(rate, 1e-9) / 60
         if most := search.definition.budget.minutes:
-            minutes = min(minutes, max(0.0, most - (self._clock() - self.began) / 60))
-        return f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
+            minutes = min(minutes, max(0.0, most - search.spent["total"] / 60))
+        return lasting(minutes)

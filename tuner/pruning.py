@@ -12,7 +12,8 @@ from __future__ import annotations
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.judges import Curve, ExplosionRule, FirstRule, HalvingRule, History, Judge, Peer, PlateauRule
+from tuner.errors import DefinitionError
+from tuner.judges import LEAST_WINDOW, Curve, ExplosionRule, FirstRule, HalvingRule, History, Judge, Peer, PlateauRule
 from tuner.verdict import Verdict
 
 
@@ -22,9 +23,14 @@ class RulePruner(optuna.pruners.BasePruner):
     Args:
         rule: what judges a trial's history.
         epochs: how many steps a trial reports when nothing stops it, counted from 1.
+
+    Raises:
+        DefinitionError: there is nothing to judge by: no steps, a window that shows no progress, no pruners or unlike ones.
     """
 
     def __init__(self, rule: Judge, epochs: int) -> None:
+        if epochs < 1:
+            raise DefinitionError(f"epochs = {epochs} is not allowed; allowed: whole numbers from 1 on")
         self.rule, self.epochs = rule, epochs
         self._peers: dict[tuple[int, int], tuple[dict[int, float], Peer]] = {}  # by study and trial, with the values they were made of
 
@@ -72,6 +78,8 @@ class PlateauPruner(RulePruner):
         top: float = PlateauRule.top,
         noise: float = PlateauRule.noise,
     ) -> None:
+        if window < LEAST_WINDOW:
+            raise DefinitionError(f"window = {window} is not allowed; allowed: whole numbers from {LEAST_WINDOW} on")
         super().__init__(PlateauRule(window, share, near, top, noise), epochs)
 
 
@@ -104,4 +112,6 @@ class FirstOf(RulePruner):
     """Stops as the first of several pruners would, with its reason."""
 
     def __init__(self, *pruners: RulePruner) -> None:
+        if len(lengths := {pruner.epochs for pruner in pruners}) != 1:
+            raise DefinitionError(f"FirstOf takes one or more pruners for trials of one length, not for {sorted(lengths) or 'none'}")
         super().__init__(FirstRule(tuple(pruner.rule for pruner in pruners)), max(pruner.epochs for pruner in pruners))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import html
-import importlib.metadata
 import io
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from tuner.charts import charts
 from tuner.choice import settings_command, settings_toml
 from tuner.definition import SYMMETRIC
 from tuner.errors import TunerError
+from tuner.study import installed
 from tuner.views import StudyView, sentences
 from tuner.winner import FIGURES, ranked, verdict_lines
 
@@ -85,16 +85,22 @@ def verdicts(seen: StudyView) -> list[list[str]]:
 
 
 def cost(seen: StudyView) -> list[list[str]]:
-    """Epochs by cause, what stopping saved, seconds by what they were spent on."""
+    """Epochs and seconds by cause, what stopping saved, seconds by what they were spent on."""
     rows = [[f"epochs of trials {cause.replace('_', ' ')}", f"{count:,}"] for cause, count in sorted(seen.epochs.items())]
     rows.append(["epochs saved by stopping", f"{seen.saved:,}"])
+    seconds: dict[str, float] = {}
+    for trial in seen.trials:
+        if trial.seconds is not None:
+            name = f"{'GPU-seconds' if trial.device.startswith('cuda') else 'seconds'} of trials {trial.cause.replace('_', ' ')}"
+            seconds[name] = seconds.get(name, 0.0) + trial.seconds
+    rows += [[name, f"{value:,.1f}"] for name, value in sorted(seconds.items())]
     return rows + [[f"seconds, {name}", f"{value:,.1f}"] for name, value in seen.summary["seconds"].items()]
 
 
 def origin(seen: StudyView) -> list[list[str]]:
     """Versions, seed, data."""
     data = seen.attributes["data"]
-    versions = {name: importlib.metadata.version(name) for name in ("tuner", "torch", "optuna")}
+    versions = {name: installed(name) for name in ("tuner", "torch", "optuna")}
     return [
         ["study", seen.name],
         ["seed", str(seen.definition.seed)],

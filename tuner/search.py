@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from model.devices import held_by_others
 from tuner.admission import Admission
 from tuner.arrays import Arrays, Slot
 from tuner.artifacts import Artifacts
@@ -32,6 +34,7 @@ from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
+from tuner.errors import SearchError
 from tuner.intake import Intake, Past, curve_of
 from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS, shared_out
@@ -46,6 +49,8 @@ from tuner.verdict import Verdict
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
+CROWDED = 0.25
+"""Where others hold a larger share of a device's memory than that, no trial is to blame that has no room."""
 POLL_SECONDS = 2.0
 NOTE_SECONDS = 30.0
 """So often processes that share GPU-minutes tell each other what they have spent."""
@@ -135,7 +140,9 @@ class Search:
 
         Raises:
             DeviceError: the device has failed.
+            SearchError: it makes no sense to go on: trials fail one after the other, or others hold the device's memory.
             SnapshotError: the folder of snapshots cannot be written.
+            StorageAway: the storage stayed away.
         """
         with shared_out(self._lanes):
             self._run()
@@ -159,7 +166,8 @@ class Search:
                 if self.running:
                     self._arrays.begin()
                     self._place(self._advance())
-                    self._wait_for_room(self._arrays.even_out())
+                    if self._wait_for_room(self._arrays.even_out()):
+                        self._place([])
                 else:
                     self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
                     self.observer.waited()
@@ -203,7 +211,13 @@ class Search:
             self._intake.park(outside)
 
     def _place(self, ended: Sequence[Slot]) -> None:
-        """Fills the free slots."""
+        """Fills the free slots, as long as what does not fit leaves all of them free."""
+        while self._wait_for_room(self._fill(ended)):
+            ended = ()
+        self._refuse()
+
+    def _fill(self, ended: Sequence[Slot]) -> list[Running]:
+        """Fills the free slots; what does not fit."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
         begun = self.begun
@@ -223,8 +237,7 @@ class Search:
             self._learn()
         self.storage.flush()  # what is trained is stored: it can be taken up by another
         self.seconds["asking"] += self._clock() - started
-        self._wait_for_room(self._arrays.refill(ended, fresh))
-        self._refuse()
+        return self._arrays.refill(ended, fresh)
 
     def _going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
         """The trials that train on or are about to, by lane."""
@@ -235,19 +248,31 @@ class Search:
             going[place.lane] += more
         return going
 
-    def _wait_for_room(self, outside: list[Running]) -> None:
-        """Trials that do not fit wait for a free slot; one that does not fit alone never will."""
+    def _wait_for_room(self, outside: list[Running]) -> bool:
+        """Trials that do not fit wait for a free slot; one that does not fit alone never will.
+
+        Returns:
+            Whether none trains now, so that slots are to be filled again.
+
+        Raises:
+            SearchError: it does not fit because other programs hold the device's memory.
+        """
         if not outside:
-            return
+            return False
         if not self.running and len(outside) == 1:
             (running,) = outside
+            if (others := held_by_others(torch.device(self.device))) > CROWDED:
+                self._intake.park(outside)
+                raise SearchError(
+                    f"{self.device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
+                    "end them, or name another --device, and run it again"
+                )
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
         else:
             self._arrays.narrow(len(self.running) or len(outside) // 2)
             self.observer.noticed(f"no room for {len(outside)} more trials; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
-        if not self.running:
-            self._place([])
+        return not self.running
 
     def _refuse(self) -> None:
         """Ends trials that their trainer would not load, and fills their slots with others."""
@@ -356,9 +381,9 @@ class Search:
     def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""
         started = self._clock()
-        self._past.add(running.number, running.objective, verdict.cause == "failed")
         if self._ours(running):
-            self._endings.store(running, verdict, save)
+            verdict = self._endings.store(running, verdict, save)
+        self._past.add(running.number, running.objective, verdict.cause == "failed")
         self.seconds["storing"] += self._clock() - started
 
     @property

@@ -98,6 +98,8 @@ class Array:
 
     trainer: Trainer
     slots: list[Running] = field(default_factory=list)
+    bare: bool = False
+    """Whether the trainer has no slots any more: it gave them back and there was no room for the last of them, which is to end."""
 
     def fill(self, slot: int, running: Running) -> None:
         """Puts a trial into a slot; one that the trainer will not load has its error."""
@@ -139,6 +141,8 @@ class Array:
         return []
 
     def _replace(self, ended: list[int], fresh: list[Running]) -> None:
+        if self.bare:
+            self.slots, ended, self.bare = [], [], False
         for slot, running in zip(ended, fresh, strict=False):
             self.fill(slot, running)
             self.slots[slot] = running
@@ -175,6 +179,7 @@ class Array:
         outcomes = []
         try:
             with device_failures():
+                self.trainer = make_trainer()  # what the old one has is given back before others ask for room
                 for slot, running in enumerate(self.slots):
                     outcomes.append(self._alone(make_trainer(), running, slot, held, seconds))
                 self.restore(make_trainer(), held)
@@ -191,7 +196,7 @@ class Array:
                 alone.restore(trainer, [held[slot]])
                 (outcome,) = advance(trainer, 1, seconds)
                 held[slot] = trainer.held(0)
-        except (SearchError, DeviceError):
+        except (MemoryError, SearchError, DeviceError):
             raise  # nothing can be trained here
         except Exception as error:  # noqa: BLE001  it is stored with this trial
             return Outcome.failed(error)

@@ -251,7 +251,8 @@ class Seat:
 
     def _files(self, number: int) -> list[Path]:
         """The states of a seat, the newest first."""
-        return sorted((p for p in self._place(number).glob("*.safetensors") if FILE.fullmatch(p.name)), reverse=True)
+        files = (path for path in self._place(number).glob("*.safetensors") if FILE.fullmatch(path.name))
+        return sorted(files, key=lambda path: int(path.stem), reverse=True)
 
     def write(self, state: SearchState) -> None:
         """Begins to write a state; the one before it must have been waited for."""

@@ -69,20 +69,17 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         _check_schema(storage.engine)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, OSError, RuntimeError, optuna.exceptions.OptunaError) as error:
         cause = getattr(error, "orig", None) or error
-        advice = f"; {_missing(parsed)}" if isinstance(error, ImportError) else ""
+        advice = "; install the driver with `pip install 'tuner[postgres]'`" if isinstance(error, ImportError) else ""
         raise StorageError(f"the storage {shown(url)} cannot be opened: {_hide(str(cause), parsed)}{advice}") from error
     return storage
-
-
-def _missing(url: URL) -> str:
-    """What to do where a driver is not installed."""
-    return "install the driver with `pip install 'tuner[postgres]'`" if url.get_backend_name() == "postgresql" else ALLOWED
 
 
 def _parsed(url: str) -> URL:
     """The URL, with the password that a file holds where it has none itself: command lines and environments are for others to see."""
     try:
         parsed, name = make_url(url), os.environ.get(PASSWORD_FILE)
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise StorageError(f"a storage of {parsed.get_backend_name()!r} cannot be opened; {ALLOWED}")
         if parsed.get_backend_name() != "sqlite" and parsed.password is None and name:
             parsed = parsed.set(password=Path(name).read_text().strip())
         return parsed

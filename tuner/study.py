@@ -5,6 +5,7 @@ A name is definition@data (`quick@synthetic-300`); `--fresh` appends a number an
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import uuid
@@ -17,8 +18,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from model.sources import DataSource
+from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import DefinitionError, StudyError
+from tuner.storage import asking
 
 if TYPE_CHECKING:
     from model.corpus import Corpus
@@ -35,11 +38,17 @@ ADVICE = (
 
 
 def _generations(storage: BaseStorage, base: str) -> list[str]:
-    names = set(optuna.get_all_study_names(storage))
-    found = [base] if base in names else []
-    while f"{base}.{len(found) + 1}" in names:
-        found.append(f"{base}.{len(found) + 1}")
-    return found
+    """The studies of a name, `base` and those that `--fresh` made, as they were begun; some may have been deleted."""
+    found = [name for name in optuna.get_all_study_names(storage) if _generation(name, base) is not None]
+    return sorted(found, key=storage.get_study_id_from_name)
+
+
+def _generation(name: str, base: str) -> int | None:
+    """Which one of its name a study is: `base` the first, `base.2` the second; None: it has another name."""
+    above, _, number = name.rpartition(".")
+    if name == base:
+        return 1
+    return int(number) if above == base and number.isdecimal() else None
 
 
 def source_of(definition: StudyDefinition) -> DataSource:
@@ -59,23 +68,33 @@ def open_study(
     generations = _generations(storage, base)
     if generations and not fresh:
         study = optuna.load_study(study_name=generations[-1], storage=storage)
-        if study.user_attrs.get("ready"):
-            check_same(study, definition, corpus)
-            study.set_user_attr("definition", definition.model_dump(mode="json"))
-            return study
     else:
         if wrong := sorted(set("@:/").intersection(name or definition.name)):
             raise StudyError(f"a study cannot be called {name or definition.name!r}: {wrong[0]} is not allowed; name another with --name")
-        chosen = base if not generations else f"{base}.{len(generations) + 1}"
+        last = max((_generation(name, base) or 0 for name in generations), default=0)
+        chosen = base if not generations else f"{base}.{last + 1}"
         study = optuna.create_study(study_name=chosen, storage=storage, direction="maximize", load_if_exists=True)
-    _set_up(study, definition, corpus)
+    if not study.user_attrs.get("ready"):
+        with _alone(study):  # somebody else may be setting it up, or have been killed at it
+            if not study.user_attrs.get("ready"):
+                _set_up(study, definition, corpus)
+    check_same(study, definition, corpus)
+    study.set_user_attr("definition", definition.model_dump(mode="json"))
     return study
 
 
-def _version() -> str:
-    """This project's version, as it is installed."""
+def _alone(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    """One process at a time, where the study is in a database that several may use."""
+    storage = study._storage
+    if isinstance(storage, BufferedStorage):
+        return asking(storage.backend, study._study_id, storage.patience)
+    return contextlib.nullcontext()
+
+
+def installed(package: str) -> str:
+    """The version of a package."""
     try:
-        return importlib.metadata.version("tuner")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
@@ -90,7 +109,7 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
         "most_frequent": corpus.most_frequent("valid"),
         "ceiling": corpus.ceiling("valid", PLACES),
         "mark": uuid.uuid4().hex,
-        "tuner_version": _version(),
+        "tuner_version": installed("tuner"),
     }
     for key, value in attributes.items():
         study.set_user_attr(key, value)

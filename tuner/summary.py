@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,11 @@ class Report:
 def cause_of(trial: FrozenTrial) -> str:
     """The cause of an ended trial's verdict."""
     return str(trial.user_attrs.get("verdict", {}).get("cause", "failed"))
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """The reason of an ended trial's verdict."""
+    return str(trial.user_attrs.get("verdict", {}).get("reason", ""))
 
 
 def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
@@ -77,8 +83,11 @@ def audit(ended: list[FrozenTrial]) -> dict[str, Any]:
     return {"stops": len(spared), "wrong": wrong, "low": low, "high": high}
 
 
-def _audit_line(found: dict[str, Any]) -> str:
+def audit_line(found: Mapping[str, Any]) -> str:
+    """That in words; "" where every stop was carried out."""
     stops, wrong = found["stops"], found["wrong"]
+    if not stops:
+        return ""
     line = f"audit: {stops} {'stop' if stops == 1 else 'stops'} not carried out, {wrong} of them of trials that ended in the best tenth"
     if stops < ENOUGH_AUDITS:
         return f"{line}: too few to tell"
@@ -124,9 +133,7 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"
     left = f", {summary['interrupted']} interrupted (tuner search {summary['study']} goes on with them)" if summary["interrupted"] else ""
     lines.append(f"trials: {counts}; {summary['running']} running{left}; {epochs}")
-    if summary["audit"]["stops"]:
-        lines.append(_audit_line(summary["audit"]))
-    return lines
+    return [*lines, *filter(None, [audit_line(summary["audit"])])]
 
 
 def _none_sound(curves: dict[int, list[dict[str, Any]]]) -> list[str]:
@@ -154,6 +161,7 @@ def report(storage_url: str, study_name: str, patience: Patience | None = None) 
         patience: waits for a storage that is away; None: it is said at once.
     """
     storage = open_storage(storage_url, create=False) if patience is None else patience(open_storage, storage_url, create=False)
+    patience = patience or Patience(seconds=0.0)
     study = find_study(BufferedStorage(storage, patience), study_name)
     summary = summarise(study, shown(storage_url))
     lines = finding(summary, CurveTable(storage, study._study_id, patience).read())

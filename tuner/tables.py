@@ -104,7 +104,7 @@ class _Records:
     table: sqlalchemy.Table
 
     def __init__(self, storage: RDBStorage, study_id: int, patience: Patience | None = None) -> None:
-        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience()
+        self._engine, self._study_id, self._patience = storage.engine, study_id, patience or Patience(seconds=0.0)
         self._names = [column.name for column in self.table.primary_key]
 
     def write(self, records: Sequence[tuple[int, int, dict[str, Any]]]) -> None:
@@ -123,6 +123,9 @@ class _Records:
 
     def by_key(self, trial: int | None = None) -> dict[int, dict[int, dict[str, Any]]]:
         """The records by trial number and key, in the order of both; of one trial or of all."""
+        return self._patience(self._read, trial)
+
+    def _read(self, trial: int | None) -> dict[int, dict[int, dict[str, Any]]]:
         study_id, number, key = (self.table.c[name] for name in self._names)
         wanted = study_id == self._study_id
         if trial is not None:

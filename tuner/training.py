@@ -69,10 +69,10 @@ class Base:
 
 
 def base_of(preset: str | None, origin: str | None, storage_url: str) -> Base:
-    """A shipped preset, the trial of a study (`STUDY` its best, or `STUDY:TRIAL`), or the defaults.
+    """A preset (a shipped one, or a file), the trial of a study (`STUDY` its best, or `STUDY:TRIAL`), or the defaults.
 
     Raises:
-        DefinitionError: there is no such preset.
+        DefinitionError: there is no such preset, or it is none.
         TunerError: there is no such study or trial, or the study has a trainer of its own.
     """
     if origin is not None:
@@ -82,10 +82,27 @@ def base_of(preset: str | None, origin: str | None, storage_url: str) -> Base:
         return Base(found.settings, found.epochs, found.seed, data)
     if preset is None:
         return Base({})
-    if preset not in studies.presets():
-        raise DefinitionError(f"there is no preset {preset!r}; allowed: {', '.join(studies.presets())}")
-    content = tomllib.loads(studies.read_preset(preset).decode())
-    return Base(content["settings"], content["epochs"])
+    if preset in studies.presets():
+        return _preset(studies.read_preset(preset), preset)
+    if not preset.endswith(".toml"):
+        raise DefinitionError(f"there is no preset {preset!r}; allowed: {', '.join(studies.presets())} or a .toml file of that form")
+    try:
+        return _preset(Path(preset).read_bytes(), preset)
+    except OSError as error:
+        raise DefinitionError(f"{preset} cannot be read ({error.strerror})") from error
+
+
+def _preset(content: bytes, name: str) -> Base:
+    """Settings and epochs as `tuner best --format toml` writes them."""
+    try:
+        found = tomllib.loads(content.decode())
+        extra = sorted(set(found) - {"epochs", "settings"})
+        if extra or not isinstance(found["settings"], dict) or type(found["epochs"]) is not int or found["epochs"] < 1:
+            raise ValueError(f"{extra[0]} is not known" if extra else "epochs is no whole number from 1 on, or settings no table")
+    except (ValueError, KeyError) as error:  # a file that is no TOML, or no text, is a ValueError
+        form = "it has epochs = N and a table [settings], as `tuner best --format toml` writes them"
+        raise DefinitionError(f"{name} is no preset ({error}); {form}") from error
+    return Base(found["settings"], found["epochs"])
 
 
 def original_form(record: EpochRecord, evaluation: Evaluation) -> str:
@@ -122,7 +139,8 @@ def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progre
     trainer.load(0, hyperparameters)
     began, curve, whole, place = time.monotonic(), [], None, request.checkpoint
     sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
-    tell(f"{corpus.name}: {', '.join(sizes)} sentences; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
+    left = f"{sum(corpus.left_out.values()):,} left out as repeats of train"
+    tell(f"{corpus.name}: {', '.join(sizes)} sentences, {left}; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
     if request.checkpoint.exists():
         place = request.checkpoint.with_name(f"{request.checkpoint.stem}-interrupted{request.checkpoint.suffix}")
         tell(f"{request.checkpoint} is there already; it is replaced at the end")
@@ -135,14 +153,22 @@ def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progre
         tell(_rescued(trainer, place, hyperparameters, whole))
         raise
     _save(trainer, request.checkpoint, evaluation)
+    references = trainer.references()
+    tell(_beside(references))
     return {
         "checkpoint": str(request.checkpoint),
         "epochs": request.epochs,
         "curve": curve,
-        "evaluation": {**evaluation.figures, **trainer.references()},
+        "evaluation": {**evaluation.figures, **references},
         "seconds": time.monotonic() - began,
         "sentences_per_second": len(corpus.splits["train"]) * request.epochs / trainer.seconds["training"],
     }
+
+
+def _beside(references: Mapping[str, Any]) -> str:
+    """What component accuracies are to be compared with."""
+    always, most = (100 * references[name]["component_accuracy"] for name in ("most_frequent", "ceiling"))
+    return f"always the most frequent answer comes to {always:.2f} %, and {most:.2f} % can be had without copying"
 
 
 def _epoch(trainer: SavingTrainer, hyperparameters: Hyperparameters, tell: Callable[[str], None]) -> tuple[EpochRecord, Evaluation]:

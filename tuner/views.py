@@ -15,7 +15,7 @@ from tuner.definition import StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.ownership import OWNER, alive
 from tuner.study import BASELINE, definition_of
-from tuner.summary import cause_of, summarise
+from tuner.summary import audit_line, cause_of, reason_of, summarise
 from tuner.tables import CurveTable
 
 RUNNING, INTERRUPTED = "running", "interrupted"
@@ -32,6 +32,8 @@ class TrialView:
     Args:
         curve: one point an epoch, as stored.
         reason: of its verdict; "" while it runs.
+        seconds: its share of the time that its array trained; None while it runs.
+        device: where it began.
     """
 
     number: int
@@ -41,6 +43,8 @@ class TrialView:
     value: float | None
     curve: tuple[Mapping[str, Any], ...]
     reason: str
+    seconds: float | None = None
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
@@ -110,9 +114,10 @@ def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyVi
 def _trial(definition: StudyDefinition, trial: FrozenTrial, curve: tuple[dict[str, Any], ...]) -> TrialView:
     under_way = RUNNING if alive(trial.user_attrs.get(OWNER)) else INTERRUPTED
     cause = cause_of(trial) if trial.state.is_finished() else under_way
-    reason = str(trial.user_attrs.get("verdict", {}).get("reason", ""))
     value = trial.value if trial.state == TrialState.COMPLETE else None
-    return TrialView(trial.number, cause, trial.user_attrs.get(BASELINE), definition.filled(trial.params), value, curve, reason)
+    spent = trial.user_attrs.get("train_seconds"), trial.user_attrs.get("device", "cpu")
+    settings = definition.filled(trial.params)
+    return TrialView(trial.number, cause, trial.user_attrs.get(BASELINE), settings, value, curve, reason_of(trial), *spent)
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
@@ -151,7 +156,9 @@ def _stopped(seen: StudyView) -> str:
     counts = ", ".join(f"{number} {cause.replace('_', ' ')}" for cause, number in seen.summary["trials"].items()) or "none"
     run, saved = seen.summary["epochs_run"], seen.summary["epochs_saved"]
     share = f", {100 * saved / (run + saved):.0f} % of what they would have taken" if saved else ""
-    return f"Of {len(seen.trials)} trials begun, {counts} have ended; stopping saved {saved} epochs{share}."
+    audit = audit_line(seen.summary["audit"])
+    audited = f" {audit[:1].upper()}{audit[1:]}." if audit else ""
+    return f"Of {len(seen.trials)} trials begun, {counts} have ended; stopping saved {saved} epochs{share}.{audited}"
 
 
 def _left(seen: StudyView) -> str:

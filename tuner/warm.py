@@ -33,15 +33,24 @@ def remember(study: optuna.Study, storage: BaseStorage, earlier: str, distributi
     trials = [trial for trial in source.get_trials(deepcopy=False) if trial.state in ENDED]
     if not trials or any(trial.distributions != distributions for trial in trials):
         raise StudyError(f"{source.study_name} has another space than {study.study_name}, or no ended trials: there is nothing to learn")
-    study.set_user_attr(WARM, {"study": source.study_name, "trials": [trial.number for trial in trials]})
+    marked = {"study": source.study_name, "mark": source.user_attrs.get("mark"), "trials": [trial.number for trial in trials]}
+    study.set_user_attr(WARM, marked)
 
 
 def remembered(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that were noted."""
+    """The trials that were noted.
+
+    Raises:
+        StudyError: their study is gone.
+    """
     known: dict[str, Any] | None = study.user_attrs.get(WARM)
     if known is None:
         return []
+    if known["study"] not in optuna.get_all_study_names(study._storage):
+        raise StudyError(f"{study.study_name} learns from {known['study']}, which has been deleted; begin anew with --fresh")
     source = optuna.load_study(study_name=known["study"], storage=study._storage)
+    if known.get("mark") not in (None, source.user_attrs.get("mark")):
+        raise StudyError(f"{study.study_name} learns from a {known['study']} that has been deleted, not from this one; begin with --fresh")
     numbers = set(known["trials"])
     found = [trial for trial in source.get_trials() if trial.number in numbers]
     newest = max(numbers)

@@ -3,6 +3,7 @@ from the search itself where it has several processes."""
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -12,11 +13,11 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from tuner.buffer import BufferedStorage
-from tuner.progress import Line, QuietProgress, screen
+from tuner.progress import Line, QuietProgress, lasting, screen
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import complete, find_study
 from tuner.tables import CurveTable
-from tuner.views import RUNNING, StudyView, view
+from tuner.views import INTERRUPTED, RUNNING, StudyView, view
 
 EVERY_SECONDS, SHARE = 2.0, 0.02
 """A search that shows itself looks so often, and takes no more than this share of its time for it."""
@@ -30,13 +31,13 @@ def watch(storage_url: str, name: str, console: Console) -> None:
     Raises:
         StudyError: there is no such study.
     """
-    storage = open_storage(storage_url, create=False)
-    study = find_study(BufferedStorage(storage), name)
-    curves, pause, idle = CurveTable(storage, study._study_id), threading.Event(), 0
+    storage, patience = open_storage(storage_url, create=False), Patience(functools.partial(console.print, soft_wrap=True, highlight=False))
+    study = find_study(BufferedStorage(storage, patience), name)
+    curves, pause, idle, rates = CurveTable(storage, study._study_id, patience), threading.Event(), 0, Rates()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             seen = view(study, curves, shown(storage_url))
-            live.update(shown_at(seen, console.width), refresh=True)
+            live.update(shown_at(seen, console.width, rates.said(seen)), refresh=True)
             idle = idle + 1 if seen.trials and not seen.summary["running"] else 0
             if not console.is_terminal or idle == IDLE_LOOKS or (idle and complete(study, seen.definition)):
                 return
@@ -59,7 +60,7 @@ class StudyProgress(QuietProgress):
         self._study = find_study(BufferedStorage(backend, self._patience), name)
         self._curves, self._shown = CurveTable(backend, self._study._study_id, self._patience), shown(storage_url)
         self._clock, self._over, self._told = clock, threading.Event(), set[type[Exception]]()
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live, self._rates = Live(console=console, auto_refresh=False, transient=True), Rates(clock)
         self._thread = threading.Thread(target=self._draw, daemon=True)
 
     def __enter__(self) -> StudyProgress:
@@ -79,7 +80,7 @@ class StudyProgress(QuietProgress):
             began = self._clock()
             try:
                 seen = view(self._study, self._curves, self._shown)
-                self._live.update(shown_at(seen, self.console.width), refresh=True)
+                self._live.update(shown_at(seen, self.console.width, self._rates.said(seen)), refresh=True)
             except Exception as error:  # noqa: BLE001  whatever it is, it must not end the search
                 if type(error) not in self._told and not self._over.is_set():  # once is enough: it comes again every time
                     self._told.add(type(error))
@@ -87,9 +88,37 @@ class StudyProgress(QuietProgress):
             pause = max(EVERY_SECONDS, (self._clock() - began) / SHARE)
 
 
-def shown_at(seen: StudyView, width: int) -> Group:
+class Rates:
+    """How fast a study goes, and how long it will take at that, by what has changed since it was first looked at.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._first = clock, dict[str, float]()
+
+    def said(self, seen: StudyView) -> str:
+        """As a line; "" as long as nothing has been trained since the first look.
+
+        The trials to come are counted as long as those that have ended; that a search has minutes of its own is not known here.
+        """
+        ended = [t for t in seen.trials if t.cause not in (RUNNING, INTERRUPTED)]
+        now = {"seconds": self._clock(), "ended": len(ended), "epochs": int(seen.summary["epochs_run"])}
+        self._first = self._first or now
+        seconds, trials, epochs = (now[name] - self._first[name] for name in ("seconds", "ended", "epochs"))
+        if seconds <= 0 or epochs <= 0:
+            return ""
+        usual = sum(len(t.curve) for t in ended) / len(ended) if ended else seen.definition.budget.epochs
+        begun = [max(0.0, usual - len(t.curve)) for t in seen.trials if t.cause in (RUNNING, INTERRUPTED)]
+        to_come = sum(begun) + usual * max(0, seen.definition.budget.trials - len(seen.trials))
+        left = lasting(to_come / (epochs / seconds) / 60)
+        return f"{60 * trials / seconds:.1f} trials a minute, {epochs / seconds:.1f} epochs a second; about {left} left"
+
+
+def shown_at(seen: StudyView, width: int, rates: str) -> Group:
     """A study in so many columns."""
-    return screen(seen.name, lines(seen), totals(seen), last(seen), width)
+    return screen(seen.name, lines(seen), [*totals(seen), *filter(None, [rates])], last(seen), width)
 
 
 def lines(seen: StudyView) -> list[Line]:

@@ -64,7 +64,7 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
             "seeds": len(own),
             "reached": sum(reached(row, SHARE * best) is not None for row in own),
             "seconds_to_target": {**between(whole), "median": median(whole)},
-            "epochs_to_target": median(epochs_by(row, seconds) for row, seconds in zip(own, whole, strict=True)),
+            "epochs_to_target": between([float(epochs_by(row, seconds)) for row, seconds in zip(own, whole, strict=True)]),
             "seconds_to_share": {str(share): round(fmean(_soon(row, share * best, 60 * minutes) for row in own), 1) for share in LEVELS},
             "best_by_second": {
                 str(round(second)): round(fmean(best_by(row, second) for row in own), 4)

@@ -29,6 +29,7 @@ FOUND = (
     "reached",
     "target after, s, by seed",
     "mean and interval",
+    "epochs until then",
     "best, validation",
     "its pick, test",
     "epochs trained",
@@ -101,11 +102,12 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
         f"{figures['reached']} of {figures['seeds']}",
         ", ".join("-" if seconds is None else f"{seconds:.0f}" for seconds in after),
         _between(figures["seconds_to_target"], 0, bounds),
+        _between(figures["epochs_to_target"], 0, bounds),
         _between(figures["best_value"], 3, bounds),
         _between(figures["test"], 3, bounds),
         f"{figures['epochs']['mean']:.0f}",
-        f"{100 * figures['overhead']['mean']:.1f} %",
-        f"{figures['peak_mb']['mean']:,.0f}",
+        _between({key: None if share is None else 100 * share for key, share in figures["overhead"].items()}, 1, bounds) + " %",
+        _between(figures["peak_mb"], 0, bounds),
         _between(figures["ms_a_step"], 1, bounds=False),
     ]
 

@@ -89,7 +89,7 @@ def test_whatever_is_wrong_in_a_header_is_damage(saved: tuple[Path, FusedTrainer
 
 
 def test_data_that_have_changed_since_are_not_taken_for_those_it_was_trained_on(small_corpus: Corpus, tmp_path: Path) -> None:
-    """The stories of a test split may be others then, seen in training; data that are named are another matter."""
+    """The stories of a test split may be others then, seen in training; whether they are named or not."""
     path = tmp_path / "stories.jsonl"
     lines = [
         json.dumps({"story_id": s.story_id, "tokens": s.tokens, "propositions": s.propositions})
@@ -108,6 +108,8 @@ def test_data_that_have_changed_since_are_not_taken_for_those_it_was_trained_on(
     path.write_text("\n".join(lines[3:]))
     with pytest.raises(CheckpointError, match="was trained on other data than"):
         checkpoint.evaluate(None, None, "test")
+    with pytest.raises(CheckpointError, match="was trained on other data than"):
+        checkpoint.evaluate(str(path), None, "test")
     assert checkpoint.evaluate(str(path), None, "all").figures.keys() == expected.keys()
 
 
@@ -120,5 +122,6 @@ def test_what_it_was_trained_on_is_no_test_of_it_with_more_stories_either(tmp_pa
     trained = {sentence.tokens for sentence in few.sentences["train"]}
     for split in ("valid", "test"):
         unseen = [sentence for sentence in more[split] if sentence.tokens not in trained]
-        figures = load_checkpoint(tmp_path / "model.safetensors", CPU).evaluate(None, 30, split).figures
-        assert figures["sentences"] == len(unseen) > 0
+        for source in (None, "synthetic"):
+            figures = load_checkpoint(tmp_path / "model.safetensors", CPU).evaluate(source, 30, split).figures
+            assert figures["sentences"] == len(unseen) > 0

@@ -185,6 +185,8 @@ def test_words_of_which_nothing_is_known_have_numbers_of_their_own() -> None:
     copies, called = ready.copied(ids)
     assert copies.tolist() == [False, False, True, True, True]
     assert [ready.word(number) for number in called[2:].tolist()] == ["wombat", "wombat", "glass"]
+    written = torch.tensor([unknowns.id(word) for word in ("ran", "needles", "wombats", "wombat", "glass")])
+    assert ready.tokens(written).tolist() == numbers, "what is written is read as any text"
 
 
 @pytest.mark.parametrize(("word", "called"), [

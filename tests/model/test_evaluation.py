@@ -3,10 +3,15 @@
 import pytest
 import torch
 
+from model import evaluation
 from model.config import Hyperparameters, ModelShape
-from model.corpus import Corpus
+from model.corpus import Corpus, encode_sentences
 from model.evaluation import Answer, Counter, parse_ids
+from model.network import SymmetricNetwork
+from model.parameters import ParameterStore
+from model.stories import Sentence
 from model.trainer import FusedTrainer
+from model.vocabulary import Vocabulary
 
 KINDS = {"type": 2, "has_property": 3}
 
@@ -49,8 +54,8 @@ def test_evaluation_agrees_with_a_slow_count_in_words(small_corpus: Corpus) -> N
     trainer.load(0, Hyperparameters(lr=5e-3, epochs=4))
     for _ in range(4):
         trainer.train_epoch()
-    evaluation = trainer.evaluate("valid")[0]
-    assert evaluation is not None
+    found = trainer.evaluate("valid")[0]
+    assert found is not None
     split, unknowns = small_corpus.splits["valid"], small_corpus.splits["valid"].unknowns
     parameters = trainer.network.with_tables(trainer.store.average_views)
     answer = parse_ids(trainer.network, parameters, split.tokens_NT[None], unknowns)
@@ -68,5 +73,26 @@ def test_evaluation_agrees_with_a_slow_count_in_words(small_corpus: Corpus) -> N
                 hits += 1
     assert right > 0
     assert copied > 0
-    assert evaluation.figures["entity"] == pytest.approx(right / gold)
-    assert evaluation.figures["triple_recall"] == pytest.approx(hits / gold)
+    assert found.figures["entity"] == pytest.approx(right / gold)
+    assert found.figures["triple_recall"] == pytest.approx(hits / gold)
+
+
+def test_what_is_written_word_by_word_is_read_as_the_sentence_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a word that train knows by its base form alone, as which a reader takes it."""
+    told = Sentence("a", ("the", "teach", "ran"), (("teach", "type", "teach"), ("teach", "ran", "teach")))
+    asked = Sentence("b", ("the", "teaching", "ran"), (("teaching", "type", "teaching"),))
+    vocabulary = Vocabulary.of([told])
+    split = encode_sentences([asked], vocabulary, 8)
+    network = SymmetricNetwork(ModelShape(hidden_dim=16, batch_size=8), vocabulary, 8, torch.device("cpu"))
+    store = ParameterStore(network.specs(), 1, torch.device("cpu"), torch.float32)
+    read: list[torch.Tensor] = []
+
+    def parse(network: SymmetricNetwork, p: object, tokens_KBT: torch.Tensor, unknowns: object) -> Answer:
+        read.append(tokens_KBT)
+        return Answer(torch.zeros(1, 1, 8, 3, dtype=torch.int64))
+
+    monkeypatch.setattr(evaluation, "parse_ids", parse)
+    monkeypatch.setattr(evaluation, "generate_ids", lambda *_: split.gold_tokens_NT[None])
+    evaluation.evaluate_split(network, network.with_tables(store.views), split, {"type": 2, "has_property": 3})
+    assert torch.equal(*read)
+    assert vocabulary.id("teach") in read[1]
