@@ -23,8 +23,9 @@ locks: .venv/tested  ## an hour of two workers and a dashboard on one SQLite fil
 outage: .venv/tested  ## a search whose PostgreSQL is away for a minute
 	TUNER_TEST_AWAY=60 $(BIN)/pytest tests/tuner/test_postgres.py -k comes_back
 
-fuzz: .venv/tested  ## ten thousand damaged files of each kind
+fuzz: .venv/tested  ## ten thousand damaged files of each kind, and the properties on examples that are new
 	$(BIN)/python -m tests.fuzz --inputs 10000 --json
+	TUNER_TEST_RANDOM=1 $(BIN)/pytest -m hypothesis
 
 bench: .venv/installed  ## the trainer's speed on this machine
 	$(BIN)/python -m benchmarks.trainer_speed --json

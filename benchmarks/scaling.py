@@ -63,12 +63,14 @@ def opened(target: str) -> BaseStorage:
     return BufferedStorage(open_storage(target))
 
 
-def work(target: str, seed: int, until: float, asked: list[float]) -> None:
-    """One worker until its time is over; notes the seconds of each `ask`."""
+def work(target: str, seed: int, ready: threading.Barrier, seconds: float, asked: list[float]) -> None:
+    """One worker, for so long once all are ready; notes the seconds of each `ask`."""
     storage = opened(target)
     study = optuna.load_study(study_name=STUDY, storage=storage)
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(Seat(Path(folder))) as seat:
         ask = asker(study, storage, seat, seed)
+        ready.wait()
+        until = time.time() + seconds
         while time.time() < until:
             began = time.perf_counter()
             trial = ask()
@@ -110,28 +112,34 @@ def _begun(intake: Intake) -> optuna.Trial:
     return running.trial
 
 
-def process(target: str, seeds: list[int], until: float, results: Any) -> None:
+def process(target: str, seeds: list[int], all_ready: Any, seconds: float, results: Any) -> None:
     """Some workers as threads of one process."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     socket.gethostname = lambda: threading.current_thread().name  # each is a host of its own, with trials of its own
     asked: list[list[float]] = [[] for _ in seeds]
-    began = time.time()
-    named = [(f"worker-{seed}", (target, seed, until, notes)) for seed, notes in zip(seeds, asked, strict=True)]
+    began: list[float] = []
+
+    def begin() -> None:
+        all_ready.wait()
+        began.append(time.time())
+
+    ready = threading.Barrier(len(seeds), action=begin)
+    named = [(f"worker-{seed}", (target, seed, ready, seconds, notes)) for seed, notes in zip(seeds, asked, strict=True)]
     threads = [threading.Thread(target=work, name=name, args=arguments) for name, arguments in named]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    results.put((began, [seconds for notes in asked for seconds in notes]))
+    results.put((time.time() - began[0], [taken for notes in asked for taken in notes]))
 
 
 def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
     """So many workers at once."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    until = time.time() + seconds + 5  # processes take some seconds to begin
     shares = [list(range(first, workers, PROCESSES)) for first in range(min(PROCESSES, workers))]
-    processes = [context.Process(target=process, args=(target, share, until, results)) for share in shares]
+    all_ready = context.Barrier(len(shares))
+    processes = [context.Process(target=process, args=(target, share, all_ready, seconds, results)) for share in shares]
     for one in processes:
         one.start()
     notes = [results.get() for _ in processes]
@@ -139,7 +147,7 @@ def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
         one.join()
     asked = [found for _, share in notes for found in share]
     tails = statistics.quantiles(asked, n=20)
-    rate = len(asked) / (until - max(began for began, _ in notes))
+    rate = len(asked) / max(taken for taken, _ in notes)
     latency = {"ask_ms": round(1e3 * tails[9], 1), "ask_p95_ms": round(1e3 * tails[18], 1)}
     return {"workers": workers, "trials": len(asked), "trials_a_second": round(rate, 1), **latency}
 

@@ -1,5 +1,6 @@
 """Shared pieces of the tests: small corpora, and where the real stories lie."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from model.corpus import Corpus, load_corpus
 
 REAL_STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinystories" / "stories.jsonl.gz"
 
-hypothesis.settings.register_profile("busy", deadline=None)  # two test processes share the cores
+RANDOM = "TUNER_TEST_RANDOM" in os.environ
+"""Whether properties are tried on examples that are new each time (`make fuzz`); else on the same, for what fails must be of the change."""
+
+hypothesis.settings.register_profile("busy", deadline=None, derandomize=not RANDOM)  # two test processes share the cores
 hypothesis.settings.load_profile("busy")
 
 

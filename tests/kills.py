@@ -46,6 +46,14 @@ COUNTING = (
     "cli.entry()"
 )
 """The command line, saying when an epoch is over, and with a state written after each."""
+HELD = 6
+HOLDING = COUNTING.replace(
+    "cli.entry()",
+    "import itertools, threading\nsaid, number = progress.PlainProgress.epoch, itertools.count(1)\n"
+    "progress.PlainProgress.epoch = lambda self, search: (said(self, search), "
+    f"next(number) == {HELD} and threading.Event().wait())\ncli.entry()",
+)
+"""The same, standing still after so many epochs of its lanes: others come when they can."""
 
 
 def request(folder: Path, definition: StudyDefinition, url: str | None = None) -> SearchRequest:
@@ -57,8 +65,12 @@ def request(folder: Path, definition: StudyDefinition, url: str | None = None) -
 def search(folder: Path, url: str | None = None) -> None:
     """Searches, or goes on, in this process; every state is written, so that kills fall into the writing too."""
     torch.set_num_threads(2)
+    before = tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE
     tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE = 0.0, float("inf")
-    run_search(request(folder, validated(CONTENT, "the test"), url), Console(stderr=True))
+    try:
+        run_search(request(folder, validated(CONTENT, "the test"), url), Console(stderr=True))
+    finally:
+        tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE = before
 
 
 def started(folder: Path, url: str | None = None, processes: bool = False) -> subprocess.Popen[str]:

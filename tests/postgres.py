@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
+import select
 import shutil
 import signal
 import socket
@@ -55,10 +57,12 @@ class Server:
 
     @staticmethod
     def free_port() -> int:
-        """A port of this machine that nobody listens on."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            return int(free.getsockname()[1])
+        """A port of this machine that nobody listens on, of those that are given to no client."""
+        while True:
+            port = random.SystemRandom().randrange(20_000, 32_000)
+            with socket.socket() as free, contextlib.suppress(OSError):
+                free.bind(("127.0.0.1", port))
+                return port
 
     @property
     def data(self) -> str:
@@ -85,7 +89,13 @@ class Server:
         pid = int(lock.read_text().split()[0])
         children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         for number in (pid, *children):
-            os.kill(number, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                os.kill(number, signal.SIGKILL)
+        for number in (pid, *children):
+            with contextlib.suppress(ProcessLookupError):
+                watched = os.pidfd_open(number)
+                select.select([watched], [], [], 60)
+                os.close(watched)
         lock.unlink()  # the killed may linger unreaped in a container, and would pass for alive
 
     def cpu_seconds(self) -> float:

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from benchmarks.race.score import best_by, epochs_by, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten
 from benchmarks.race.task import Task
 from model.config import ModelShape
+from tests.postgres import binaries
 
 
 def test_agreement_is_counted_by_position_and_in_any_order() -> None:
@@ -144,3 +147,14 @@ def test_luck_is_what_one_setting_spreads_as_much_as_many() -> None:
     assert len({definition.settings(point, 0)[0] for point in [*points, middle]}) == 1
     assert 2e-3 <= min(point["lr"] for point in points) < middle["lr"] < max(point["lr"] for point in points) <= 1e-2
     assert (points, middle) == drawn(definition, shape, 2e-3, 20)
+
+
+def test_how_far_one_study_scales_is_measured() -> None:
+    """With a real PostgreSQL, two workers and two seconds."""
+    if binaries() is None:
+        pytest.skip("needs a PostgreSQL server: pip install pgserver")
+    command = [sys.executable, "-m", "benchmarks.scaling", "--json", "--workers", "2", "--seconds", "2"]
+    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["postgresql"]
+    assert (row["workers"], row["trials"] > 2) == (2, True)

@@ -29,7 +29,7 @@ source = "synthetic"
 stories = 30
 [budget]
 trials = 3
-epochs = 2
+epochs = 6
 [search]
 lr = { low = 1e-3, high = 1e-2, log = true }
 [fixed]
@@ -116,7 +116,7 @@ def test_the_other_slurm_tasks_join_the_study_that_is_trained(tmp_path: Path, wo
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TUNER_STORAGE": "any", "SLURM_ARRAY_TASK_ID": "1"}
     command = ["bash", str(ROOT / "deploy" / "slurm.sh"), "quick", *words]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-    assert (tmp_path / "told").read_text().splitlines() == [f"status {joined} --json", f"worker {joined}"]
+    assert (tmp_path / "told").read_text().splitlines() == [f"status {joined} --json", f"worker {joined} --log-format json"]
 
 
 def test_the_kubernetes_job_says_what_there_is() -> None:

@@ -14,7 +14,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "own_trainer"
 def test_a_trainer_of_ones_own_is_installed_and_searched(tmp_path: Path) -> None:
     """Found by its entry point, trained slot by slot, judged and saved as ours is."""
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(EXAMPLE)]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site), str(EXAMPLE)]
     installed = subprocess.run(install, capture_output=True, text=True, check=False)
     assert installed.returncode == 0, installed.stderr
     search = [str(Path(sys.executable).with_name("tuner")), "search", str(EXAMPLE / "bag.toml"), "--width", "3"]

@@ -116,7 +116,7 @@ class Admission:
     # ---- what may begin
 
     def width(self, begun: int, coming: Collection[int]) -> int:
-        """How many may train at once, when this process has begun so many: of the first, which are of one shape, all that are left."""
+        """How many may train at once; before any has begun here at least as many as there are starters left, for they are of one shape."""
         first = 0 if begun or self._arrays.narrowed else min(self._starters, self._first_left(coming))
         return max(self._arrays.width, first)
 

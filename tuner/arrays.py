@@ -18,7 +18,7 @@ from model.config import ModelShape
 from model.errors import DeviceError
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.failures import Outcome
+from tuner.failures import Outcome, TrainerHangs
 from tuner.lanes import WATCH_TIMES, Attempt, Job, UnderWay, attempt
 from tuner.pace import work
 from tuner.seam import Held, Scored, TrainerFactory
@@ -290,6 +290,8 @@ class Arrays:
             except (DeviceError, SearchError):
                 raise  # no trial is to blame: they go on elsewhere, or when the device is back
             except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
+                if not isinstance(error, TrainerHangs):  # which is still at it
+                    array.give_back()
                 if len(array.slots) > 1:
                     told = Outcome.failed(error).error
                     self._notice(f"the trainer raised {told}; its trials are trained one by one to find whose fault it is")

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tuner.definition import StudyDefinition
 
 SHOW_CURSOR = b"\x1b[?25h"
-AGAIN_SECONDS = 0.01
+AGAIN_SECONDS = 0.1
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -238,7 +238,7 @@ class _Signals:
     and goes no further: then it is sent once more, a little later."""
 
     def __init__(self) -> None:
-        self.status, self._lost, self._unraisable = 0, False, sys.unraisablehook
+        self.status, self._lost, self._told, self._resent, self._unraisable = 0, False, False, False, sys.unraisablehook
         sys.unraisablehook = self._went_no_further
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
@@ -248,15 +248,28 @@ class _Signals:
         if not self.status or what.exc_type is not SystemExit:
             self._unraisable(what)
             return
-        self._lost = True
-        again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), self.status - 128))
-        again.daemon = True
-        again.start()
+        self._told = True
+        try:
+            if not self._lost:
+                threading.Thread(target=self._send_again, daemon=True).start()
+                self._lost = True
+        finally:
+            self._told = False
+
+    def _send_again(self) -> None:
+        time.sleep(AGAIN_SECONDS)
+        while self._lost:
+            self._resent = True
+            os.kill(os.getpid(), self.status - 128)
+            time.sleep(AGAIN_SECONDS)
 
     def _received(self, number: int, _: Any) -> None:
-        if self._lost:
+        resent, self._resent = self._resent, False
+        if self._lost and not self._told:
             self._lost = False
             raise SystemExit(self.status)
+        if resent:
+            return  # it has come through meanwhile; or it would be lost too, where one is told of that was
         if number == signal.SIGHUP:
             if self.status:
                 return

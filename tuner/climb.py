@@ -153,8 +153,8 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _leader(start: Start) -> FrozenTrial | None:
-    """The best; where there is a rung, once all starters have come to it or ended, the one that goes on from there, while it is ahead of
-    that, or where nothing has finished above the floors."""
+    """The best that has finished. Where there is a rung, and all starters have come to it or ended: the one of them that goes on, if it
+    is ahead of that one, or if none has finished above the floors."""
     known, rung = best_of(start.trials), start.rung
     if rung is None or any(rung not in trial.intermediate_values for trial in start.training):
         return known

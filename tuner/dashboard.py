@@ -95,7 +95,7 @@ def serve(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host.strip("[]"), port), family=family)
     except OSError as error:
-        foreign = error.errno in (socket.EAI_NONAME, errno.EADDRNOTAVAIL)
+        foreign = error.errno in (socket.EAI_NONAME, socket.EAI_AGAIN, errno.EADDRNOTAVAIL)
         advice = "--host must be an address of this machine" if foreign else "name another with --port, or 0 for any"
         raise TunerError(f"port {port} of {host} cannot be had ({error.strerror}); {advice}") from error
     with listening:

@@ -244,13 +244,13 @@ class StudyDefinition(_Section):
             if name in SHAPE_NAMES and isinstance(space, Numbers):
                 raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
             for value in space.corners():
-                self._check({**self._middle(), name: value}, f"search.{name}")
+                self._check({**self._corner(), name: value}, f"search.{name}")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
             for trial in trials:
                 self._check_trial(kind, trial)
         return self
 
-    def _middle(self) -> dict[str, Value]:
+    def _corner(self) -> dict[str, Value]:
         return {**{name: space.corners()[0] for name, space in self.search.items()}, **self.fixed}
 
     def corners(self, name: str) -> list[Value]:

@@ -77,6 +77,7 @@ class Endings:
             self._study.tell(running.number, value, state=state)
         except UpdateFinishedTrialError:
             self._observer.noticed(f"trial {running.number} was ended by somebody else")
+            self._observer.left(running)
             return verdict
         counts = value is not None and running.above(self._definition.objective.round_trip_floor)
         self._observer.ended(running, verdict, value if counts else None)

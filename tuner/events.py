@@ -90,8 +90,6 @@ class JsonEvents(Observer):
 
     def epoch(self, search: Watched) -> None:
         """Loss and component accuracy of each trial that has made one."""
-        there = {running.number for running in search.running}  # that one is taken over by somebody else is no ending
-        self._slots = {number: slot for number, slot in self._slots.items() if number in there}
         for one in search.advanced if self._words > 0 else ():
             if one.number in self._slots:  # else it has ended in this epoch, and that has been said
                 self._say("epoch", **self._where(one), **_last(one))
@@ -99,6 +97,10 @@ class JsonEvents(Observer):
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  it is its last figure
         """The verdict."""
         self._say("ended", **self._where(running), cause=verdict.cause, reason=verdict.reason, **_last(running))
+        self._slots.pop(running.number, None)
+
+    def left(self, running: Running) -> None:
+        """Its slot is free."""
         self._slots.pop(running.number, None)
 
     def noticed(self, what: str) -> None:

@@ -15,23 +15,27 @@ from tuner.seam import TrainerFactory
 from tuner.width import rehearsed
 
 
-def forecast(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True) -> dict[str, Any]:
+def forecast(
+    make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True, processes: int = 1
+) -> dict[str, Any]:
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
     Which shapes are tried is not known before: that is what all take where each shape comes up as often, and at most where all are of the
-    dearest. The longest batches of an epoch are timed, so it will rather be less; and a budget of minutes takes no more than those.
+    dearest. Processes share the trials, but for those that confirm. The longest batches of an epoch are timed, so it will rather be
+    less; and a budget of minutes takes no more than those.
     """
     budget = definition.budget
     shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
     mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
     every = budget.trials * budget.epochs
     epochs = min(every, budget.total_epochs) if budget.total_epochs else every
-    dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in shapes))
+    dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in shapes) / processes)
     return {
         "trials": budget.trials,
         "width": width,
+        "processes": processes,
         "epochs_at_most": epochs,
-        "seconds_of_all": round(epochs * mean),
+        "seconds_of_all": round(epochs * mean / processes),
         "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes and budget.at_budget == "store" else dearest,
         "confirmation": _confirmation(definition, shapes) if confirm else None,
         "shapes": shapes,
@@ -82,8 +86,9 @@ def told(found: dict[str, Any]) -> list[str]:
     after, whole, most = found["confirmation"], found["seconds_of_all"], found["seconds_at_most"]
     even = f"{_time(whole)} where each shape comes up as often"
     beside = f", which are its minutes; for all trials {even}" if most < whole else f"; {even}" if most > whole else ""
+    each = f" in each of {found['processes']} processes" if found["processes"] > 1 else ""
     lines = [
-        f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once",
+        f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once{each}",
         f"at most {_time(most)}{beside}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
     ]
     if after is not None:

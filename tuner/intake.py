@@ -200,7 +200,7 @@ class Intake:
         return self._running(trial)
 
     def _claimed(self, waiting: int, may_begin: MayBegin, last: bool) -> int | None:
-        """One that waits, else one that is new, unless the budget has room for nothing but what waits."""
+        """One that waits, if it may begin; else one that is new, unless all that is left of the budget is for those that wait."""
         mine = owner(self.seat.number)
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if waiting else ():
             if BASELINE in frozen.user_attrs and not may_begin(frozen, last):

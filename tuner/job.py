@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from rich.console import Console
 from model.config import ModelShape
 from model.devices import find_device
 from model.errors import DeviceError
+from tuner.artifacts import BUCKET
 from tuner.crew import Crew
 from tuner.definition import SYMMETRIC
 from tuner.errors import TunerError
@@ -31,7 +33,7 @@ from tuner.publish import Publisher
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
 from tuner.seam import Trainer
-from tuner.storage import open_storage
+from tuner.storage import open_storage, wherever
 from tuner.study import complete, find_study, source_of
 from tuner.summary import Report, report
 from tuner.trainers import find_trainer
@@ -104,6 +106,8 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
             _search_with_ray(prepared, console, publisher)
         if lost:  # what was being trained here has been ended by others since
             study = find_study(prepared.storage.patience(open_storage, request.storage, create=False), study.study_name)
+        if request.ray is None:
+            dataclasses.replace(prepared, study=study).trim(plainly(console))
         if request.confirm and not complete(study, prepared.definition):
             first = "" if request.definition.budget.bounded else "run the search again to go on; "
             later = f"{first}tuner confirm {study.study_name} confirms what there is"
@@ -139,12 +143,12 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
             threads=torch.get_num_threads(),
             began=began,
             tell=tell,
-            meanwhile=observer.waited,
+            meanwhile=publisher.offer,
             telling=_telling(request, console),
         )
         with crew:
             try:
-                prepared.search(width, observer)
+                prepared.search(width, observer, alone=not request.others)
             except DeviceError as error:
                 if not request.others:
                     raise
@@ -152,7 +156,6 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
                 tell(f"{prepared.device} is left out: {error}; its trials go to the others")
     if failed is not None and crew.failed:
         raise failed
-    prepared.trim(tell)
     return failed is not None
 
 
@@ -184,7 +187,9 @@ def _search_with_ray(prepared: Prepared, console: Console, publisher: Publisher)
     with _watching(request, study.study_name, str(prepared.device), console, alone=False) as observers:
         say = plainly(_aside(console, -1 if _tabled(request, console) else request.words))
         elsewhere = Elsewhere(study, say, Several(*observers, publisher))
-        work = study.study_name, request.storage, request.place, devices, request.width
+        # workers run in folders of Ray's
+        place = request.place if request.place.startswith(BUCKET) else str(Path(request.place).absolute())
+        work = study.study_name, wherever(request.storage), place, devices, request.width
         run_with_ray(_work_for_ray, *work, address, base, elsewhere, tell)
 
 
@@ -198,9 +203,10 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
-    width = request.width or min(definition.budget.trials, fitting(device.type, make_trainer, definition).width)
+    fits = functools.partial(fitting, device.type, make_trainer, definition, processes=request.processes)
+    width = request.width or min(definition.budget.trials, fits().width)
     try:
-        found = forecast(make_trainer, definition, width, request.confirm)
+        found = forecast(make_trainer, definition, width, request.confirm, request.processes)
     except MemoryError as error:
         raise TunerError(f"{device} has no room for {width} trials of this study at once ({error}); try a smaller --width") from error
     return Report(found, told(found))

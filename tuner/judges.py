@@ -89,12 +89,11 @@ def slope_with_error(curve: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ExplosionRule:
-    """Not finite, in any epoch and any figure: at once. Else: the loss above `factor` times its running minimum's distance for `stay`
-    epochs in a row.
+    """Not finite, in any epoch and any figure: at once. Else: for `stay` epochs in a row the loss lies above its best by more than
+    `factor` times how far it had fallen.
 
     Where no loss is reported, the objective turned round stands in for it, and half of how far its peers usually rise is the least unit.
-    The distance is measured from the running minimum in units of how far the loss had fallen (at least half of its first size), so early
-    transients and noise around a low loss do not count.
+    How far it had fallen is at least half of its first size, so early transients and noise around a low loss do not count.
     """
 
     factor: float = 2.0
@@ -136,10 +135,10 @@ class PlateauRule:
 
     The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
     Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
-    of the way down from the best to chance (to where its peers usually begin, where chance is not known); what has converged up there has
-    finished, and so has what is among the share `top` of all and above their middle. Where fewer than a fifth have left a plateau, its
-    level is not taken for theirs. A trial that lies flat waits for as long as its peers took to leave that level, half of its epochs where
-    hardly any has left it.
+    of the way down from the best to chance (to where its peers usually begin, where chance is not known); what has converged up there is
+    never stopped, nor is what is among the share `top` of all and above their middle. Where fewer than a fifth have left a plateau, its
+    level is not taken for theirs. A trial that lies flat waits half as long again as nine in ten of its peers took to leave that
+    level, half of its epochs where hardly any has left it.
 
     `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): by so much a prospect may
     fall short and a level lie higher without it meaning anything. A curve's own scatter knows nothing of other seeds.

@@ -167,14 +167,28 @@ class _Thread(threading.Thread):
         super().__init__(daemon=True)
         self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, torch.get_num_threads()
         self._now: tuple[int, float] | None = None  # which job, and since when
+        self._lock, self._hears = threading.RLock(), False
+        """Whether it can be told to end: not before it has begun, nor when it has ended and its number may be another thread's."""
 
     def run(self) -> None:
-        with contextlib.suppress(_Over, TrainerHangs, IndexError):
-            torch.set_num_threads(self._cores)
-            while True:
-                number = self._waiting.popleft()
-                self._now = number, time.monotonic()
-                self._tried[number] = attempt(self._jobs[number])
+        with contextlib.suppress(_Over, TrainerHangs):
+            with contextlib.suppress(_Over, TrainerHangs, IndexError):
+                self._hears = True
+                self._work()
+            self._hear_no_more()
+        self._hear_no_more()
+
+    def _work(self) -> None:
+        torch.set_num_threads(self._cores)
+        while True:
+            number = self._waiting.popleft()
+            self._now = number, time.monotonic()
+            self._tried[number] = attempt(self._jobs[number])
+
+    def _hear_no_more(self) -> None:
+        with self._lock:
+            self._hears = False
+            _raise_in(self.ident or 0, None)
 
     def wait(self) -> None:
         """Until no job waits. One that takes too long is told to end; where it does not, it is left behind with its thread."""
@@ -188,8 +202,12 @@ class _Thread(threading.Thread):
 
     def tell(self, error: type[BaseException]) -> None:
         """Raises an error in the thread as soon as it is back from what it has called."""
-        if self.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(error))
+        if self._lock.acquire(blocking=False):  # else it is about to hear no more
+            try:
+                if self._hears:
+                    _raise_in(self.ident or 0, error)
+            finally:
+                self._lock.release()
 
     def leave(self, error: type[BaseException], job: int | None = None) -> bool:
         """Tells it and waits a little; whether the thread, or the job if one is named, has ended."""
@@ -200,3 +218,8 @@ class _Thread(threading.Thread):
             if job in self._tried:
                 return True
         return not self.is_alive()
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    """Raises an error in a thread at its next step in Python; None takes back what has not been raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))

@@ -56,6 +56,9 @@ class Observer:
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """A trial ended; `value` is what it came to if it counts: neither stopped nor below the floor on the round trip."""
 
+    def left(self, running: Running) -> None:
+        """Somebody else has ended a trial or taken it over."""
+
     def noticed(self, what: str) -> None:
         """Something happened that the user should know of."""
 
@@ -83,6 +86,11 @@ class Several(Observer):
         """A trial ended."""
         for one in self._observers:
             one.ended(running, verdict, value)
+
+    def left(self, running: Running) -> None:
+        """Somebody else has ended a trial or taken it over."""
+        for one in self._observers:
+            one.left(running)
 
     def noticed(self, what: str) -> None:
         """Something happened that the user should know of."""

@@ -133,7 +133,8 @@ class Prepared:
         known: dict[str, int] = self.study.user_attrs.get("width", {})
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
-                measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, WIDEST.bit_length()))
+                processes, steps = self.request.processes, WIDEST.bit_length()
+                measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             if keep and not measured.bound:
@@ -173,8 +174,12 @@ class Prepared:
             with Processes(lanes, self.definition.trainer, self.corpus, str(self.device), data, self.begun) as processes:
                 yield processes.make_trainer
 
-    def search(self, width: int, observer: Observer) -> None:
-        """Runs the search."""
+    def search(self, width: int, observer: Observer, *, alone: bool = False) -> None:
+        """Runs the search.
+
+        Args:
+            alone: whether no other process of ours is known to train on the device.
+        """
         request, name, lanes = self.request, self.study.study_name, lanes_of(self.device.type)
         ended = sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
         with self._makers(lanes, self.definition.budget.trials - ended) as make_trainer:
@@ -192,6 +197,7 @@ class Prepared:
                 keep=request.keep,
                 lanes=lanes,
                 began=request.began,
+                alone=alone,
             ).run()
 
 

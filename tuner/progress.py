@@ -140,11 +140,11 @@ class Elsewhere:
     """What becomes of trials that others train, said when it has changed: how many run, and the verdict of each that has ended.
 
     Args:
-        observer: hears at each look that others train.
+        observer: hears that others train whenever they have come further.
     """
 
     def __init__(self, study: optuna.Study, say: Callable[[str], None], observer: Observer) -> None:
-        self._study, self._say, self._observer, self._counted = study, say, observer, ""
+        self._study, self._say, self._observer, self._counted, self._reached = study, say, observer, "", 0
         self._known = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
 
     def __call__(self) -> None:
@@ -159,7 +159,9 @@ class Elsewhere:
         if (counted := f"{running} trials running, {len(ended)} ended") != self._counted:
             self._counted = counted
             self._say(counted)
-        self._observer.waited()
+        if (reached := len(ended) + sum(map(epochs_of, trials))) != self._reached:
+            self._reached = reached
+            self._observer.waited()
 
 
 @dataclass(frozen=True)

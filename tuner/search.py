@@ -49,7 +49,7 @@ from tuner.verdict import Verdict
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAVE_SECONDS = 4.0
 """For so long a storage that is away is waited for at the end."""
-CROWDED = 0.25
+CROWDED = 0.5
 """Where others hold a larger share of a device's memory than that, no trial is to blame that has no room."""
 POLL_SECONDS = 2.0
 NOTE_SECONDS = 30.0
@@ -70,6 +70,7 @@ class Search:
         lanes: how many arrays train at the same time; no more than the width.
         watch: an epoch may take so many seconds at least, and more where those before it took long.
         began: when the run began, by the clock, which its minutes are counted from; None: now.
+        alone: whether no other process of ours is known to train on the device: what else holds its memory is somebody else's.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Search:
         lanes: int = 1,
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
+        alone: bool = False,
     ) -> None:
         self.study, self.definition, self.curves = study, definition, curves
         self.asked, self.device, self.snapshots, self._make_trainer = width, device, snapshots, make_trainer
@@ -101,7 +103,7 @@ class Search:
         notice = self.observer.noticed
         self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=notice, clock=clock)
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._clock, self._idle, self._lanes = clock, threading.Event(), lanes
+        self._clock, self._idle, self._lanes, self._alone = clock, threading.Event(), lanes, alone
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"), began)
         shared = device == "cpu"
         self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
@@ -261,7 +263,7 @@ class Search:
             return False
         if not self.running and len(outside) == 1:
             (running,) = outside
-            if (others := held_by_others(torch.device(self.device))) > CROWDED:
+            if self._alone and (others := held_by_others(torch.device(self.device))) > CROWDED:
                 self._intake.park(outside)
                 raise SearchError(
                     f"{self.device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
@@ -350,6 +352,7 @@ class Search:
         lost = [slot for slot in there if slot.running.ended is None and not self._ours(slot.running)]
         for slot in lost:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
+            self.observer.left(slot.running)
         if self._clock() - self._learnt >= POLL_SECONDS:
             self._learn()
         everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}

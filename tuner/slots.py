@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -169,6 +170,11 @@ class Array:
         self.trainer.resize((), 0)
         self.restore(self.trainer, held)
 
+    def give_back(self) -> None:
+        """Gives back what memory the trainer has, as far as it can after an error: its trials are to begin elsewhere."""
+        with contextlib.suppress(Exception):  # it has failed before, and is not asked for anything any more
+            self.trainer.resize((), 0)
+
     def one_by_one(self, make_trainer: Callable[[], Trainer], held: list[Held], seconds: float) -> list[Outcome]:
         """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again.
 
@@ -179,7 +185,6 @@ class Array:
         outcomes = []
         try:
             with device_failures():
-                self.trainer = make_trainer()  # what the old one has is given back before others ask for room
                 for slot, running in enumerate(self.slots):
                     outcomes.append(self._alone(make_trainer(), running, slot, held, seconds))
                 self.restore(make_trainer(), held)
@@ -189,15 +194,18 @@ class Array:
 
     @staticmethod
     def _alone(trainer: Trainer, running: Running, slot: int, held: list[Held], seconds: float) -> Outcome:
-        """An epoch of one trial; where it is then is held."""
+        """An epoch of one trial; where it is then is held. One that has no room even so is not at fault, but ends."""
         alone = Array(trainer, [running])
         try:
             with device_failures():
                 alone.restore(trainer, [held[slot]])
                 (outcome,) = advance(trainer, 1, seconds)
                 held[slot] = trainer.held(0)
-        except (MemoryError, SearchError, DeviceError):
+        except (SearchError, DeviceError):
             raise  # nothing can be trained here
+        except MemoryError as error:
+            running.no_room = str(error) or "out of memory"
+            return Outcome(None, None)
         except Exception as error:  # noqa: BLE001  it is stored with this trial
             return Outcome.failed(error)
         return outcome

@@ -96,6 +96,14 @@ def shown(url: str) -> str:
     return parsed.set(query=query).render_as_string(hide_password=True)
 
 
+def wherever(url: str) -> str:
+    """The URL as it means the same in any folder."""
+    parsed = _parsed(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return url
+    return parsed.set(database=str(Path(parsed.database).absolute())).render_as_string(hide_password=False)
+
+
 def _secrets(url: URL) -> list[str]:
     """The keys of the URL's query that hold a password."""
     return [key for key in url.query if "pass" in key.lower()]

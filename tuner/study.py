@@ -167,7 +167,7 @@ def epochs_of(trial: FrozenTrial) -> int:
 
 
 def complete(study: optuna.Study, definition: StudyDefinition) -> bool:
-    """Whether the budget of trials is used up and all of them have ended."""
+    """Whether as many trials have ended as the budget has."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     return len(ended) >= definition.budget.trials
 

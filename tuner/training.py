@@ -96,7 +96,7 @@ def _preset(content: bytes, name: str) -> Base:
     """Settings and epochs as `tuner best --format toml` writes them."""
     try:
         found = tomllib.loads(content.decode())
-        extra = sorted(set(found) - {"epochs", "settings"})
+        extra = sorted(set(found) - {"epochs", "settings", "summary"})
         if extra or not isinstance(found["settings"], dict) or type(found["epochs"]) is not int or found["epochs"] < 1:
             raise ValueError(f"{extra[0]} is not known" if extra else "epochs is no whole number from 1 on, or settings no table")
     except (ValueError, KeyError) as error:  # a file that is no TOML, or no text, is a ValueError

@@ -43,10 +43,13 @@ def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparamet
     return definition.settings(corners, 0)
 
 
-def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None) -> Measured:
+def measure(
+    make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None, processes: int = 1
+) -> Measured:
     """The width up to which each doubling is worth it; `tell` is told how many have been tried.
 
-    It begins with `FIRST`, or fewer where a second generation would have none, and goes up; where that is not worth it, down.
+    No more than half of the trials train at once in all `processes`, so that the others can learn from them. It begins with `FIRST`, or
+    fewer where a second generation would have none, and goes up; where that is not worth it, down.
     """
     shape, hyperparameters = largest_shape(definition)
     rates: dict[int, float] = {}
@@ -63,7 +66,7 @@ def measure(make_trainer: TrainerFactory, definition: StudyDefinition, tell: Cal
     def worth(width: int) -> bool:
         return rate(width) > 0 and rate(width) >= WORTH * rate(width // 2)
 
-    widest = max(1, min(WIDEST, definition.budget.trials // 2))
+    widest = max(1, min(WIDEST, definition.budget.trials // 2 // processes))
     first = chosen = 1 << (min(FIRST, widest).bit_length() - 1)
     while rate(chosen) > 0 and 2 * chosen <= widest and worth(2 * chosen):
         chosen *= 2
@@ -81,10 +84,14 @@ def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) ->
 
 
 def fitting(
-    device: str, make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None
+    device: str,
+    make_trainer: TrainerFactory,
+    definition: StudyDefinition,
+    tell: Callable[[int], None] = lambda _: None,
+    processes: int = 1,
 ) -> Measured:
     """How many trials to train at once on a device. A CPU has two for each core, which side by side take
     up to a fifth less than one after the other: more bring no more, end later, and to measure that takes longer than a trial."""
     if device == "cpu":
         return Measured(A_CORE * torch.get_num_threads(), {})
-    return measure(make_trainer, definition, tell)
+    return measure(make_trainer, definition, tell, processes)

@@ -117,6 +117,7 @@ def scripted(
     make: Callable[[ModelShape, int], ScriptedTrainer] = ScriptedTrainer,
     observer: Observer | None = None,
     warm_start: str | None = None,
+    keep_trainers: bool = True,
     **options: Any,
 ) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
     """A search over scripted trainers, to its end; the study, all trainers that were made, the curves."""
@@ -127,8 +128,10 @@ def scripted(
     trainers: list[ScriptedTrainer] = []
 
     def noted(shape: ModelShape, slots: int) -> ScriptedTrainer:
-        trainers.append(make(shape, slots))
-        return trainers[-1]
+        made_now = make(shape, slots)
+        if keep_trainers:
+            trainers.append(made_now)
+        return made_now
 
     curves = CurveTable(storage, study._study_id)
     places = {"checkpoints": folder / "checkpoints", "snapshots": folder / "snapshots", "artifacts": Folder(folder / "artifacts")}

@@ -20,11 +20,12 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from tests.kills import COUNTING
-from tests.tuner.test_failures import Listener, plain
+from tests.kills import COUNTING, HELD, HOLDING
+from tests.tuner.test_failures import plain
 from tests.tuner.test_workers import SEARCH, TUNER, study_in, until
+from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder, open_artifacts
-from tuner.endings import Endings
+from tuner.endings import trim
 from tuner.errors import StorageError
 from tuner.storage import open_storage
 from tuner.tables import CurveTable
@@ -101,16 +102,16 @@ def test_a_model_that_cannot_be_removed_from_a_store_costs_nothing_and_each_is_r
 
     study = optuna.create_study(direction="maximize")
     study.set_user_attr("mark", "ours")
-    told = Listener()
-    endings = Endings(study, None, plain(confirm={"top": 1, "seeds": 1}), tmp_path, Away(Folder(tmp_path), "ours"), 1, told)  # type: ignore[arg-type]
+    made, artifacts, told, gone = plain(confirm={"top": 1, "seeds": 1}), Away(Folder(tmp_path), "ours"), list[str](), set[int]()
     space = {"lr": FloatDistribution(0, 1)}
     for number in range(4):
         marks = {"checkpoint": str(tmp_path / f"trial-{number}.safetensors")} if number != 1 else {}
         study.add_trial(create_trial(value=number / 10, params={"lr": 0.5}, distributions=space, user_attrs=marks))
     for _ in range(3):
-        endings._trim(1)
+        gone |= trim(study, made, artifacts, 1, told.append, gone)
     assert removed == ["trial-0.safetensors", "trial-2.safetensors", "trial-0.safetensors"]
-    assert told.told == ["the model of trial 0 could not be removed from the artifacts (S3: away)"]
+    assert told == ["the model of trial 0 could not be removed (S3: away)"]
+    assert gone == {0, 2}
 
 
 def test_in_a_folder_nothing_takes_room_twice(tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_a_host_that_dies_is_missed_and_its_trials_go_on_elsewhere(tmp_path: Pat
     environment = {**os.environ, "TUNER_STORAGE": f"sqlite:///{tmp_path}/runs/tuner.db", "TUNER_ARTIFACTS": bucket}
     options = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "env": environment}
     for folder in (here, there):
-        folder.mkdir()
-    code = ELSEWHERE.format(host="first") + COUNTING
+        light(folder)
+    code = ELSEWHERE.format(host="first") + HOLDING
     first = subprocess.Popen([sys.executable, "-c", code, *SEARCH, "--trials", "4", "--epochs", "12"], cwd=here, **options)
-    for _ in range(3):
+    for _ in range(HELD):
         until(first, "epoch of 2")
     code = ELSEWHERE.format(host="second") + COUNTING
     second = subprocess.Popen([sys.executable, "-c", code, "worker", "quick", "--width", "2"], cwd=there, **options)
@@ -175,6 +176,7 @@ def test_a_store_that_is_away_costs_nothing_but_the_copies(tmp_path: Path) -> No
     }
     environment = {**os.environ, **runs, "AWS_MAX_ATTEMPTS": "1", "TUNER_ARTIFACTS": "s3://nowhere"}
     options = ["--trials", "2", "--epochs", "2"]
+    light(tmp_path)
     done = subprocess.run([TUNER, *SEARCH, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "the model of trial 0 could not be put among the artifacts (S3: " in done.stderr

@@ -56,9 +56,18 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Called]]:
-    """The same program in this process, which has loaded torch already; its signal handlers are put back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the program sets in its process is put back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], handlers: None) -> Callable[..., Called]:
+    """The same program in this process, which has loaded torch already."""
     monkeypatch.chdir(home)
 
     def called(*arguments: str) -> Called:
@@ -66,57 +75,55 @@ def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
         status = tuner.cli.main(list(arguments))
         return Called(status, *capfd.readouterr())
 
-    yield called
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return called
 
 
-def test_search_status_and_best_print_their_objects(home: Path) -> None:
+def test_search_status_and_best_print_their_objects(inside: Callable[..., Called], home: Path) -> None:
     """Exactly one JSON object on stdout, with the keys that scripts rely on."""
     found = json.loads((home / "search.json").read_text())
     assert {"study", "storage", "trials", "running", "epochs_run", "epochs_saved", "best", "baselines", "seconds"} <= found.keys()
     assert {"total", "training", "asking", "storing"} <= found["seconds"].keys()
     assert found["trials"] == {"finished": 3}
-    status = json.loads(call(home, "status", "tiny", "--json").stdout)
+    status = json.loads(inside("status", "tiny", "--json").stdout)
     assert status == found
-    best = json.loads(call(home, "best", "tiny", "--json").stdout)
+    best = json.loads(inside("best", "tiny", "--json").stdout)
     assert best == found["best"]
     assert best["hyperparameters"]["hidden_dim"] == 16
-    text = call(home, "status", "tiny").stdout
+    text = inside("status", "tiny").stdout
     assert all(words in text for words in ("ceiling", "slow", "most frequent answer", "best: trial"))
-    assert call(home, "status", "tiny.toml").stdout == text
+    assert inside("status", "tiny.toml").stdout == text
 
 
-def test_diagnose_looks_at_a_study_a_trial_or_a_checkpoint(home: Path) -> None:
+def test_diagnose_looks_at_a_study_a_trial_or_a_checkpoint(inside: Callable[..., Called], home: Path) -> None:
     """A trial that was kept and its checkpoint differ by the curve alone; what is not there is named."""
     best = json.loads((home / "search.json").read_text())["best"]
     found = {}
     for subject in ("tiny", f"tiny:{best['trial']}", best["checkpoint"]):
-        done = call(home, "diagnose", subject, "--json")
-        assert done.returncode == 0, done.stderr
+        done = inside("diagnose", subject, "--json")
+        assert done.status == 0, done.stderr
         found[subject] = json.loads(done.stdout)["findings"]
         assert all(one["finding"] and one["advice"] and one["kind"] for one in found[subject])
     assert [one["kind"] for one in found["tiny"]] == ["too_few_trials"]
     of_trial, of_checkpoint = ([one for one in found[s] if not one["kind"].startswith("rate")] for s in list(found)[1:])
     assert of_trial == of_checkpoint
     for subject, words in (("tiny:99", "no trial 99"), ("none", "no study"), ("none.safetensors", "no checkpoint")):
-        refused = call(home, "diagnose", subject)
-        assert refused.returncode == 2
+        refused = inside("diagnose", subject)
+        assert refused.status == 2
         assert words in refused.stderr
 
 
-def test_the_original_command_line_works_and_prints_its_form(home: Path) -> None:
+def test_the_original_command_line_works_and_prints_its_form(inside: Callable[..., Called]) -> None:
     """Underscores and all; then `evaluate` with its flags."""
     options = ["--num_stories", "30", "--epochs", "2", "--batch_size", "16", "--lr", "0.003", "--hidden_dim", "32", "--num_rules", "4"]
-    done = call(home, "train", *options)
-    assert done.returncode == 0, done.stderr
+    done = inside("train", *options)
+    assert done.status == 0, done.stderr
     assert len(re.findall(r"loss=[\d.]+, parse=[\d.]+, gen=[\d.]+.*component accuracy [\d.]+ %", done.stdout)) == 2
     path = "runs/checkpoints/train.safetensors"
-    scored = call(home, "evaluate", "--checkpoint", path, "--hidden_dim", "32", "--num_rules", "4", "--json")
-    assert scored.returncode == 0, scored.stderr
+    scored = inside("evaluate", "--checkpoint", path, "--hidden_dim", "32", "--num_rules", "4", "--json")
+    assert scored.status == 0, scored.stderr
     assert json.loads(scored.stdout).keys() >= EVALUATE_KEYS
-    wrong = call(home, "evaluate", path, "--num_rules", "16")
-    assert wrong.returncode == 2
+    wrong = inside("evaluate", path, "--num_rules", "16")
+    assert wrong.status == 2
     assert "num_rules = 4, not 16" in wrong.stderr
 
 
@@ -144,7 +151,7 @@ def test_train_prints_its_object(home: Path) -> None:
     assert first["curve"] == second["curve"]
 
 
-def test_a_loss_that_is_no_number_ends_the_training(home: Path) -> None:
+def test_a_loss_that_is_no_number_ends_the_training(inside: Callable[..., Called], home: Path) -> None:
     """With what to do about it, and without a checkpoint."""
     small = (
         "--num-stories",
@@ -160,23 +167,23 @@ def test_a_loss_that_is_no_number_ends_the_training(home: Path) -> None:
         "--checkpoint",
         "nan.safetensors",
     )
-    done = call(home, "train", *small)
-    assert done.returncode == 2
+    done = inside("train", *small)
+    assert done.status == 2
     assert "try a lower --lr than 1e+06" in done.stderr
     assert not (home / "nan.safetensors").exists()
 
 
-def test_a_verdict_is_told_again_by_diagnose(home: Path) -> None:
+def test_a_verdict_is_told_again_by_diagnose(inside: Callable[..., Called], home: Path) -> None:
     """Of the trial that it ended, with what to do about it; and it is told that baselines are all there is."""
-    few = call(home, "search", "plateau", "--num-stories", "30", "--trials", "3", "--epochs", "1", "--no-confirm")
+    few = inside("search", "plateau", "--num-stories", "30", "--trials", "3", "--epochs", "1", "--no-confirm")
     assert "3 trials are all for the 3 baselines" in few.stderr
     assert few.stdout.splitlines()[-1].startswith("next: tuner diagnose plateau@synthetic-30")
     (home / "hot.toml").write_text((home / "tiny.toml").read_text().replace("1e-2", "1e6") + EXPLODING)
-    assert call(home, "search", "hot.toml", "--epochs", "4", "--no-confirm").returncode == 0
-    verdicts = call(home, "status", "hot").stdout
+    assert inside("search", "hot.toml", "--epochs", "4", "--no-confirm").status == 0
+    verdicts = inside("status", "hot").stdout
     number = re.search(r"^trial (\d+) exploded in epoch (\d+): (.*)$", verdicts, re.M)
     assert number is not None, verdicts
-    told = call(home, "diagnose", f"hot:{number[1]}").stdout
+    told = inside("diagnose", f"hot:{number[1]}").stdout
     assert f"exploded in epoch {number[2]}: {number[3]}" in told
     assert "a lower learning rate" in told
 
@@ -492,6 +499,7 @@ def test_the_stock_dashboard_opens_the_storage(home: Path) -> None:
         process.wait(timeout=30)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     """And `--help` ends with status 0 and names every command."""
     assert tuner.cli.main(["--help"]) == 0
@@ -522,21 +530,21 @@ def test_a_checkpoint_parses_and_generates(home: Path) -> None:
     assert b"line 2 of standard input is not UTF-8" in torn.stderr
 
 
-def test_data_are_described(home: Path) -> None:
+def test_data_are_described(inside: Callable[..., Called]) -> None:
     """As a table and as an object."""
-    described = json.loads(call(home, "data", "describe", "synthetic", "--num-stories", "120", "--json").stdout)
+    described = json.loads(inside("data", "describe", "synthetic", "--num-stories", "120", "--json").stdout)
     assert described["columns"].keys() == {"100", "all"}
     assert described["columns"]["all"]["stories"] == 120
-    assert "type / has_property / verbs" in call(home, "data", "describe", "synthetic", "--num-stories", "30").stdout
-    wrong = call(home, "data", "describe", "none.jsonl")
-    assert wrong.returncode == 2
+    assert "type / has_property / verbs" in inside("data", "describe", "synthetic", "--num-stories", "30").stdout
+    wrong = inside("data", "describe", "none.jsonl")
+    assert wrong.status == 2
     assert "no data file" in wrong.stderr
 
 
-def test_the_hub_is_asked_for_a_number_of_stories(home: Path) -> None:
+def test_the_hub_is_asked_for_a_number_of_stories(inside: Callable[..., Called]) -> None:
     """Two million stories are not parsed by accident."""
-    wrong = call(home, "data", "describe", "tinystories")
-    assert wrong.returncode == 2
+    wrong = inside("data", "describe", "tinystories")
+    assert wrong.status == 2
     assert "--num-stories" in wrong.stderr
 
 

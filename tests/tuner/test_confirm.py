@@ -27,7 +27,7 @@ from tuner.errors import SearchError, StudyError, TunerError
 from tuner.preparation import again
 from tuner.storage import DEFAULT_URL, open_storage
 from tuner.study import find_study
-from tuner.summary import _audit_line, audit, finding, summarise
+from tuner.summary import audit, audit_line, finding, summarise
 from tuner.tables import RunTable
 from tuner.winner import best_of, leaders, standing, told
 
@@ -528,5 +528,5 @@ def test_the_audit_counts_stops_that_would_have_cost_a_good_trial() -> None:
         study.add_trial(create_trial(value=value, params={"lr": 1e-3}, distributions={"lr": SPACE}, user_attrs=notes))
     found = audit(study.get_trials())
     assert (found["stops"], found["wrong"]) == (13, 2)
-    assert "too few to tell" in _audit_line(found)
-    assert "stopping is wrong in 3 to 18 % of cases" in _audit_line({"stops": 40, "wrong": 3, "low": 0.0258, "high": 0.1789})
+    assert "too few to tell" in audit_line(found)
+    assert "stopping is wrong in 3 to 18 % of cases" in audit_line({"stops": 40, "wrong": 3, "low": 0.0258, "high": 0.1789})

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import re
+import sys
 import threading
 import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
 from optuna.trial import TrialState
+from rich.console import Console
 
 from model.config import ModelShape, settings_from
 from model.corpus import load_corpus
+from model.devices import held_by_others
 from model.errors import DeviceError
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
-from tuner.errors import SearchError
+from tuner.errors import SearchError, TunerError
 from tuner.forecast import forecast, told
 from tuner.inspection import diagnose
+from tuner.job import dry_run
 from tuner.observer import Observer
+from tuner.preparation import SearchRequest
 from tuner.saving import SavingTrainer
 from tuner.slots import Running
 from tuner.storage import open_storage
@@ -466,3 +474,129 @@ def test_a_forecast_counts_what_confirms_the_best() -> None:
     found = forecast(ScriptedTrainer, plain(budget={"trials": 8, "epochs": 3}, baselines=notes, confirm={"top": 3, "seeds": 2}), 4)
     assert found["confirmation"] == {"runs": 8, "epochs": 24, "seconds_at_most": 24 * 10 // 4}
     assert told(found)[2] == "then 8 runs, 24 epochs, to confirm the best beside the baselines: at most 0 h 1 min"
+
+
+def test_a_device_that_others_have_filled_costs_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search ends, says who holds its memory, and goes on when there is room."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 3, "epochs": 2})
+
+    class Full(ScriptedTrainer):
+        def resize(self, keep: Any, slots: int) -> None:
+            if slots:
+                raise MemoryError("no room for one")
+            super().resize(keep, slots)
+
+    monkeypatch.setattr("tuner.search.held_by_others", lambda device: 0.9)
+    with pytest.raises(SearchError, match="cpu has no room for a single trial: other programs hold 90 % of its memory"):
+        scripted(tmp_path, made, 2, Full, alone=True)
+    study, _, _ = scripted(tmp_path, made, 2)
+    assert [t.user_attrs["verdict"]["cause"] for t in study.get_trials()] == ["finished"] * 3
+
+
+def test_hundreds_of_trials_without_room_are_no_recursion(tmp_path: Path) -> None:
+    """Each ends, one after the other."""
+
+    class Full(ScriptedTrainer):
+        def resize(self, keep: Any, slots: int) -> None:
+            if slots:
+                raise MemoryError("no room for one")
+            super().resize(keep, slots)
+
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 300, "epochs": 2})
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 400)
+    try:
+        study, _, _ = scripted(tmp_path, made, 2, Full)
+    finally:
+        sys.setrecursionlimit(before)
+    assert {t.user_attrs["verdict"]["cause"] for t in study.get_trials()} == {"out_of_memory"}
+
+
+def test_what_others_hold_of_a_gpu_is_what_is_neither_free_nor_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU does not say."""
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10, 100))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 30)
+    assert held_by_others(torch.device("cuda")) == pytest.approx(0.6)
+    assert held_by_others(torch.device("cpu")) == 0.0
+
+
+class Cramped(ScriptedTrainer):
+    """Two cannot be trained, and having given both back there is no room for one, at first."""
+
+    refused = False
+
+    def train_epoch(self) -> list[Step | None]:
+        """One at a time."""
+        if len(self.slots) > 1:
+            raise MemoryError("no room for two")
+        return super().train_epoch()
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """Somebody else was faster, once."""
+        if not self.slots and slots == 1 and not self.refused:
+            self.refused = True
+            raise MemoryError("no room for one")
+        super().resize(keep, slots)
+
+
+def test_after_an_array_has_lost_all_its_room_the_next_trial_is_not_blamed(tmp_path: Path) -> None:
+    """The one that was left ends without room; the other goes on in slots that are made anew."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 3, "epochs": 3})
+    study, _, curves = scripted(tmp_path, made, 2, Cramped)
+    assert [t.user_attrs["verdict"]["cause"] for t in study.get_trials()] == ["out_of_memory", "finished", "finished"]
+    assert [[point["epoch"] for point in curve] for curve in curves.read().values()] == [[1, 2, 3]] * 2
+
+
+class Faulty(ScriptedTrainer):
+    """Breaks off beside others in the marked trial's second epoch; alone that has no room."""
+
+    alive: ClassVar[weakref.WeakSet[ScriptedTrainer]] = weakref.WeakSet()
+    beside: ClassVar[list[int]] = []
+
+    def __init__(self, shape: ModelShape, slots: int) -> None:
+        super().__init__(shape, slots)
+        self.alive.add(self)
+
+    def train_epoch(self) -> list[Step | None]:
+        """As long as it goes."""
+        if marked(self, 2) and len(self.slots) > 1:
+            raise ValueError("somebody is to blame")
+        if len(self.slots) == 1 and any(slot is not None and slot.epoch == 1 for slot in self.slots):
+            self.beside.append(sum(len(other.slots) for other in self.alive if other is not self))
+        if marked(self, 2):
+            raise MemoryError("not even alone")
+        return super().train_epoch()
+
+
+def test_where_a_fault_is_looked_for_each_has_the_device_to_itself(tmp_path: Path) -> None:
+    """What was trained together has been given back by then; what has no room alone ends so, and the others go on."""
+    Faulty.beside.clear()
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[{"name": "bad", "lr": MARKED}], budget={"trials": 3, "epochs": 3})
+    study, _, curves = scripted(tmp_path, made, 3, Faulty, keep_trainers=False)
+    assert [t.user_attrs["verdict"]["cause"] for t in study.get_trials()] == ["out_of_memory", "finished", "finished"]
+    assert study.get_trials()[0].user_attrs["verdict"]["reason"].endswith("for this trial alone: not even alone")
+    assert [[point["epoch"] for point in curve] for curve in curves.read().values()][1:] == [[1, 2, 3]] * 2
+    assert Faulty.beside == [0, 0, 0]
+
+
+def test_who_could_not_be_saved_is_nobodys_peer(tmp_path: Path) -> None:
+    """It has failed, now as after a kill."""
+    made, pasts = plain(), list[Any]()
+
+    class Looking(Observer):
+        def epoch(self, search: Any) -> None:
+            pasts.append(search._past)
+
+    study, _, _ = scripted(tmp_path, made, 4, Unsaved, Looking())
+    (failed,) = [t.number for t in study.get_trials() if t.state == TrialState.FAIL]
+    assert failed not in pasts[-1].peers
+    assert failed in pasts[-1].over
+
+
+def test_a_forecast_without_room_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, status 1 or 2, no traceback."""
+    monkeypatch.setattr("tuner.job.forecast", Mock(side_effect=MemoryError("out of memory")))
+    made = plain(search={"lr": SPACE["lr"]}, fixed={"hidden_dim": 16}, enqueue=[])
+    request = SearchRequest(made, f"sqlite:///{tmp_path}/t.db", 4096, "cpu", None, False, tmp_path)
+    with pytest.raises(TunerError, match=r"cpu has no room for 4096 trials of this study at once \(out of memory\); try a smaller --width"):
+        dry_run(request, Console(file=io.StringIO()))

@@ -151,6 +151,7 @@ def test_a_foreign_page_can_neither_read_nor_change(open_to_us: Served) -> None:
     assert ask("GET", "/api/studies", Host="").status in (400, 403)
     assert ask("POST", "/api/studies", "{}", Origin="http://evil.example").status == 403
     assert ask("GET", "/api/studies", Origin="null").status == 403
+    assert ask("GET", "/api/studies", Origin="http://[").status == 403
     assert ask("DELETE", "/api/studies/1", Sec_Fetch_Site="cross-site").status == 403
     assert ask("GET", "/api/studies", Sec_Fetch_Site="same-site", Sec_Fetch_Mode="no-cors").status == 403
     assert open_to_us.reached == []

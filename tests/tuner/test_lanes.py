@@ -42,9 +42,11 @@ class Doing(ScriptedTrainer):
         return super().train_epoch()
 
 
-def spin(stopped: threading.Event | None = None) -> None:
-    """Never ends by itself; says when it is ended from outside."""
+def spin(stopped: threading.Event | None = None, began: threading.Event | None = None) -> None:
+    """Never ends by itself; says when it has begun and when it is ended from outside."""
     try:
+        if began is not None:
+            began.set()
         while True:
             pass
     finally:
@@ -103,10 +105,15 @@ def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPa
 
 def test_what_interrupts_the_search_ends_the_lanes() -> None:
     """No thread trains on when the program is asked to stop."""
-    stopped, before = threading.Event(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    stopped, began, before = threading.Event(), threading.Event(), signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt() -> None:
+        began.wait(60)
+        _thread.interrupt_main()
+
     try:
         with pytest.raises(KeyboardInterrupt):
-            advance_all([Job(0, Doing(lambda: spin(stopped)), 1, 600), Job(1, Doing(_thread.interrupt_main), 1, 600)])
+            advance_all([Job(0, Doing(lambda: spin(stopped, began)), 1, 600), Job(1, Doing(interrupt), 1, 600)])
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.is_set()
@@ -124,7 +131,7 @@ def test_a_lane_under_way_goes_on_behind_what_hangs_and_ends_when_it_is_left(mon
     with pytest.raises(TrainerHangs, match="did not come back"):
         hanging.result()
     assert len(after.result()) == 1
-    left = UnderWay([Job(0, Doing(lambda: (began.set(), spin(stopped))), 1, 600)], apart=True)
+    left = UnderWay([Job(0, Doing(lambda: spin(stopped, began)), 1, 600)], apart=True)
     left.begin()
     assert began.wait(60)
     monkeypatch.setattr(lanes, "LEAVE_SECONDS", 60.0)
@@ -292,7 +299,20 @@ def test_real_models_in_lanes_train_as_alone() -> None:
             assert all(torch.equal(a, b) for a, b in zip(one.snapshot(slot).rows, other.snapshot(slot).rows, strict=True))
 
 
-def test_a_gpu_has_one_lane_and_a_cpu_one_for_each_core() -> None:
+def test_a_gpu_has_one_lane_and_a_cpu_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four at most."""
     assert lanes_of("cuda") == 1
-    assert lanes_of("cpu") == min(4, torch.get_num_threads())
+    for cores, many in {1: 1, 2: 2, 16: 4}.items():
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert lanes_of("cpu") == many
+
+
+def test_who_has_ended_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another thread's by then, which would be ended for it."""
+    ends = UnderWay([Job(0, Doing(int), 1, 60)], apart=True)
+    ends.begin()
+    assert len(ends.attempts()[0].result()) == 1
+    told = list[object]()
+    monkeypatch.setattr(lanes, "_raise_in", lambda *what: told.append(what))
+    ends.tell()
+    assert told == []

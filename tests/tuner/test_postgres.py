@@ -17,6 +17,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 
 from tests.kills import COUNTING, outcome, search, started
 from tests.postgres import PASSWORD, Server, serving
+from tests.vehicle import light
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
 from tuner.storage import Patience, open_storage, shown
@@ -155,8 +156,8 @@ def test_a_search_goes_on_when_the_server_comes_back(tmp_path: Path, server: Ser
 def test_a_search_that_waits_for_its_server_leaves_when_asked(tmp_path: Path, server: Server) -> None:
     """SIGTERM while the server is away: a snapshot, and out with the usual status; it goes on from there."""
     environment = {**os.environ, "TUNER_STORAGE": server.create(next(names))}
-    options = ["--num-stories", "30", "--epochs", "12", "--trials", "4", "--width", "4", "--no-confirm"]
-    command = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+    options = ["--num-stories", "30", "--epochs", "5", "--trials", "4", "--width", "4", "--no-confirm"]
+    command = [sys.executable, "-c", COUNTING, "search", light(tmp_path), *options]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     assert process.stderr is not None
     epochs = 0

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tuner.errors import DefinitionError
 from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule, StartRule
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
 from tuner.verdict import Verdict
@@ -234,3 +235,15 @@ def test_the_pruners_work_in_a_plain_study() -> None:
         best = max(study.trials, key=lambda trial: trial.params["top"] if trial.number != 5 else 0.0)
         assert best.state.name == "COMPLETE"
         assert len(study.trials[5].intermediate_values) <= 4
+
+
+def test_a_pruner_that_could_judge_nothing_is_refused() -> None:
+    """When it is made, not in the middle of a study."""
+    for make, why in (
+        (lambda: PlateauPruner(30, window=1), "window = 1 is not allowed; allowed: whole numbers from 3 on"),
+        (lambda: HalvingPruner(0), "epochs = 0 is not allowed"),
+        (FirstOf, "takes one or more pruners for trials of one length, not for none"),
+        (lambda: FirstOf(ExplosionPruner(10), PlateauPruner(30)), r"not for \[10, 30\]"),
+    ):
+        with pytest.raises(DefinitionError, match=why):
+            make()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -24,32 +28,48 @@ def trials_of(url: str) -> list[FrozenTrial]:
     return find_study(open_storage(url), "quick").get_trials()
 
 
+@contextlib.contextmanager
+def ended_in_the_end(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the `with`."""
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
     """Two workers on two nodes; the node of one is removed when both train: all trials end elsewhere, each exactly once."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "wait": False})
     try:
-        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        nodes = [cluster.add_node(num_cpus=1, wait=False) for _ in range(2)]
+        cluster.wait_for_nodes(timeout=120)
         url = f"sqlite:///{tmp_path}/tuner.db"
         options = ["--num-stories", "30", "--trials", "8", "--epochs", "8", "--width", "2", "--no-confirm", "--storage", url]
-        command = [sys.executable, "-c", COUNTING, "search", "quick", *options]
-        search = subprocess.Popen(
+        command = [sys.executable, "-c", COUNTING, "search", "quick", *options]  # whose baselines keep both at it
+        with ended_in_the_end(
             [*command, "--workers", "2", "--engine", "ray", "--address", cluster.address], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
-        assert search.stderr is not None
-        said = []
-        for line in search.stderr:
-            said.append(line)
-            if line.startswith("4 trials running"):
-                break
-        owners = {t.user_attrs["owner"]["pid"] for t in trials_of(url) if "owner" in t.user_attrs}
-        cluster.remove_node(nodes[0], allow_graceful=False)
-        cluster.add_node(num_cpus=1)
-        said += search.stderr.readlines()
-        assert search.wait() == 0, "".join(said)
+        ) as search:
+            assert search.stderr is not None
+            said = []
+            for line in search.stderr:
+                said.append(line)
+                if line.startswith("4 trials running"):
+                    break
+            else:
+                pytest.fail(f"both never trained at once: {''.join(said)}")
+            owners = {t.user_attrs["owner"]["pid"] for t in trials_of(url) if "owner" in t.user_attrs}
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            cluster.add_node(num_cpus=1, wait=False)
+            said += search.stderr.readlines()
+            assert search.wait() == 0, "".join(said)
     finally:
         cluster.shutdown()
+    assert re.search(r"trial \d+ finished: ", "".join(said)), "as it happens"
+    assert list(tmp_path.glob("runs/artifacts/*")), "the workers run in folders of Ray's"
     trials = [t for t in trials_of(url) if t.state != TrialState.WAITING]
     assert len(owners) == 2
     assert len(trials) == 8

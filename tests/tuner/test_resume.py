@@ -13,29 +13,33 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 import tuner.snapshots
+from benchmarks.scaling import Endless
 from model.corpus import load_corpus
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
 from tests.tuner.test_failures import SPACE, Crowded, Listener, Raises, Small, plain
 from tests.tuner.test_lanes import START
 from tests.tuner.test_search import definition
+from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder
 from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
 from tuner.definition import validated
 from tuner.errors import SnapshotError
+from tuner.intake import Intake
 from tuner.job import run_search
 from tuner.observer import Observer, Several, Watched
-from tuner.ownership import OWNER
+from tuner.ownership import OWNER, owner
 from tuner.seam import Held
 from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
 from tuner.storage import open_storage
@@ -81,7 +85,7 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
 def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
     """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
-    run = [sys.executable, "-c", COUNTING, "search", "quick", *options]
+    run = [sys.executable, "-c", COUNTING, "search", light(tmp_path), *options]
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would not matter
     process = subprocess.Popen(run, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGHUP, before)
@@ -100,7 +104,7 @@ def test_a_signal_that_comes_in_a_finaliser_ends_it_too() -> None:
     code = (
         "import signal, threading; from tuner.cli import _Signals; s = _Signals()\n"
         "class Last:\n    def __del__(self):\n        signal.raise_signal(signal.SIGTERM)\n"
-        "try:\n    Last()\n    Last()\n    threading.Event().wait()\nfinally:\n    print('left')"
+        "try:\n    Last()\n    Last()\n    threading.Event().wait()\nfinally:\n    print('left', flush=True)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (143, "left\n", "")
@@ -305,7 +309,8 @@ def test_states_of_another_study_of_the_name_do_not_crowd_out_new_ones(tmp_path:
 
 @pytest.fixture
 def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each state is written, and waited for: how many there are to lose does not depend on the disk."""
+    """Each state is written, and waited for: how many there are to lose does not depend on the disk, which need not have got them."""
+    monkeypatch.setattr("model.files.os.fsync", lambda _: None)
     monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
     monkeypatch.setattr(tuner.snapshots, "KEEP_SHARE", float("inf"))
     monkeypatch.setattr(Seat, "writing", False)
@@ -539,3 +544,44 @@ def test_what_was_taken_from_us_is_not_written_to_any_more(tmp_path: Path) -> No
 def ending(trial: FrozenTrial) -> tuple[object, ...]:
     """What must be the same."""
     return trial.number, trial.params, trial.state, trial.values, trial.user_attrs["verdict"], trial.intermediate_values
+
+
+def test_states_are_in_the_order_of_their_epochs_beyond_a_million(tmp_path: Path) -> None:
+    """Their names have more digits then."""
+    seat = Seat(tmp_path)
+    for epoch in (999_998, 999_999, 1_000_000, 1_000_001):
+        seat.write(SearchState("new", epoch, (), ()))
+        seat.wait()
+    newest = seat.newest("new")
+    assert newest is not None
+    assert newest.epoch == 1_000_001
+    assert sorted(path.name for path in tmp_path.glob("seat-0/*.safetensors")) == ["1000000.safetensors", "1000001.safetensors"]
+    seat.close()
+
+
+def test_what_another_took_up_meanwhile_is_left_to_him(tmp_path: Path) -> None:
+    """Between who looks for what the dead have left, and who has looked into their snapshots, which takes long."""
+    url, made = f"sqlite:///{tmp_path}/t.db", definition(budget={"trials": 1, "epochs": 3}, baselines=[])
+    here, there = (BufferedStorage(open_storage(url)) for _ in range(2))
+    study = open_study(here, made, load_corpus("synthetic", 30, 1))
+    dead = {"host": socket.gethostname(), "pid": 1, "started": "0", "seat": 7, "seen": 0.0}
+    plain_storage = open_storage(url)  # with which nobody owns anything
+    optuna.load_study(study_name=study.study_name, storage=plain_storage).add_trial(
+        create_trial(state=TrialState.RUNNING, user_attrs={OWNER: dead})
+    )
+    other = optuna.load_study(study_name=study.study_name, storage=there)
+    seat, elsewhere = Seat(tmp_path / "snapshots"), {**owner(3), "host": "elsewhere"}
+    look = seat.left_behind
+
+    def slowly(*asked: Any) -> Any:
+        (trial,) = other.get_trials()
+        assert there.take_over(trial, OWNER, elsewhere)
+        return look(*asked)
+
+    seat.left_behind = slowly  # type: ignore[method-assign]
+    intake = Intake(study, here, made, seat, "cpu", steps=1, room=Endless())
+    assert intake.next() is None
+    (trial,) = other.get_trials()
+    assert trial.user_attrs[OWNER] == elsewhere
+    assert not here.owns(trial._trial_id)
+    seat.close()

@@ -190,7 +190,7 @@ def test_a_new_study_of_the_same_name_learns_from_the_one_before(tmp_path: Path)
     run_search(request(tmp_path, made, confirm=False), quiet())
     found = run_search(request(tmp_path, made, confirm=False, fresh=True, warm_start="tiny"), quiet())
     study = find_study(open_storage(request(tmp_path, made).storage), found.summary["study"])
-    assert study.user_attrs["warm_start"] == {"study": "tiny@synthetic-30", "trials": [0, 1]}
+    assert study.user_attrs["warm_start"].items() >= {"study": "tiny@synthetic-30", "trials": [0, 1]}.items()
     assert [trial.number for trial in remembered(study)] == [-2, -1]
     more = definition(budget={"trials": 3, "epochs": 1})
     again = run_search(request(tmp_path, more, confirm=False, warm_start="tiny"), quiet())
@@ -264,3 +264,18 @@ def test_no_more_is_asked_for_than_there_is_room(tmp_path: Path) -> None:
 
     scripted(tmp_path, definition(baselines=[], budget={"trials": 20, "epochs": 2}), 4, observer=Counting())
     assert max(ahead) <= 4
+
+
+def test_what_learnt_from_a_study_that_is_gone_says_so(tmp_path: Path) -> None:
+    """Also where another of its name has been begun since."""
+    plain = {"search": {"lr": {"low": 1e-4, "high": 4e-3}}, "baselines": [], "pruning": {}}
+    first = definition(**plain, name="earlier", budget={"trials": 4, "epochs": 1})
+    study, _, _ = scripted(tmp_path, first, 2)
+    more = definition(**plain, name="warm", budget={"trials": 4, "epochs": 1})
+    warm, _, _ = scripted(tmp_path, definition(**plain, name="warm", budget={"trials": 2, "epochs": 1}), 2, warm_start="earlier")
+    optuna.delete_study(study_name=study.study_name, storage=warm._storage)
+    with pytest.raises(StudyError, match="learns from earlier@synthetic-30, which has been deleted; begin anew with --fresh"):
+        scripted(tmp_path, more, 2)
+    scripted(tmp_path, first, 2)
+    with pytest.raises(StudyError, match="that has been deleted, not from this one"):
+        scripted(tmp_path, more, 2)

@@ -1,15 +1,22 @@
 """Storages: write-ahead SQLite, the table of curves, and errors that hide passwords."""
 
+import fcntl
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from sqlalchemy import event
 
+from model.corpus import load_corpus
+from tests.tuner.test_search import definition
+from tuner import study
 from tuner.buffer import BufferedStorage
-from tuner.errors import StorageError
+from tuner.errors import StorageAway, StorageError, StudyError
 from tuner.storage import Patience, open_storage, shown
+from tuner.study import find_study, gone_on_with, open_study
 from tuner.tables import CurveTable
 
 
@@ -46,7 +53,8 @@ def test_curves_are_kept_by_trial_and_epoch_and_a_repeated_epoch_replaces(url: s
         ("nonsense", "cannot be read"),
         ("sqlite:////proc/none/tuner.db", "cannot be opened"),
         ("sqlite://", "needs a file"),
-        ("nodb://user:secret@host/name", "cannot be opened"),
+        ("nodb://user:secret@host/name", "cannot be opened; allowed: sqlite"),
+        ("mysql+pymysql://user:secret@host/name", "a storage of 'mysql' cannot be opened; allowed: sqlite"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/name", "cannot be opened"),
     ],
 )
@@ -108,3 +116,62 @@ def test_a_storage_whose_disk_is_full_is_waited_for_and_nothing_is_lost(url: str
     (found,) = optuna.load_study(study_name=study.study_name, storage=open_storage(url)).get_trials()
     assert (found.value, found.intermediate_values, len(found.user_attrs["long"])) == (0.25, {1: 0.5}, 100_000)
     assert curves.read() == {0: [{"epoch": 1, "loss": 1.0}]}
+
+
+def test_curves_are_waited_for_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that restarts while they are read; who has no patience is told at once."""
+    storage = open_storage(url)
+    study_id = optuna.create_study(storage=storage)._study_id
+    table, tries, read = CurveTable(storage, study_id, Patience()), list[int](), CurveTable._read
+
+    def away(self: CurveTable, trial: int | None) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("the server is starting"))
+        return read(self, trial)
+
+    monkeypatch.setattr(CurveTable, "_read", away)
+    assert table.read() == {}
+    assert len(tries) == 2
+    tries.clear()
+    with pytest.raises(StorageAway, match="the server is starting"):
+        CurveTable(storage, study_id).read()
+
+
+def test_studies_of_a_name_are_told_apart_when_some_were_deleted(url: str) -> None:
+    """Each command takes the one that was begun last, and none of them begins a second of its name."""
+    storage, made, corpus = BufferedStorage(open_storage(url)), definition(), load_corpus("synthetic", 30, 1)
+    names = [open_study(storage, made, corpus, fresh=True).study_name for _ in range(3)]
+    assert names == ["tiny@synthetic-30", "tiny@synthetic-30.2", "tiny@synthetic-30.3"]
+    optuna.delete_study(study_name=names[0], storage=storage)
+    assert open_study(storage, made, corpus).study_name == find_study(storage, "tiny").study_name == names[2]
+    optuna.delete_study(study_name=names[1], storage=storage)
+    assert open_study(storage, made, corpus).study_name == names[2]
+    assert open_study(storage, made, corpus, fresh=True).study_name == "tiny@synthetic-30.4"
+    assert gone_on_with(storage, "tiny@synthetic-30.4")[1] == "tiny"
+    with pytest.raises(StudyError, match=r"only tiny@synthetic-30.4 can be gone on with"):
+        gone_on_with(storage, names[2])
+
+
+def test_a_study_is_set_up_by_one_process_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that begin it at once: the second waits, and finds it made."""
+    storage, made, corpus = BufferedStorage(open_storage(url)), definition(), load_corpus("synthetic", 30, 1)
+    set_up, locked = study._set_up, list[bool]()
+
+    def noted(begun: optuna.Study, *rest: Any) -> None:
+        with open(f"{url.removeprefix('sqlite:///')}.asking") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked.append(True)
+        set_up(begun, *rest)
+
+    monkeypatch.setattr(study, "_set_up", noted)
+    marks = {open_study(storage, made, corpus).user_attrs["mark"] for _ in range(2)}
+    assert (locked, len(marks)) == ([True], 1)
+
+
+def test_a_package_that_is_not_installed_has_no_version() -> None:
+    """As this project itself, where it is a folder only."""
+    assert study.installed("pytest")
+    assert study.installed("no-such-package") == "not installed"

@@ -19,15 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import TrialState, create_trial
 from optuna_dashboard import save_note
 from optuna_dashboard._note import get_note
-from playwright.sync_api import expect
 
+from model.checkpoint import load_checkpoint
 from model.config import Hyperparameters, ModelShape, flat_settings
 from tests.browser import browser
 from tests.kills import COUNTING
 from tests.tuner.test_workers import run, study_in, until
+from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder
 from tuner.buffer import BufferedStorage
 from tuner.charts import PARTS, Figure, charts, losses
@@ -35,20 +37,22 @@ from tuner.choice import settings_toml
 from tuner.display import Display
 from tuner.ownership import owner
 from tuner.pictures import png, svg
-from tuner.report import render
+from tuner.report import cost, render
 from tuner.storage import open_storage
 from tuner.study import find_study
+from tuner.summary import audit
 from tuner.tables import CurveTable
 from tuner.views import StudyView, view
 from tuner.watch import lines
 
-SEARCH = ("search", "quick", "--num-stories", "30", "--trials", "12", "--epochs", "8", "--width", "6")
+SEARCH = ("search", "quick.toml", "--num-stories", "30", "--trials", "12", "--epochs", "8", "--width", "6")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small study, searched once."""
     folder = tmp_path_factory.mktemp("views")
+    light(folder, seeds=2)
     done = run(folder, *SEARCH)
     assert done.returncode == 0, done.stderr
     return folder
@@ -160,10 +164,9 @@ def test_what_the_loss_is_made_of_has_the_weights_that_were_trained_with(seen: S
     assert {series.name: series.y[0] for series in chart.series} == {n: w / sum(weights.values()) for n, w in weights.items()}
 
 
-def test_what_somebody_wrote_into_the_note_stays(tmp_path: Path) -> None:
+def test_what_somebody_wrote_into_the_note_stays(home: Path, tmp_path: Path) -> None:
     """Our own note is written anew as the study grows."""
-    done = run(tmp_path, *SEARCH[:-6], "--trials", "4", "--epochs", "1", "--no-confirm")
-    assert done.returncode == 0, done.stderr
+    shutil.copytree(home / "runs", tmp_path / "runs")
     study, storage = study_in(tmp_path), open_storage(f"sqlite:///{tmp_path}/runs/tuner.db")
     artifacts = Artifacts(Folder(tmp_path / "artifacts"), study.user_attrs["mark"])
 
@@ -229,6 +232,7 @@ def test_the_search_leaves_a_note_charts_and_pictures(home: Path) -> None:
 def searching(tmp_path: Path) -> Iterator[Path]:
     """A folder in which a search is running and has ended some trials, which it publishes at once."""
     code = f"from tuner import publish; publish.LEAST_SECONDS, publish.SHARE = 0.0, float('inf')\n{COUNTING}"
+    light(tmp_path)
     command = [sys.executable, "-c", code, *SEARCH, "--trials", "100000"]
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -265,7 +269,7 @@ def test_the_dashboard_shows_a_running_search_in_a_browser(searching: Path) -> N
                 page.locator(f"text={words} >> visible=true").first.wait_for()
             for words in ("Accuracy by component", "Learning rate and result", "Where the epochs went", "What the loss is made of"):
                 page.locator(f"text={words} >> visible=true").first.wait_for()
-            expect(page.get_by_text("component accuracy (share)").first).to_be_visible()
+            page.get_by_text("component accuracy (share)").first.wait_for()
             seen.picture("study")
             page.goto(f"{address}/dashboard/studies/1/note")
             page.get_by_text("always giving the most frequent answer comes to").first.wait_for()
@@ -319,3 +323,47 @@ def test_the_doctor_says_what_is_here_and_what_is_missing(home: Path, tmp_path: 
     bad = run(tmp_path, "doctor", "--storage", f"sqlite:///{tmp_path}/no.db")
     assert bad.returncode == 1
     assert "!!  storage" in bad.stdout
+
+
+def test_what_trials_cost_and_how_often_stopping_was_wrong_is_in_the_report(seen: StudyView) -> None:
+    """Seconds by how the trials ended, those of a GPU as such; the audit where there was one, in the note too."""
+    costs = dict(cost(seen))
+    finished = [t for t in seen.trials if t.cause == "finished"]
+    assert costs["seconds of trials finished"] == f"{sum(t.seconds for t in finished):,.1f}"
+    on_gpu = dataclasses.replace(seen, trials=tuple(dataclasses.replace(t, device="cuda:0") for t in finished))
+    assert dict(cost(on_gpu))["GPU-seconds of trials finished"] == costs["seconds of trials finished"]
+    audited = dataclasses.replace(seen, summary={**seen.summary, "audit": {"stops": 40, "wrong": 2, "low": 0.01, "high": 0.17}})
+    for kind in ("html", "md"):
+        assert "stopping is wrong in 1 to 17 % of cases" in render(audited, kind)
+        assert "not carried out" not in render(dataclasses.replace(seen, summary={**seen.summary, "audit": audit([])}), kind)
+
+
+def test_a_report_is_written_whatever_the_locale(home: Path) -> None:
+    """It says itself that it is UTF-8."""
+    bare = {**os.environ, "LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "tuner", "report", "quick", "-o", "plain.html"]
+    done = subprocess.run(command, cwd=home, env=bare, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\N{EN DASH}" in (home / "plain.html").read_text(encoding="utf-8")
+
+
+def test_the_best_as_a_file_is_a_preset(home: Path) -> None:
+    """`tuner best --format toml` into a file, and that to `tuner train`; a file that is none is refused."""
+    written = run(home, "best", "quick", "--format", "toml").stdout
+    (home / "best.toml").write_text(written)
+    trained = run(home, "train", "--preset", "best.toml", "--num-stories", "30", "--epochs", "1", "--checkpoint", "best.safetensors")
+    assert trained.returncode == 0, trained.stderr
+    assert "left out as repeats of train" in trained.stdout
+    assert re.search(r"always the most frequent answer comes to [\d.]+ %, and [\d.]+ % can be had without copying", trained.stdout)
+    header = load_checkpoint(home / "best.safetensors", torch.device("cpu")).header
+    assert header["settings"] == {**header["settings"], **tomllib.loads(written)["settings"]}
+    for text, why in {
+        "epochs = 3": "'settings'",
+        "epochs = 0\n[settings]": "no whole number from 1 on",
+        "epochs = 1\nlr = 2\n[settings]": "lr is not known",
+        "epochs =": "Invalid value",
+    }.items():
+        (home / "none.toml").write_text(text)
+        refused = run(home, "train", "--preset", "none.toml")
+        assert (refused.returncode, why in refused.stderr) == (2, True), refused.stderr
+    assert "cannot be read (No such file" in run(home, "train", "--preset", "nowhere.toml").stderr

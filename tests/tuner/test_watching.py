@@ -1,5 +1,6 @@
 """A search that is watched by machines: figures for Prometheus, a pulse, events as lines of JSON."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,13 +13,14 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 import tuner.watch
 from tests.tuner.scripted import scripted
 from tests.tuner.test_search import definition, quiet, request
+from tuner import preparation
 from tuner.definition import StudyDefinition
 from tuner.errors import StorageAway, TunerError
 from tuner.events import JsonEvents, json_console
@@ -26,7 +28,13 @@ from tuner.health import LEAST_SECONDS, Pulse, health
 from tuner.job import run_search
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several, Watched
-from tuner.storage import PATIENCE_SECONDS
+from tuner.progress import Elsewhere
+from tuner.slots import Running
+from tuner.storage import PATIENCE_SECONDS, open_storage
+from tuner.study import find_study
+from tuner.verdict import Verdict
+from tuner.views import view
+from tuner.watch import Rates, shown_at
 
 
 def plain(**changes: Any) -> StudyDefinition:
@@ -210,3 +218,88 @@ def test_all_that_a_search_says_is_json_if_asked(tmp_path: Path) -> None:
     quietly = io.StringIO()
     run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 1}), events=quietly, words=-1, confirm=False), quiet())
     assert quietly.getvalue() == ""
+
+
+def test_what_others_train_is_said_as_it_happens(tmp_path: Path) -> None:
+    """How many run, and each verdict once; what had ended before is not news."""
+    study, _, _ = scripted(tmp_path, plain(budget={"trials": 3, "epochs": 2}), 2)
+    said, beats = list[str](), list[int]()
+
+    class Beaten(Observer):
+        def waited(self) -> None:
+            beats.append(1)
+
+    look = Elsewhere(study, said.append, Beaten())
+    look()
+    look()
+    assert said == ["0 trials running, 3 ended"]
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    verdict = {"cause": "plateaued", "epoch": 2, "reason": "no progress", "evidence": {}}
+    study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"verdict": verdict}))
+    look()
+    assert said[1:] == ["trial 4 plateaued: no progress", "1 trials running, 4 ended"]
+    assert len(beats) == 2, "once for what there was, once for what has changed"
+
+
+def test_how_fast_a_study_goes_is_told_from_what_changes(tmp_path: Path) -> None:
+    """From the second look on; what is left is counted as long as what has ended."""
+    study, _, curves = scripted(tmp_path, plain(budget={"trials": 4, "epochs": 3}, pruning={}), 2)
+    done, now = view(study, curves, "here"), [100.0]
+    rates = Rates(lambda: now[0])
+    budget = done.definition.changed(budget_trials=8)
+    first = dataclasses.replace(done, definition=budget, trials=done.trials[:1], summary={**done.summary, "epochs_run": 3})
+    assert rates.said(first) == ""
+    now[0] += 30.0
+    assert rates.said(first) == ""
+    later = dataclasses.replace(first, trials=done.trials, summary={**done.summary, "epochs_run": 12})
+    said = rates.said(later)
+    assert said == "6.0 trials a minute, 0.3 epochs a second; about 40 s left"
+    console = Console(file=io.StringIO(), width=120)
+    console.print(shown_at(later, 120, said))
+    assert said in console.file.getvalue()
+
+
+def test_reading_stories_is_progress_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take hours, and nothing hangs."""
+    path, bar = tmp_path / "pulse", list[tuple[int, int]]()
+    monkeypatch.setenv("TUNER_PULSE", str(path))
+    went_on = preparation._alive(lambda done, total: bar.append((done, total)))
+    path.unlink()
+    went_on(1, 2)
+    assert health(path, 0.0).well
+    assert path.is_file()
+    assert bar == [(1, 2)]
+
+
+def test_a_slot_of_a_trial_that_was_taken_over_is_free_again(tmp_path: Path) -> None:
+    """It never ends here; whoever begins next has the lowest number that is free all the same."""
+    said = io.StringIO()
+    events = JsonEvents("tiny@x", said)
+
+    class Robbed(Observer):
+        def started(self, running: Running) -> None:
+            events.started(running)
+
+        def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
+            events.left(running)
+
+    scripted(tmp_path, plain(budget={"trials": 9, "epochs": 2}, pruning={}), 2, observer=Several(Robbed()))
+    assert {json.loads(line)["slot"] for line in said.getvalue().splitlines()} == {0, 1}
+
+
+def test_who_takes_a_trial_over_is_told_of_with_its_slot(tmp_path: Path) -> None:
+    """Ended in the dashboard while it trains: told, and left."""
+    left, made = list[int](), plain(budget={"trials": 3, "epochs": 3}, pruning={})
+
+    class Interfering(Observer):
+        def epoch(self, search: Watched) -> None:
+            if search.epochs == 2:
+                url = f"sqlite:///{tmp_path}/tuner.db"
+                study = find_study(open_storage(url), "tiny")
+                study.tell(search.running[0].number, state=TrialState.FAIL)
+
+        def left(self, running: Running) -> None:
+            left.append(running.number)
+
+    scripted(tmp_path, made, 2, observer=Several(Interfering()))
+    assert left == [0]

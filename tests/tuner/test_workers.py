@@ -19,10 +19,14 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 
+from model.devices import devices_of_workers
 from model.errors import DeviceError
 from model.trainer import EpochRecord
-from tests.kills import COUNTING
-from tuner import preparation
+from tests.kills import HELD, HOLDING
+from tests.vehicle import light
+from tuner import crew, preparation
+from tuner.artifacts import Artifacts, Folder
+from tuner.crew import Crew
 from tuner.definition import load_definition, validated
 from tuner.job import run_search
 from tuner.ownership import SILENT_SECONDS, alive, gone, owner
@@ -32,16 +36,19 @@ from tuner.study import find_study
 from tuner.tables import CurveTable
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
-SEARCH = ("search", "quick", "--num-stories", "30", "--no-confirm", "--width", "2")
+SEARCH = ("search", "quick.toml", "--num-stories", "30", "--no-confirm", "--width", "2")
+"""Of the file that `run` and `begun` write."""
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command to its end."""
+    light(folder)
     return subprocess.run([TUNER, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def begun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """A command under way."""
+    light(folder)
     return subprocess.Popen([TUNER, *arguments], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
@@ -58,7 +65,8 @@ def study_in(folder: Path) -> optuna.Study:
 
 def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
     """Every trial once, by both, not one too many, and nothing is locked; both say what they do in the form that was asked for."""
-    done = run(tmp_path, *SEARCH, "--workers", "2", "--trials", "9", "--epochs", "6", "--log-format", "json")
+    words = ("search", "quick", *SEARCH[2:])  # whose baselines keep the first busy while the other begins
+    done = run(tmp_path, *words, "--workers", "2", "--trials", "9", "--epochs", "6", "--log-format", "json")
     assert done.returncode == 0, done.stderr
     assert "locked" not in done.stderr
     events = [json.loads(line) for line in done.stderr.splitlines()]
@@ -75,9 +83,10 @@ def test_two_workers_share_a_study_and_its_budget(tmp_path: Path) -> None:
 
 def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_path: Path) -> None:
     """At once, since the dead process was on this host; each exactly once."""
-    counting = [sys.executable, "-c", COUNTING, *SEARCH, "--trials", "4", "--epochs", "12"]
-    first = subprocess.Popen(counting, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    for _ in range(3):
+    light(tmp_path)
+    holding = [sys.executable, "-c", HOLDING, *SEARCH, "--trials", "4", "--epochs", "12"]
+    first = subprocess.Popen(holding, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for _ in range(HELD):
         until(first, "epoch of 2")
     other = begun(tmp_path, "worker", "quick", "--width", "2")
     until(other, "trial 3 starts")
@@ -99,8 +108,8 @@ def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_pat
 
 def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -> None:
     """With status 0: it was asked to."""
-    search = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
-    until(search, "trial 1 starts")
+    search = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300", "-v")
+    until(search, "epoch 1 of 300")
     asked = run(tmp_path, "stop", "quick")
     assert asked.returncode == 0, asked.stderr
     assert search.stderr is not None
@@ -144,9 +153,8 @@ def test_workers_of_a_search_end_with_it_however_it_ends(tmp_path: Path) -> None
     """Killed with kill -9 it can tell nobody: its worker sees it, leaves what it trains to whoever comes, and is gone."""
     search = begun(tmp_path, *SEARCH, "--workers", "2", "--trials", "8", "--epochs", "2000")
     assert search.stderr is not None
-    started = 0
-    while started < 4:
-        started += " starts" in search.stderr.readline()
+    for _ in range(4):
+        until(search, " starts")
     (worker,) = {t.user_attrs["owner"]["pid"] for t in study_in(tmp_path).get_trials() if "owner" in t.user_attrs} - {search.pid}
     watched = os.pidfd_open(worker)
     search.kill()
@@ -244,3 +252,77 @@ def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:
     assert found["seconds_at_most"] > 0
     assert found["epochs_at_most"] == 3 * found["trials"]
     assert not (tmp_path / "runs" / "tuner.db").exists()
+
+
+def test_each_gpu_of_a_machine_has_a_worker_unless_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `auto` alone; where there are more workers than GPUs they share them."""
+    assert devices_of_workers("auto", None) == ["auto"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert devices_of_workers("auto", None) == ["auto"], "a driver that this torch cannot use"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert devices_of_workers("auto", None) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices_of_workers("auto", 1) == ["cuda:0"]
+    assert devices_of_workers("auto", 4) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert devices_of_workers("cuda:1", None) == ["cuda:1"]
+    assert devices_of_workers("cpu", 2) == ["cpu", "cpu"]
+
+
+def test_while_workers_are_waited_for_the_search_is_shown_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table, its figures and its pulse are those of all."""
+    monkeypatch.setattr(crew, "POLL_SECONDS", 0.05)
+    waited, told = list[int](), list[str]()
+    url = f"sqlite:///{tmp_path}/none.db"  # there is no such study: the worker ends, some seconds later
+    with Crew("none", url, "a", ("cpu",), 1, threads=1, began=0.0, tell=told.append, meanwhile=lambda: waited.append(1)) as begun:
+        pass
+    assert len(waited) > 1
+    assert begun.failed
+    assert told == ["the worker on cpu ended with status 2; its trials went to the others"]
+
+
+def test_no_more_models_are_kept_than_asked_for_whoever_trained_them(tmp_path: Path) -> None:
+    """Asked for when the search is over already: what is too much goes, from the artifacts too."""
+    content = {"data": {"source": "synthetic", "stories": 30, "seed": 1}, "budget": {"trials": 5, "epochs": 1}, "pruning": {}}
+    made = validated({"name": "kept", "search": {"lr": {"low": 1e-3, "high": 4e-3}}, "fixed": {"hidden_dim": 16}, **content}, "the test")
+    base = preparation.SearchRequest(made, f"sqlite:///{tmp_path}/t.db", 2, "cpu", None, False, tmp_path, confirm=False)
+    said = Console(file=io.StringIO())
+    run_search(base, said)
+    assert len(list(tmp_path.glob("checkpoints/**/trial-*.safetensors"))) == 5
+    run_search(dataclasses.replace(base, keep=2), said)
+    left = sorted(tmp_path.glob("checkpoints/**/trial-*.safetensors"))
+    study = find_study(open_storage(base.storage), "kept")
+    best = sorted(study.get_trials(), key=lambda trial: -trial.value)[: max(2, made.confirm.top)]
+    assert {path.name for path in left} == {f"trial-{trial.number}.safetensors" for trial in best}
+    kept = Artifacts(Folder(tmp_path / "artifacts"), study.user_attrs["mark"])
+    numbers = {trial.number for trial in study.get_trials() if kept.get(f"trial-{trial.number}.safetensors", tmp_path / "got")}
+    assert numbers == {trial.number for trial in best}
+
+
+def test_a_model_that_cannot_be_removed_ends_no_search(tmp_path: Path) -> None:
+    """It is told of; the others go."""
+    content = {
+        "data": {"source": "synthetic", "stories": 30, "seed": 1},
+        "budget": {"trials": 3, "epochs": 1},
+        "pruning": {},
+        "confirm": {"top": 1},
+    }
+    made = validated({"name": "kept", "search": {"lr": {"low": 1e-3, "high": 4e-3}}, "fixed": {"hidden_dim": 16}, **content}, "the test")
+    base = preparation.SearchRequest(made, f"sqlite:///{tmp_path}/t.db", 2, "cpu", None, False, tmp_path, confirm=False)
+    run_search(base, Console(file=io.StringIO()))
+    study = find_study(open_storage(base.storage), "kept")
+    worst = min(study.get_trials(), key=lambda trial: trial.value)
+    Path(worst.user_attrs["checkpoint"]).unlink()
+    Path(worst.user_attrs["checkpoint"]).mkdir()
+    said = io.StringIO()
+    run_search(dataclasses.replace(base, keep=1), Console(file=said, width=300))
+    assert f"the model of trial {worst.number} could not be removed (" in said.getvalue()
+
+
+def test_a_worker_serves_its_own_figures(tmp_path: Path) -> None:
+    """Where it is asked to, as each pod of a job."""
+    assert run(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").returncode == 0
+    study = study_in(tmp_path)
+    definition = {**study.user_attrs["definition"]}
+    study.set_user_attr("definition", {**definition, "budget": {**definition["budget"], "trials": 3}})
+    done = run(tmp_path, "worker", "quick", "--metrics-port", "0", "--width", "1")
+    assert done.returncode == 0, done.stderr
+    assert "figures for Prometheus: http://127.0.0.1:" in done.stderr
