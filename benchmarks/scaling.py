@@ -50,6 +50,8 @@ DEFINITION = validated(
     "the benchmark",
 )
 STUDY, PROCESSES, REPORTS = "scaling@synthetic-30", 4, 10
+READY_SECONDS = 120.0
+"""Until all are ready, at most: then one of them has failed."""
 PROXY = (
     "import sys, optuna; from tuner.storage import open_storage;"
     "optuna.storages.run_grpc_proxy_server(open_storage(sys.argv[1]), host='127.0.0.1', port=int(sys.argv[2]))"
@@ -123,7 +125,7 @@ def process(target: str, seeds: list[int], all_ready: Any, seconds: float, resul
         all_ready.wait()
         began.append(time.time())
 
-    ready = threading.Barrier(len(seeds), action=begin)
+    ready = threading.Barrier(len(seeds), action=begin, timeout=READY_SECONDS)
     named = [(f"worker-{seed}", (target, seed, ready, seconds, notes)) for seed, notes in zip(seeds, asked, strict=True)]
     threads = [threading.Thread(target=work, name=name, args=arguments) for name, arguments in named]
     for thread in threads:
@@ -138,11 +140,11 @@ def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     shares = [list(range(first, workers, PROCESSES)) for first in range(min(PROCESSES, workers))]
-    all_ready = context.Barrier(len(shares))
+    all_ready = context.Barrier(len(shares), timeout=READY_SECONDS)
     processes = [context.Process(target=process, args=(target, share, all_ready, seconds, results)) for share in shares]
     for one in processes:
         one.start()
-    notes = [results.get() for _ in processes]
+    notes = [results.get(timeout=seconds + 3 * READY_SECONDS) for _ in processes]
     for one in processes:
         one.join()
     asked = [found for _, share in notes for found in share]

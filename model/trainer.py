@@ -142,7 +142,7 @@ class FusedTrainer:
     def _has_room(self, slots: int) -> bool:
         """Whether the store holds so many and not many more."""
         there, room = self.store.slots, self._room(slots)
-        return room == there or (self._replayed.records and there // 2 <= room < there)
+        return room == there or (slots > 0 and self._replayed.records and there // 2 <= room < there)
 
     def _room(self, slots: int) -> int:
         """For how many slots there is to be room; where steps are recorded a power of two, for each number has recordings of its own."""

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from tuner.definition import StudyDefinition
 
 SHOW_CURSOR = b"\x1b[?25h"
-AGAIN_SECONDS = 0.1
+AGAIN, AGAIN_SECONDS = signal.SIGURG, 0.1
+"""By which signal one that was lost is sent again, which nobody else sends and nothing happens by; and how often."""
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -73,7 +74,7 @@ def cli() -> None:
     help="Trials that run when one of these is used up: left for the next run (store, as studies say), or trained to their ends.",
 )
 @width_option
-@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes on this machine.  [default: one a GPU, or one]")
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes on this machine.  [default: one for each GPU]")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the workers.")
 @click.option("--address", metavar="ADDRESS", help="With --engine ray: the cluster, or auto; without it one on this machine.")
 @click.option("--devices", metavar="D,D", help="One worker for each, in place of --device and --workers: cuda:0,cuda:1.")
@@ -235,14 +236,16 @@ class _Signals:
     shell and by the kernel, and nothing can be written to it any more.
 
     A signal that comes while Python calls a finaliser or the callback of a weak reference (each thread that ends has one) is raised there
-    and goes no further: then it is sent once more, a little later."""
+    and goes no further: then it is sent again until it is heard."""
 
     def __init__(self) -> None:
-        self.status, self._lost, self._told, self._resent, self._unraisable = 0, False, False, False, sys.unraisablehook
+        self.status, self._unraisable = 0, sys.unraisablehook
+        self._lost = self._told = False  # whether one was lost and is sent again; whether that is being told just now
         sys.unraisablehook = self._went_no_further
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, self._received)
+        signal.signal(AGAIN, self._received_again)
 
     def _went_no_further(self, what: sys.UnraisableHookArgs) -> None:
         if not self.status or what.exc_type is not SystemExit:
@@ -251,25 +254,25 @@ class _Signals:
         self._told = True
         try:
             if not self._lost:
-                threading.Thread(target=self._send_again, daemon=True).start()
                 self._lost = True
+                threading.Thread(target=self._send_again, daemon=True).start()
         finally:
             self._told = False
 
     def _send_again(self) -> None:
-        time.sleep(AGAIN_SECONDS)
         while self._lost:
-            self._resent = True
-            os.kill(os.getpid(), self.status - 128)
             time.sleep(AGAIN_SECONDS)
+            os.kill(os.getpid(), AGAIN)
 
-    def _received(self, number: int, _: Any) -> None:
-        resent, self._resent = self._resent, False
+    def _received_again(self, *_: Any) -> None:
         if self._lost and not self._told:
             self._lost = False
             raise SystemExit(self.status)
-        if resent:
-            return  # it has come through meanwhile; or it would be lost too, where one is told of that was
+
+    def _received(self, number: int, _: Any) -> None:
+        if self._lost:
+            self._received_again()
+            return
         if number == signal.SIGHUP:
             if self.status:
                 return

@@ -34,6 +34,7 @@ from tuner.options import (
 @width_option
 @device_option
 @click.option("--of-search", type=float, hidden=True, help="When the search on this machine began that this is a worker of.")
+@click.option("--alone", is_flag=True, hidden=True, help="No other process of that search has the device.")
 @telling_options
 @metrics_options
 def worker(
@@ -43,6 +44,7 @@ def worker(
     width: str,
     device: str,
     of_search: float | None,
+    alone: bool,
     words: int | None,
     log_format: str,
     metrics_port: int | None,
@@ -72,6 +74,7 @@ def worker(
         events=events,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
         began=of_search,
+        alone=alone,
     )
 
 

@@ -23,6 +23,7 @@ class Crew:
         threads: how many cores each may use on a CPU.
         began: when the search began, by `time.monotonic`, from which the minutes of all are counted.
         tell: is told.
+        alone: whether a device is that of one process only.
         meanwhile: called every `POLL_SECONDS` while they are waited for.
         telling: their options for what is said on stderr.
     """
@@ -37,6 +38,7 @@ class Crew:
         threads: int,
         began: float,
         tell: Callable[[str], None],
+        alone: Callable[[str], bool],
         meanwhile: Callable[[], None],
         telling: Sequence[str] = (),
     ) -> None:
@@ -44,13 +46,14 @@ class Crew:
         shared = {"OMP_NUM_THREADS": str(threads), "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
         self._environment = {**os.environ, **shared}
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._tell, self._meanwhile = tell, meanwhile
+        self._tell, self._alone, self._meanwhile = tell, alone, meanwhile
 
     def __enter__(self) -> Crew:
         try:
             for device in self._devices:
                 command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device]
                 command += ["--width", str(self._width), "--of-search", repr(self._began), *self._telling]
+                command += ["--alone"] if self._alone(device) else []
                 started = subprocess.Popen(
                     command,
                     env=self._environment,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from tuner.lanes import shared_out
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
 from tuner.preparation import BASE, Prepared, SearchRequest, again, begin, load, plainly, started_ahead
-from tuner.progress import Elsewhere, LiveProgress, PlainProgress, QuietProgress, WordyProgress
+from tuner.progress import LiveProgress, Others, PlainProgress, QuietProgress, WordyProgress
 from tuner.publish import Publisher
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
@@ -143,12 +142,13 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
             threads=torch.get_num_threads(),
             began=began,
             tell=tell,
+            alone=request.alone,
             meanwhile=publisher.offer,
             telling=_telling(request, console),
         )
         with crew:
             try:
-                prepared.search(width, observer, alone=not request.others)
+                prepared.search(width, observer, alone=request.alone(request.device))
             except DeviceError as error:
                 if not request.others:
                     raise
@@ -186,11 +186,11 @@ def _search_with_ray(prepared: Prepared, console: Console, publisher: Publisher)
     base = request.base.absolute()
     with _watching(request, study.study_name, str(prepared.device), console, alone=False) as observers:
         say = plainly(_aside(console, -1 if _tabled(request, console) else request.words))
-        elsewhere = Elsewhere(study, say, Several(*observers, publisher))
+        others = Others(study, say, Several(*observers, publisher))
         # workers run in folders of Ray's
         place = request.place if request.place.startswith(BUCKET) else str(Path(request.place).absolute())
         work = study.study_name, wherever(request.storage), place, devices, request.width
-        run_with_ray(_work_for_ray, *work, address, base, elsewhere, tell)
+        run_with_ray(_work_for_ray, *work, address, base, others, tell)
 
 
 def dry_run(request: SearchRequest, console: Console) -> Report:
@@ -203,10 +203,12 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
-    fits = functools.partial(fitting, device.type, make_trainer, definition, processes=request.processes)
-    width = request.width or min(definition.budget.trials, fits().width)
+    devices = len({request.device, *request.others}) if device.type == "cuda" else request.processes
     try:
-        found = forecast(make_trainer, definition, width, request.confirm, request.processes)
+        with shared_out(request.processes):
+            fits = request.width or fitting(device.type, make_trainer, definition, processes=request.processes).width
+            width = request.width or min(definition.budget.trials, fits)
+            found = forecast(make_trainer, definition, width, request.confirm, devices)
     except MemoryError as error:
         raise TunerError(f"{device} has no room for {width} trials of this study at once ({error}); try a smaller --width") from error
     return Report(found, told(found))
@@ -225,12 +227,14 @@ def run_worker(
     events: TextIO | None = None,
     metrics: tuple[str, int] | None = None,
     began: float | None = None,
+    alone: bool = False,
 ) -> None:
     """Helps with a study that was begun elsewhere, until its budget is used up.
 
     Args:
         base: the folder for checkpoints and snapshots.
         words, events, metrics, began: as in a `SearchRequest`.
+        alone: whether no other process of ours is known to train on the device.
 
     Raises:
         StudyError: there is no such study, or the data are not those it was begun on.
@@ -242,7 +246,7 @@ def run_worker(
         plainly(aside)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
     request = dataclasses.replace(prepared.request, words=words, events=events, metrics=metrics)
     with _watching(request, prepared.study.study_name, str(prepared.device), console, alone=False) as observers:
-        prepared.search(prepared.width(aside), Several(*observers))
+        prepared.search(prepared.width(aside), Several(*observers), alone=alone)
 
 
 def run_confirm(

@@ -57,7 +57,7 @@ class Observer:
         """A trial ended; `value` is what it came to if it counts: neither stopped nor below the floor on the round trip."""
 
     def left(self, running: Running) -> None:
-        """Somebody else has ended a trial or taken it over."""
+        """A trial left its slot that has not ended here: somebody else has ended it or taken it over, or it had ended before a kill."""
 
     def noticed(self, what: str) -> None:
         """Something happened that the user should know of."""

@@ -15,7 +15,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 data_option = click.option("--data", metavar="D", help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.")
 stories_option = click.option(
-    "--num-stories", type=click.IntRange(min=1), metavar="N", help="The first N stories.  [default: a search: as its study says; else all]"
+    "--num-stories",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The first N stories.  [default: of a search as its study says; all]",
 )
 study_argument = click.argument("study", default="quick")
 storage_option = click.option(

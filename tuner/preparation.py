@@ -88,6 +88,10 @@ class SearchRequest:
         """How many search on this machine, and share its cores."""
         return 1 + len(self.others)
 
+    def alone(self, device: str) -> bool:
+        """Whether one of its processes alone trains on this device."""
+        return (self.device, *self.others).count(device) == 1
+
     @property
     def place(self) -> str:
         """That place."""
@@ -96,7 +100,9 @@ class SearchRequest:
 
 def _folder(base: Path, storage: str, study: str) -> Path:
     """A folder for each study, and for each storage but the usual one, so that studies of one name do not overwrite each other."""
-    base = base if storage == DEFAULT_URL else base / _mark(shown(storage))
+    runs = base.parent.absolute()
+    usual = storage == DEFAULT_URL or (runs.name == BASE.name and storage == f"sqlite:///{runs}/tuner.db")  # as it is called elsewhere
+    base = base if usual else base / _mark(shown(storage))
     plain = re.sub(r"[^A-Za-z0-9@._-]", "_", study)
     return base / (plain if plain == study else f"{plain}-{_mark(study)}")
 
@@ -139,7 +145,9 @@ class Prepared:
             known = {**known, self.device.type: measured.width}
             if keep and not measured.bound:
                 self.study.set_user_attr("width", known)
-        return min(known[self.device.type], self.definition.budget.trials)
+        processes = 1 if self.device.type == "cpu" else self.request.processes  # what was known may be of one process
+        most = self.definition.budget.trials if processes == 1 else max(1, self.definition.budget.trials // 2 // processes)
+        return min(known[self.device.type], most)
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""

@@ -136,7 +136,7 @@ class QuietProgress(PlainProgress):
         """Nothing."""
 
 
-class Elsewhere:
+class Others:
     """What becomes of trials that others train, said when it has changed: how many run, and the verdict of each that has ended.
 
     Args:
@@ -156,7 +156,7 @@ class Elsewhere:
                 self._known.add(trial.number)
                 self._say(f"trial {trial.number} {cause_of(trial)}: {reason_of(trial)}")
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        if (counted := f"{running} trials running, {len(ended)} ended") != self._counted:
+        if (counted := f"{running} {'trial' if running == 1 else 'trials'} running, {len(ended)} ended") != self._counted:
             self._counted = counted
             self._say(counted)
         if (reached := len(ended) + sum(map(epochs_of, trials))) != self._reached:

@@ -26,6 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
 from model.devices import held_by_others
+from model.errors import DeviceFailed
 from tuner.admission import Admission
 from tuner.arrays import Arrays, Slot
 from tuner.artifacts import Artifacts
@@ -34,7 +35,6 @@ from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
-from tuner.errors import SearchError
 from tuner.intake import Intake, Past, curve_of
 from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS, shared_out
@@ -141,8 +141,8 @@ class Search:
         """Searches until the budget is used up; a killed search is continued by running it again.
 
         Raises:
-            DeviceError: the device has failed.
-            SearchError: it makes no sense to go on: trials fail one after the other, or others hold the device's memory.
+            DeviceError: the device has failed, or other programs hold its memory.
+            SearchError: trials fail one after the other.
             SnapshotError: the folder of snapshots cannot be written.
             StorageAway: the storage stayed away.
         """
@@ -257,24 +257,31 @@ class Search:
             Whether none trains now, so that slots are to be filled again.
 
         Raises:
-            SearchError: it does not fit because other programs hold the device's memory.
+            DeviceFailed: it does not fit because other programs hold the device's memory.
         """
         if not outside:
             return False
         if not self.running and len(outside) == 1:
             (running,) = outside
-            if self._alone and (others := held_by_others(torch.device(self.device))) > CROWDED:
-                self._intake.park(outside)
-                raise SearchError(
-                    f"{self.device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
-                    "end them, or name another --device, and run it again"
-                )
+            self._not_taken()
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
         else:
             self._arrays.narrow(len(self.running) or len(outside) // 2)
             self.observer.noticed(f"no room for {len(outside)} more trials; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
         return not self.running
+
+    def _not_taken(self) -> None:
+        """Whether a trial that has no room is to blame for it.
+
+        Raises:
+            DeviceFailed: other programs hold the device's memory; the trial goes on elsewhere, or when there is room.
+        """
+        if self._alone and (others := held_by_others(torch.device(self.device))) > CROWDED:
+            raise DeviceFailed(
+                f"{self.device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
+                "end them, or name another --device, and run it again"
+            )
 
     def _refuse(self) -> None:
         """Ends trials that their trainer would not load, and fills their slots with others."""
@@ -362,6 +369,8 @@ class Search:
             for slot in there
             if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone, self._past.over)) is not None
         ]
+        if any(verdict.cause == "out_of_memory" for _, verdict in verdicts):
+            self._not_taken()
         for slot, verdict in sorted(verdicts, key=lambda found: found[0].running.number):
             self._end(slot.running, verdict, self._arrays.saver(slot))
         return [*lost, *(slot for slot, _ in verdicts)]
@@ -386,6 +395,8 @@ class Search:
         started = self._clock()
         if self._ours(running):
             verdict = self._endings.store(running, verdict, save)
+        else:
+            self.observer.left(running)
         self._past.add(running.number, running.objective, verdict.cause == "failed")
         self.seconds["storing"] += self._clock() - started
 

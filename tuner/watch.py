@@ -31,10 +31,8 @@ def watch(storage_url: str, name: str, console: Console) -> None:
     Raises:
         StudyError: there is no such study.
     """
-    storage, patience = (
-        open_storage(storage_url, create=False),
-        Patience(functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)),
-    )
+    storage = open_storage(storage_url, create=False)
+    patience = Patience(functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
     study = find_study(BufferedStorage(storage, patience), name)
     curves, pause, idle, rates = CurveTable(storage, study._study_id, patience), threading.Event(), 0, Rates()
     with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -125,6 +125,14 @@ def test_slots_to_spare_change_no_number(small_corpus: Corpus) -> None:
                 assert padded.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-9)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_who_gives_all_slots_back_has_nothing_left(small_corpus: Corpus, slots: int) -> None:
+    """Also of one: somebody else is to have the room."""
+    trainer = FusedTrainer(SHAPE, small_corpus, slots, recorder=refusing)
+    trainer.resize((), 0)
+    assert trainer.store.slots == 0
+
+
 def test_a_step_for_whose_recording_there_is_no_room_is_done_as_it_stands() -> None:
     """It is asked for once; the results are the same."""
     asked, done = [], []

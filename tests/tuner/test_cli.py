@@ -58,7 +58,7 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the program sets in its process is put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, tuner.cli.AGAIN)}
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     yield
     for number, handler in before.items():
@@ -429,6 +429,10 @@ def test_studies_whose_names_are_no_names_of_files_have_folders_of_their_own(tmp
     folders = [_folder(tmp_path, DEFAULT_URL, name) for name in names]
     assert folders[0] == tmp_path / "quick@synthetic-300"
     assert len(set(folders)) == len(names)
+    runs = tmp_path / "runs"
+    places = [_folder(runs / "checkpoints", url, names[0]) for url in (DEFAULT_URL, f"sqlite:///{runs}/tuner.db", f"sqlite:///{runs}/b.db")]
+    assert places[0] == places[1] == runs / "checkpoints" / names[0], "the usual storage as a worker of Ray's calls it"
+    assert places[2] not in places[:2]
 
 
 def test_without_ray_nothing_is_begun(inside: Callable[..., Called], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

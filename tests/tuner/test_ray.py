@@ -29,7 +29,7 @@ def trials_of(url: str) -> list[FrozenTrial]:
 
 
 @contextlib.contextmanager
-def ended_in_the_end(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def killed_at_last(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive the `with`."""
     process = subprocess.Popen(command, **options)
     try:
@@ -50,7 +50,7 @@ def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path}/tuner.db"
         options = ["--num-stories", "30", "--trials", "8", "--epochs", "8", "--width", "2", "--no-confirm", "--storage", url]
         command = [sys.executable, "-c", COUNTING, "search", "quick", *options]  # whose baselines keep both at it
-        with ended_in_the_end(
+        with killed_at_last(
             [*command, "--workers", "2", "--engine", "ray", "--address", cluster.address], cwd=tmp_path, stderr=subprocess.PIPE, text=True
         ) as search:
             assert search.stderr is not None

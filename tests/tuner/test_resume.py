@@ -27,8 +27,9 @@ from benchmarks.scaling import Endless
 from model.corpus import load_corpus
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
-from tests.tuner.test_failures import SPACE, Crowded, Listener, Raises, Small, plain
+from tests.tuner.test_failures import SPACE, Listener, Raises, plain
 from tests.tuner.test_lanes import START
+from tests.tuner.test_memory import Crowded, Small
 from tests.tuner.test_search import definition
 from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder

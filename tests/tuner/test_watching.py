@@ -28,7 +28,7 @@ from tuner.health import LEAST_SECONDS, Pulse, health
 from tuner.job import run_search
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several, Watched
-from tuner.progress import Elsewhere
+from tuner.progress import Others
 from tuner.slots import Running
 from tuner.storage import PATIENCE_SECONDS, open_storage
 from tuner.study import find_study
@@ -229,7 +229,7 @@ def test_what_others_train_is_said_as_it_happens(tmp_path: Path) -> None:
         def waited(self) -> None:
             beats.append(1)
 
-    look = Elsewhere(study, said.append, Beaten())
+    look = Others(study, said.append, Beaten())
     look()
     look()
     assert said == ["0 trials running, 3 ended"]
@@ -237,7 +237,7 @@ def test_what_others_train_is_said_as_it_happens(tmp_path: Path) -> None:
     verdict = {"cause": "plateaued", "epoch": 2, "reason": "no progress", "evidence": {}}
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={"verdict": verdict}))
     look()
-    assert said[1:] == ["trial 4 plateaued: no progress", "1 trials running, 4 ended"]
+    assert said[1:] == ["trial 4 plateaued: no progress", "1 trial running, 4 ended"]
     assert len(beats) == 2, "once for what there was, once for what has changed"
 
 
@@ -287,8 +287,8 @@ def test_a_slot_of_a_trial_that_was_taken_over_is_free_again(tmp_path: Path) -> 
     assert {json.loads(line)["slot"] for line in said.getvalue().splitlines()} == {0, 1}
 
 
-def test_who_takes_a_trial_over_is_told_of_with_its_slot(tmp_path: Path) -> None:
-    """Ended in the dashboard while it trains: told, and left."""
+def test_a_trial_that_somebody_else_ends_has_left(tmp_path: Path) -> None:
+    """In the dashboard, while it trains."""
     left, made = list[int](), plain(budget={"trials": 3, "epochs": 3}, pruning={})
 
     class Interfering(Observer):

@@ -256,8 +256,8 @@ def test_a_dry_run_measures_and_begins_nothing(tmp_path: Path) -> None:
 
 def test_each_gpu_of_a_machine_has_a_worker_unless_something_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """With `auto` alone; where there are more workers than GPUs they share them."""
-    assert devices_of_workers("auto", None) == ["auto"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert devices_of_workers("auto", None) == ["auto"], "a driver that this torch cannot use"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert devices_of_workers("auto", None) == ["cuda:0", "cuda:1", "cuda:2"]
@@ -268,11 +268,13 @@ def test_each_gpu_of_a_machine_has_a_worker_unless_something_else_is_said(monkey
 
 
 def test_while_workers_are_waited_for_the_search_is_shown_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its table, its figures and its pulse are those of all."""
+    """What it publishes has what they do; the table is drawn by itself."""
     monkeypatch.setattr(crew, "POLL_SECONDS", 0.05)
     waited, told = list[int](), list[str]()
     url = f"sqlite:///{tmp_path}/none.db"  # there is no such study: the worker ends, some seconds later
-    with Crew("none", url, "a", ("cpu",), 1, threads=1, began=0.0, tell=told.append, meanwhile=lambda: waited.append(1)) as begun:
+    with Crew(
+        "none", url, "a", ("cpu",), 1, threads=1, began=0.0, tell=told.append, alone=lambda _: True, meanwhile=lambda: waited.append(1)
+    ) as begun:
         pass
     assert len(waited) > 1
     assert begun.failed
