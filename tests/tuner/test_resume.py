@@ -321,12 +321,12 @@ class Crash(Observer):
     """Ends the process's search after so many epochs, by an exception that nobody expects."""
 
     def __init__(self, epochs: int) -> None:
-        self.left = epochs
+        self.to_go = epochs
 
     def epoch(self, search: Watched) -> None:
         """Counts down."""
-        self.left -= 1
-        if self.left == 0:
+        self.to_go -= 1
+        if self.to_go == 0:
             raise KeyboardInterrupt
 
 
