@@ -47,11 +47,11 @@ def given_token(environment: Mapping[str, str]) -> str | None:
 
 def made_token(path: Path, tell: Callable[[str], None]) -> str:
     """The token of the starts before, or a new one, which is kept where its owner alone can read it and told once."""
-    token = secrets.token_urlsafe(24)
     try:
         if path.is_file() and (kept := path.read_text().strip()):
             tell(f"the token to log in with is in {path}")
             return kept
+        token = secrets.token_urlsafe(24)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(token + "\n")

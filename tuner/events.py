@@ -97,7 +97,7 @@ class JsonEvents(Observer):
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  it is its last figure
         """The verdict."""
         self._say("ended", **self._where(running), cause=verdict.cause, reason=verdict.reason, **_last(running))
-        self._slots.pop(running.number, None)
+        self.left(running)
 
     def left(self, running: Running) -> None:
         """Its slot is free."""

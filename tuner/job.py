@@ -26,8 +26,8 @@ from tuner.health import Pulse
 from tuner.lanes import shared_out
 from tuner.metrics import Metrics, MetricsServer
 from tuner.observer import Beating, Observer, Several
-from tuner.preparation import BASE, Prepared, SearchRequest, again, begin, load, plainly, started_ahead
-from tuner.progress import LiveProgress, Others, PlainProgress, QuietProgress, WordyProgress
+from tuner.preparation import BASE, Prepared, SearchRequest, again, begin, load, started_ahead
+from tuner.progress import LiveProgress, Others, PlainProgress, QuietProgress, WordyProgress, plainly
 from tuner.publish import Publisher
 from tuner.ray_engine import find_ray, run_with_ray
 from tuner.remote import Process
@@ -60,14 +60,14 @@ def _progress(console: Console, study: str, words: int = 0, events: TextIO | Non
 
 
 @contextlib.contextmanager
-def _watching(request: SearchRequest, study: str, device: str, console: Console, *, alone: bool) -> Iterator[list[Observer]]:
+def _watching(request: SearchRequest, study: str, device: str, console: Console, *, shared: bool) -> Iterator[list[Observer]]:
     """Those that look on: who shows the search, who tells whether it is alive, and who serves its figures.
 
     Args:
-        alone: whether no other process is known to train the study.
+        shared: whether other processes are known to train the study.
     """
     with contextlib.ExitStack() as opened:
-        shown = opened.enter_context(_progress(console, study, request.words, request.events, None if alone else request.storage))
+        shown = opened.enter_context(_progress(console, study, request.words, request.events, request.storage if shared else None))
         observers = [shown, *map(Beating, Pulse.asked_for())]
         if request.metrics is not None:
             metrics = Metrics(study, device)
@@ -131,7 +131,7 @@ def _search_here(prepared: Prepared, width: int, console: Console, publisher: Pu
     request, name, tell = prepared.request, prepared.study.study_name, plainly(console)
     began, failed = time.monotonic() if request.began is None else request.began, None
     with shared_out(request.processes), contextlib.ExitStack() as opened:
-        watching = opened.enter_context(_watching(request, name, str(prepared.device), console, alone=not request.others))
+        watching = opened.enter_context(_watching(request, name, str(prepared.device), console, shared=bool(request.others)))
         observer = Several(*watching, publisher)
         crew = Crew(
             name,
@@ -184,7 +184,7 @@ def _search_with_ray(prepared: Prepared, console: Console, publisher: Publisher)
     request, study, tell = prepared.request, prepared.study, plainly(console)
     address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
     base = request.base.absolute()
-    with _watching(request, study.study_name, str(prepared.device), console, alone=False) as observers:
+    with _watching(request, study.study_name, str(prepared.device), console, shared=True) as observers:
         say = plainly(_aside(console, -1 if _tabled(request, console) else request.words))
         others = Others(study, say, Several(*observers, publisher))
         # workers run in folders of Ray's
@@ -203,11 +203,11 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     def make_trainer(shape: ModelShape, slots: int) -> Trainer:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
-    devices = len({request.device, *request.others}) if device.type == "cuda" else request.processes
+    processes, trials = request.processes, definition.budget.trials
+    devices = len({request.device, *request.others}) if device.type == "cuda" else processes
     try:
-        with shared_out(request.processes):
-            fits = request.width or fitting(device.type, make_trainer, definition, processes=request.processes).width
-            width = request.width or min(definition.budget.trials, fits)
+        with shared_out(processes):
+            width = request.width or min(trials, fitting(device.type, make_trainer, definition, processes=processes).width)
             found = forecast(make_trainer, definition, width, request.confirm, devices)
     except MemoryError as error:
         raise TunerError(f"{device} has no room for {width} trials of this study at once ({error}); try a smaller --width") from error
@@ -245,7 +245,7 @@ def run_worker(
         said = f"all {prepared.definition.budget.trials} trials of {prepared.study.study_name} have ended: there is nothing to help with"
         plainly(aside)(f"{said}; tuner search {prepared.study.study_name} --trials N goes on")
     request = dataclasses.replace(prepared.request, words=words, events=events, metrics=metrics)
-    with _watching(request, prepared.study.study_name, str(prepared.device), console, alone=False) as observers:
+    with _watching(request, prepared.study.study_name, str(prepared.device), console, shared=True) as observers:
         prepared.search(prepared.width(aside), Several(*observers), alone=alone)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from tuner.endings import trim
 from tuner.health import Pulse
 from tuner.lanes import lanes_of, shared_out
 from tuner.observer import Observer
-from tuner.progress import BarProgress
+from tuner.progress import BarProgress, plainly
 from tuner.publish import Publisher
 from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
@@ -38,7 +37,7 @@ from tuner.study import BASELINE, check_data, check_same, definition_of, find_st
 from tuner.tables import CurveTable, RunTable
 from tuner.trainers import find_trainer
 from tuner.warm import remember
-from tuner.width import WIDEST, fitting
+from tuner.width import WIDEST, fitting, half_of
 
 BASE = Path("runs")
 PROCESSES_FROM = 20_000
@@ -137,31 +136,33 @@ class Prepared:
         if self.request.width is not None:
             return self.request.width
         known: dict[str, int] = self.study.user_attrs.get("width", {})
+        trials, processes = self.definition.budget.trials, 1 if self.device.type == "cpu" else self.request.processes
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
-                processes, steps = self.request.processes, WIDEST.bit_length()
+                steps = WIDEST.bit_length()
                 measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             if keep and not measured.bound:
                 self.study.set_user_attr("width", known)
-        processes = 1 if self.device.type == "cpu" else self.request.processes  # what was known may be of one process
-        most = self.definition.budget.trials if processes == 1 else max(1, self.definition.budget.trials // 2 // processes)
-        return min(known[self.device.type], most)
+        return min(known[self.device.type], trials if processes == 1 else half_of(trials, processes))  # what was known may be of one
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The study's."""
+        return Artifacts(open_artifacts(self.request.place), self.study.user_attrs["mark"])
 
     def publisher(self, tell: Callable[[str], None]) -> Publisher:
         """What keeps the dashboard's note and charts current; it reads through a connection of its own."""
         backend, patience = open_storage(self.request.storage), Patience()  # the search itself says when the storage is away
         study = optuna.load_study(study_name=self.study.study_name, storage=BufferedStorage(backend, patience))
-        artifacts = Artifacts(open_artifacts(self.request.place), study.user_attrs["mark"])
         curves = CurveTable(backend, study._study_id, patience)
-        return Publisher(study, curves, artifacts, patience, shown(self.request.storage), tell)
+        return Publisher(study, curves, self.artifacts, patience, shown(self.request.storage), tell)
 
     def trim(self, tell: Callable[[str], None]) -> None:
         """Removes the models that are not to be kept, of whichever process."""
         if self.request.keep is not None:
-            artifacts = Artifacts(open_artifacts(self.request.place), self.study.user_attrs["mark"])
-            trim(self.study, self.definition, artifacts, self.request.keep, tell)
+            trim(self.study, self.definition, self.artifacts, self.request.keep, tell)
 
     def confirm(self, width: int, console: Console) -> dict[str, Any]:
         """Trains the leaders and the baselines again and scores them on the test split."""
@@ -207,11 +208,6 @@ class Prepared:
                 began=request.began,
                 alone=alone,
             ).run()
-
-
-def plainly(console: Console) -> Callable[[str], None]:
-    """Says something in one line, as it is."""
-    return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
 
 
 def _alive(bar: Callable[[int, int], None]) -> Callable[[int, int], None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,11 @@ def _bar(value: float, low: float, high: float) -> str:
     return BARS[round((len(BARS) - 1) * height)]
 
 
+def plainly(console: Console) -> Callable[[str], None]:
+    """Says something in one line, as it is."""
+    return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
+
+
 class BarProgress:
     """A bar over something long that is no search; shown from the first step on, so that nothing shows where there is nothing to do.
 
@@ -85,7 +91,7 @@ class BarProgress:
     def _say(self, done: int, total: int) -> None:
         if self._clock() - self._said >= SAY_SECONDS:
             self._said = self._clock()
-            self._console.print(f"{self._what} {done:,} of {total:,}", highlight=False, markup=False, soft_wrap=True)
+            plainly(self._console)(f"{self._what} {done:,} of {total:,}")
 
 
 class PlainProgress(Observer):
@@ -95,7 +101,7 @@ class PlainProgress(Observer):
         self.console = console
 
     def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        plainly(self.console)(text)
 
     def started(self, running: Running) -> None:
         """The trial and what it is."""
@@ -209,6 +215,18 @@ def _table(title: str, lines: Sequence[Line], wide: bool) -> Table:
     return table
 
 
+def minutes_left(usual: float, to_come: int, under_way: Iterable[int], rate: float) -> float:
+    """How many minutes a search will take on.
+
+    Args:
+        usual: how many epochs a trial runs.
+        to_come: how many trials have not begun.
+        under_way: how many epochs each of the others has run that has not ended.
+        rate: epochs a second.
+    """
+    return (to_come * usual + sum(max(0.0, usual - epochs) for epochs in under_way)) / max(rate, 1e-9) / 60
+
+
 def lasting(minutes: float) -> str:
     """How long that is, in words."""
     return f"{minutes:.0f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"
@@ -282,7 +300,7 @@ class LiveProgress(Observer):
 
     def noticed(self, what: str) -> None:
         """Above the table, where it stays."""
-        self.console.print(what, markup=False, highlight=False, soft_wrap=True)
+        plainly(self.console)(what)
 
     def _totals(self, search: Watched) -> list[str]:
         seconds = max(1e-9, self._clock() - self.began)
@@ -298,11 +316,9 @@ class LiveProgress(Observer):
 
     def _left(self, search: Watched, rate: float) -> str:
         """The time left if the trials to come run as many epochs as those that have ended; where it has minutes, no more than those."""
-        ended, epochs, running = self.counts.total(), search.definition.budget.epochs, search.running
-        usual = self.ran / ended if ended else epochs
-        to_come = max(0, search.definition.budget.trials - search.begun)
-        epochs_left = to_come * usual + sum(max(0.0, usual - len(one.curve)) for one in running)
-        minutes = epochs_left / max(rate, 1e-9) / 60
-        if most := search.definition.budget.minutes:
+        ended, budget = self.counts.total(), search.definition.budget
+        usual = self.ran / ended if ended else budget.epochs
+        minutes = minutes_left(usual, max(0, budget.trials - search.begun), (len(one.curve) for one in search.running), rate)
+        if most := budget.minutes:
             minutes = min(minutes, max(0.0, most - search.spent["total"] / 60))
         return lasting(minutes)

@@ -3,7 +3,6 @@ from the search itself where it has several processes."""
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from tuner.buffer import BufferedStorage
-from tuner.progress import Line, QuietProgress, lasting, screen
+from tuner.progress import Line, QuietProgress, lasting, minutes_left, plainly, screen
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import complete, find_study
 from tuner.tables import CurveTable
@@ -32,7 +31,7 @@ def watch(storage_url: str, name: str, console: Console) -> None:
         StudyError: there is no such study.
     """
     storage = open_storage(storage_url, create=False)
-    patience = Patience(functools.partial(console.print, soft_wrap=True, highlight=False, markup=False))
+    patience = Patience(plainly(console))
     study = find_study(BufferedStorage(storage, patience), name)
     curves, pause, idle, rates = CurveTable(storage, study._study_id, patience), threading.Event(), 0, Rates()
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -110,11 +109,10 @@ class Rates:
         seconds, trials, epochs = (now[name] - self._first[name] for name in ("seconds", "ended", "epochs"))
         if seconds <= 0 or epochs <= 0:
             return ""
-        usual = sum(len(t.curve) for t in ended) / len(ended) if ended else seen.definition.budget.epochs
-        begun = [max(0.0, usual - len(t.curve)) for t in seen.trials if t.cause in (RUNNING, INTERRUPTED)]
-        to_come = sum(begun) + usual * max(0, seen.definition.budget.trials - len(seen.trials))
-        left = lasting(to_come / (epochs / seconds) / 60)
-        return f"{60 * trials / seconds:.1f} trials a minute, {epochs / seconds:.1f} epochs a second; about {left} left"
+        usual, rate = sum(len(t.curve) for t in ended) / len(ended) if ended else seen.definition.budget.epochs, epochs / seconds
+        under_way = [len(t.curve) for t in seen.trials if t.cause in (RUNNING, INTERRUPTED)]
+        left = lasting(minutes_left(usual, max(0, seen.definition.budget.trials - len(seen.trials)), under_way, rate))
+        return f"{60 * trials / seconds:.1f} trials a minute, {rate:.1f} epochs a second; about {left} left"
 
 
 def shown_at(seen: StudyView, width: int, rates: str) -> Group:

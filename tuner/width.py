@@ -43,6 +43,11 @@ def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparamet
     return definition.settings(corners, 0)
 
 
+def half_of(trials: int, processes: int) -> int:
+    """How many each of so many processes may train at once so that half of the trials can learn from the others."""
+    return max(1, trials // 2 // processes)
+
+
 def measure(
     make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None, processes: int = 1
 ) -> Measured:
@@ -66,7 +71,7 @@ def measure(
     def worth(width: int) -> bool:
         return rate(width) > 0 and rate(width) >= WORTH * rate(width // 2)
 
-    widest = max(1, min(WIDEST, definition.budget.trials // 2 // processes))
+    widest = min(WIDEST, half_of(definition.budget.trials, processes))
     first = chosen = 1 << (min(FIRST, widest).bit_length() - 1)
     while rate(chosen) > 0 and 2 * chosen <= widest and worth(2 * chosen):
         chosen *= 2
