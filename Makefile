@@ -11,7 +11,7 @@ test: .venv/tested .venv/browser  ## what CI runs: two processes, each with whol
 	$(BIN)/ruff format --check -q .
 	$(BIN)/ruff check -q .
 	$(BIN)/mypy
-	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --durations=12
+	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 
 soak: .venv/tested  ## fifty kills at random moments, to the same end
 	$(BIN)/python -m tests.kills --kills 50 --json

@@ -189,9 +189,9 @@ def searched(device: str, made: StudyDefinition, width: int | None) -> dict[str,
     }
 
 
-def quick(trials: int, stories: int) -> StudyDefinition:
+def quick(trials: int, stories: int, epochs: int | None = None) -> StudyDefinition:
     """`quick`, in small."""
-    return load_definition("quick").changed(budget_trials=trials, data_stories=stories, budget_least_sentences=0)
+    return load_definition("quick").changed(budget_trials=trials, data_stories=stories, budget_epochs=epochs, budget_least_sentences=0)
 
 
 def short_of_memory(device: str, stories: int, room: int) -> dict[str, Any] | None:
@@ -236,7 +236,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "parity_float32": lambda: parity(corpus, 32, device, torch.float32),
         "replayed_beside_as_it_stands": lambda: replayed(corpus, 32, device),
         "short_of_memory": lambda: short_of_memory(device, options.stories, ROOM),
-        "search": lambda: searched(device, quick(options.trials, options.searched), None),
+        "search": lambda: searched(device, quick(options.trials, options.searched, options.epochs), None),
         "waits_an_epoch": lambda: waits_an_epoch(corpus, options.dim, device),
         "throughput": lambda: throughput(corpus, options.dim, device, options.seconds),
     }
@@ -263,6 +263,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--trials", type=int, default=48, help="of the real search")
+    parser.add_argument("--epochs", type=int, help="of a trial of the real search; its own where not given")
     parser.add_argument("--searched", type=int, default=300, help="stories of the real search")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the rates by K")
     parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -81,6 +81,8 @@ def main() -> None:
     parser.add_argument("--report", type=int, default=20, help="draws of each file to report")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if len(options.files) < 2:
+        parser.error("give two files or more: thresholds are chosen on one half of them and reported on the other")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     tables = [read(path) for path in sorted(options.files)]
     halves = tables[::2], tables[1::2]

@@ -6,7 +6,8 @@ FILE is a list of `{"valid": {"loss": [...]}}` (gzip and bare NaN allowed). For 
 other (`ours_cohort`: 16 at a time; `look_at...`: all at once); a rule sees a curve's values up to the present step and those of the
 curves before.
 
-    regret          (final loss of what it would pick - best of the draw) / (median of the draw - best), at most 1
+    regret          (final loss of what it would pick - best of the draw) / (median of the draw - best), at most 1; where more than half
+                    diverge 0 for the best and 1 else, for there is no median to measure by
     regret_p90      what nine of ten draws stay below
     budget          evaluations spent / all
     top10_stopped   the share of the ten best configurations that it stopped early
@@ -36,6 +37,7 @@ from tuner.pruning import RulePruner
 
 Curves = NDArray[np.float64]
 ARRIVALS, COHORT, TOP = 200, 16, 10
+FORM = '{"valid": {"loss": [number, ...]}}'
 
 
 class Stock(BasePruner):
@@ -148,17 +150,30 @@ def judged(curves: Curves, spent: NDArray[np.int64]) -> tuple[float, float, floa
     last = np.where(np.isnan(curves), np.inf, curves)[np.arange(len(curves)), spent - 1]
     finished = (spent == curves.shape[1]) & np.isfinite(last)
     picked = int(np.where(finished, last, np.inf).argmin() if finished.any() else last.argmin())
-    best, middle = float(final.min()), float(np.median(final))
-    regret = (final[picked] - best) / (middle - best) if math.isfinite(middle) else (0.0 if final[picked] == best else 1.0)
-    top = np.argsort(final, kind="stable")[:TOP]
-    return min(1.0, float(regret)), float(spent.mean() / curves.shape[1]), float((spent[top] < curves.shape[1]).mean())
+    best, gap = float(final.min()), float(np.median(final) - final.min())
+    above = float(final[picked]) - best if final[picked] > best else 0.0
+    regret = above / gap if 0 < gap < math.inf else float(above > 0)
+    order = np.argsort(final, kind="stable")
+    top = order[np.isfinite(final[order])][:TOP]
+    stopped = float((spent[top] < curves.shape[1]).mean()) if len(top) else 0.0
+    return min(1.0, regret), float(spent.mean() / curves.shape[1]), stopped
 
 
 def read(path: Path) -> Curves:
-    """The validation losses of a file, one row a configuration."""
+    """The validation losses of a file, one row a configuration; what is missing up to the end has diverged."""
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    rows = [record["valid"]["loss"] for record in json.loads(text)]
-    return np.array([[math.nan if value is None else float(value) for value in row] for row in rows])
+    try:
+        rows = [record["valid"]["loss"] for record in json.loads(text)]
+        table = [[math.nan if value is None else float(value) for value in row] for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        sys.exit(f"{path} is not a list of {FORM}: {type(error).__name__} {error}")
+    lengths = sorted({len(row) for row in table})
+    if len(lengths) != 1 or not lengths[0]:
+        sys.exit(f"{path} has curves of {lengths or 'no'} evaluations; allowed: as many in each, at least one")
+    curves = np.array(table)
+    if len(gaps := np.flatnonzero((np.diff(np.isnan(curves).astype(int), axis=1) < 0).any(axis=1))):
+        sys.exit(f"{path}: record {gaps[0]} has a value after one that is missing; fill gaps, for what is missing is taken for diverged")
+    return curves
 
 
 def drawings(table: Curves, draws: int, seed: tuple[int, ...]) -> list[Curves]:

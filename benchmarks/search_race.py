@@ -4,7 +4,8 @@ python -m benchmarks.search_race --data stories.jsonl.gz --json [--stories 100] 
 [--device cuda]
 
 Each row (searcher, seed) is kept in --rows as it ends; those that are there are not run again, so the race can be stopped and
-continued; --count only counts. What counts as found is the value of a trial that has ended, when it has ended; the target is 98 %
+continued (one that did not come to an epoch, as where `race` was not installed, is run again); --count only counts, rows of --data where
+that is given. What counts as found is the value of a trial that has ended, when it has ended; the target is 98 %
 of the best value that any row of the race knows. The peers are of the extra `race`; one that does not start is a row with its
 error. Nothing else may run on the machine. --results writes the tables of a page anew, all races that it has.
 """
@@ -16,9 +17,11 @@ import json
 from pathlib import Path
 
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
-from benchmarks.race.score import Row, draw, of_race, score
+from benchmarks.race.score import Row, corpora, draw, of_race, score
 from benchmarks.race.table import has_tables, rewritten
 from benchmarks.race.task import BARE, Task
+from model.files import whole
+from model.sources import load_sentences
 
 ALL = (*SEARCHERS, *ABLATIONS, *(name + BARE for name in SEARCHERS))
 
@@ -28,23 +31,27 @@ def played(rows: Path) -> list[Row]:
     return [json.loads(line) for line in rows.read_text().splitlines()] if rows.is_file() else []
 
 
-def play(options: argparse.Namespace) -> None:
+def play(options: argparse.Namespace, corpus: str) -> None:
     """Runs the rows that are missing, seed by seed, the searchers in another order for each."""
     there = played(options.rows)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         names = options.searchers[seed % len(options.searchers) :] + options.searchers[: seed % len(options.searchers)]
         for searcher in names:
             task = Task(str(options.data.absolute()), options.stories, options.epochs, options.minutes, seed, "", options.device)
-            if not any(row["searcher"] == searcher and row["task"]["seed"] == seed and _same(row, options) for row in there):
-                row = run(searcher, task)
-                options.rows.parent.mkdir(parents=True, exist_ok=True)
-                with options.rows.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                there.append(row)
+            known = [r for r in there if r["searcher"] == searcher and r["task"]["seed"] == seed and _same(r, options, corpus)]
+            if not any(row["epochs"] for row in known):
+                there = [row for row in there if row not in known] + [run(searcher, task, corpus)]
+                _write(options.rows, there)
 
 
-def _same(row: Row, options: argparse.Namespace) -> bool:
-    return of_race(row, options.stories, options.epochs, options.minutes, options.device)
+def _write(path: Path, rows: list[Row]) -> None:
+    """All rows, in the place of those that were there."""
+    with whole(path) as partial:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _same(row: Row, options: argparse.Namespace, corpus: str | None) -> bool:
+    return of_race(row, options.stories, options.epochs, options.minutes, options.device, corpus)
 
 
 def main() -> None:
@@ -71,10 +78,13 @@ def main() -> None:
     if options.results and not (options.results.is_file() and has_tables(options.results.read_text(), options.rows.name)):
         marks = "<!-- race: --stories N --minutes M --epochs E [--rows FILE] -->, a line, <!-- end -->"
         parser.error(f"{options.results} has no table of {options.rows.name} to write: {marks}")
-    if not options.count:
-        play(options)
+    corpus = None if options.data is None else load_sentences(str(options.data), options.stories, 1)[0]
+    if not options.count and corpus is not None:
+        play(options, corpus)
     there = played(options.rows)
-    rows = [row for row in there if _same(row, options)]
+    rows = [row for row in there if _same(row, options, corpus)]
+    if len(names := corpora(rows)) > 1:
+        parser.error(f"{options.rows} has rows of {' and '.join(names)}; name the data with --data")
     if options.png:
         draw([row for row in rows if row["searcher"] in options.searchers], options.minutes, options.png)
     if options.results:

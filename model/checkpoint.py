@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import MODEL_VERSION, ROLES, ModelShape, flat_settings, settings_from
-from model.corpus import Split, answer_always, ceiling, encode_sentences, fingerprint_of, nameable, split_sentences
+from model.corpus import Split, answer_always, ceiling, encode_sentences, fingerprint_of, nameable, split_sentences, too_long
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
@@ -119,8 +119,8 @@ class Checkpoint:
         """
         if fingerprint != self.fingerprint:
             raise CheckpointError(
-                f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, train again, or give what is "
-                "new a name of its own"
+                f"{self.path} was trained on other data than {self.data.source} holds now; put the data back, train again, or save the "
+                "new data under another name"
             )
 
     def _unseen(self, splits: Mapping[str, Sequence[Sentence]], parsing: Progress) -> dict[str, list[Sentence]]:
@@ -130,11 +130,16 @@ class Checkpoint:
         trained = {sentence.tokens for sentence in own["train"]}
         return {name: [s for s in there if name == "train" or s.tokens not in trained] for name, there in splits.items()}
 
-    def evaluate(self, source: str | None, stories: int | None, split: str, parsing: Progress = silent) -> Evaluation:
+    def evaluate(
+        self, source: str | None, stories: int | None, split: str, parsing: Progress = silent, tell: Callable[[str], None] = lambda _: None
+    ) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
 
+        Args:
+            tell: is told of sentences that are too long for the model.
+
         Raises:
-            CheckpointError: these data are no longer those that it was trained on, or the split is empty.
+            CheckpointError: these data are no longer those that it was trained on, the split is empty, or nothing in it states anything.
         """
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
         wanted = data.stories if stories is None else stories
@@ -151,14 +156,18 @@ class Checkpoint:
             count = len({s.story_id for s in sentences})
             why = "has nothing that it was not trained on" if otherwise_many else "is empty"
             raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
+        if not any(sentence.propositions for sentence in chosen):
+            raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
         evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]
         references = {
             "most_frequent": answer_always(chosen, self.answers),
             "ceiling": ceiling(chosen, self.vocabulary, self.shape.max_propositions),
-            "nameable": nameable(chosen, self.vocabulary, self.shape.max_propositions),
+            "nameable": nameable(chosen, self.vocabulary, self.shape.max_propositions, self.max_tokens),
         }
+        if said := too_long(chosen, self.max_tokens):
+            tell(said)
         return Evaluation(evaluation.figures, references)
 
 

@@ -24,6 +24,8 @@ from model.vocabulary import Unknowns, Vocabulary, singular
 
 SPLITS = ("train", "valid", "test")
 MAX_TOKENS = 64
+HARDLY_ANY = 0.01
+"""Up to this share of sentences that are longer than the model reads nothing is said."""
 TENSORS = ("tokens_NT", "gold_tokens_NT", "propositions_NQ3", "token_counts_N", "proposition_counts_N")
 
 
@@ -131,7 +133,8 @@ class Corpus:
         """
         self.name, self.seed, self._given = name, seed, sentences
         self.sentences, self.left_out = split_sentences(sentences, seed)
-        stories = len({s.story_id for s in sentences})
+        self.stories = stories = len({s.story_id for s in sentences})
+        """How many there are."""
         if not any(s.propositions for s in sentences):
             raise DataError(f"{name}: none of its {len(sentences):,} sentences has propositions, so there is nothing to learn from them")
         if not all(any(s.propositions for s in self.sentences[split]) for split in SPLITS):
@@ -164,6 +167,11 @@ class Corpus:
         """The splits as tensors on the CPU."""
         return {split: encode_sentences(self.sentences[split], self.vocabulary, self.max_tokens) for split in SPLITS}
 
+    @property
+    def too_long(self) -> str:
+        """What is to be said of sentences longer than the model reads; see `too_long`."""
+        return too_long([s for split in SPLITS for s in self.sentences[split]], self.max_tokens)
+
     @cached_property
     def aligned_NQ3(self) -> Tensor:
         """Which tokens the propositions of train come from; see `alignments`. Worked out once, whatever shapes are trained."""
@@ -176,7 +184,7 @@ class Corpus:
 
     def nameable(self, split: str, places: int) -> dict[str, float]:
         """The best accuracy that is possible at all; see `nameable`."""
-        return nameable(self.sentences[split], self.vocabulary, places)
+        return nameable(self.sentences[split], self.vocabulary, places, self.max_tokens)
 
     def most_frequent(self, split: str) -> dict[str, float]:
         """What always answering train's most frequent entity, relation and value scores on `split`."""
@@ -211,11 +219,19 @@ def ceiling(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int) 
     return _shares([[word in vocabulary for word in p] for s in sentences for p in s.propositions[:places]], sentences)
 
 
-def nameable(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int) -> dict[str, float]:
-    """The share of gold words that can be named at all: the symbol table holds them, or they are copied from the sentence."""
+def too_long(sentences: Sequence[Sentence], most: int) -> str:
+    """What is to be said of sentences with more than so many tokens; nothing where they are hardly any."""
+    count = sum(len(s.tokens) > most for s in sentences)
+    lost = "the rest of them is not read, and what it states counts as wrong"
+    return f"{count:,} of {len(sentences):,} sentences have more than {most} tokens: {lost}" if count > HARDLY_ANY * len(sentences) else ""
+
+
+def nameable(sentences: Sequence[Sentence], vocabulary: Vocabulary, places: int, most_tokens: int) -> dict[str, float]:
+    """The share of gold words that can be named at all: the symbol table holds them, or they are copied from as much of the sentence as is
+    read."""
     named = []
     for sentence in sentences:
-        copied = {singular(word) for word in sentence.tokens if vocabulary.input_id(word) >= len(vocabulary)}
+        copied = {singular(word) for word in sentence.tokens[:most_tokens] if vocabulary.input_id(word) >= len(vocabulary)}
         stated = sentence.propositions[:places]
         named += [[word in vocabulary or (role != 1 and word in copied) for role, word in enumerate(p)] for p in stated]
     return _shares(named, sentences)

@@ -21,6 +21,7 @@ def describe(sentences: Sequence[Sentence]) -> dict[str, Any]:
     return {
         "stories": len({s.story_id for s in sentences}),
         "sentences": len(sentences),
+        "most_tokens": max((len(s.tokens) for s in sentences), default=0),
         "words": len({word for s in sentences for word in (*s.tokens, *(part for p in s.propositions for part in p))}),
         "entities": len({entity for entity, _, _ in gold}),
         "relations": len(relations),
@@ -55,7 +56,7 @@ def table(columns: dict[str, dict[str, Any]]) -> list[str]:
         return " / ".join(f"{100 * share:.1f}" for share in shares) + " %"
 
     rows = {
-        "sentences": lambda f: f"{f['sentences']:,}",
+        "sentences (tokens of the longest)": lambda f: f"{f['sentences']:,} ({f['most_tokens']})",
         "words (tokens and lemmas)": lambda f: f"{f['words']:,}",
         "entities / relations": lambda f: f"{f['entities']:,} / {f['relations']:,}",
         "type / has_property / verbs": lambda f: percent(*f["kinds"].values()),

@@ -56,25 +56,30 @@ def load_language() -> Language:
         raise DataError(f"spaCy's model {LANGUAGE_MODEL} is not installed; install it: {INSTALL}") from error
 
 
-def _object(verb: Token) -> Token | None:
-    direct = [child for child in verb.children if child.dep_ == "dobj"]
-    under = [below for child in verb.children if child.dep_ == "prep" for below in child.children if below.dep_ == "pobj"]
-    return next((token for token in (*direct, *under) if token.pos_ in NOUNS), None)
+def _object(verb: Token, prepositions: bool) -> Token | None:
+    found = [child for child in verb.children if child.dep_ == "dobj"]
+    if prepositions:
+        found += [below for child in verb.children if child.dep_ == "prep" for below in child.children if below.dep_ == "pobj"]
+    return next((token for token in found if token.pos_ in NOUNS), None)
 
 
 def _lemma(token: Token) -> str:
     return str(token.lemma_).lower()
 
 
-def extract(sentence: Span) -> Iterator[Proposition]:
-    """The propositions of a parsed sentence, in the order of its nouns."""
+def extract(sentence: Span, prepositions: bool = True) -> Iterator[Proposition]:
+    """The propositions of a parsed sentence, in the order of its nouns.
+
+    Args:
+        prepositions: whether the noun under a verb's preposition can be its object.
+    """
     for noun in sentence:
         if noun.pos_ not in NOUNS:
             continue
         lemma = _lemma(noun)
         if noun.pos_ == "NOUN":
             yield lemma, "type", lemma
-        if noun.dep_ == "nsubj" and noun.head.pos_ == "VERB" and (found := _object(noun.head)) is not None:
+        if noun.dep_ == "nsubj" and noun.head.pos_ == "VERB" and (found := _object(noun.head, prepositions)) is not None:
             yield lemma, _lemma(noun.head), _lemma(found)
         yield from ((lemma, "has_property", _lemma(child)) for child in noun.children if child.dep_ == "amod")
 
@@ -89,12 +94,12 @@ def parse_story(language: Language, story_id: str, text: str) -> list[Sentence]:
     return found
 
 
-def extract_again(language: Language, sentences: Sequence[Sentence]) -> Iterator[tuple[Proposition, ...]]:
-    """What spaCy says of sentences as the model reads them: tokens in lower case, one sentence at a time."""
+def extract_again(language: Language, sentences: Sequence[Sentence], prepositions: bool = True) -> Iterator[tuple[Proposition, ...]]:
+    """What spaCy says of sentences as the model reads them: tokens in lower case, one sentence at a time; see `extract`."""
     from spacy.tokens import Doc
 
     for document in language.pipe(Doc(language.vocab, words=list(s.tokens)) for s in sentences):
-        yield tuple(extract(document[:]))
+        yield tuple(extract(document[:], prepositions))
 
 
 def read_stories(path: Path, count: int | None = None) -> list[str]:
@@ -106,7 +111,7 @@ def read_stories(path: Path, count: int | None = None) -> list[str]:
     if not is_there(path, DataError):
         raise DataError(f"there is no data file {path}; give a .txt[.gz] file of stories with {END_OF_STORY} between them")
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as file:
             stories = list(itertools.islice(_cut(path, file), count))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8") from error

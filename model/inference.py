@@ -29,9 +29,12 @@ class Parse:
     """What a sentence was found to state."""
 
     tokens: tuple[str, ...]
+    """Those that are read."""
     propositions: tuple[Proposition, ...]
     unknown: tuple[str, ...]
     """Words of the sentence that the model does not know, or knows by their base form only."""
+    beyond: int = 0
+    """How many tokens the sentence has beyond what the model reads."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def parse_texts(model: Checkpoint, texts: Sequence[str]) -> list[Parse]:
     found = []
     for sentence, (row, word) in zip(sentences, _rows(model, sentences, work), strict=True):
         stated = [(word(e), word(r), word(v)) for e, r, v in row.tolist() if e != PAD]
-        found.append(Parse(sentence.tokens, tuple(stated), _unknown(model, sentence.tokens)))
+        there = sentence.tokens[: model.max_tokens]
+        found.append(Parse(there, tuple(stated), _unknown(model, there), len(sentence.tokens) - len(there)))
     return found
 
 

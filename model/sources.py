@@ -50,20 +50,31 @@ def _fault(line: Any) -> str | None:
         return f"it has no {missing[0]!r}"
     if not isinstance(line["story_id"], str):
         return f"story_id is {line['story_id']!r}, not a string"
-    if not _words(line["tokens"]) or not line["tokens"]:
+    if not isinstance(line["tokens"], list) or not line["tokens"]:
         return "tokens is not a list of one or more words"
+    if fault := _no_word(line["tokens"]):
+        return f"token {fault}"
     if not isinstance(line["propositions"], list):
         return "propositions is not a list"
     if len(line["propositions"]) > MOST_PROPOSITIONS:
         return f"it has {len(line['propositions']):,} propositions; allowed: up to {MOST_PROPOSITIONS:,} for one sentence"
     for number, parts in enumerate(line["propositions"], 1):
-        if not _words(parts) or len(parts) != 3:
+        if not isinstance(parts, list) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
             return f"proposition {number} is {json.dumps(parts)[:80]}, not [entity, relation, value]"
+        if fault := _no_word(parts):
+            return f"proposition {number}: part {fault}"
     return None
 
 
-def _words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and 0 < len(word) <= WORD_LENGTH for word in value)
+def _no_word(words: list[Any]) -> str | None:
+    """Which of these is no word, and why; None if all are."""
+    for number, word in enumerate(words, 1):
+        if not isinstance(word, str):
+            return f"{number} is {json.dumps(word)[:80]}, not a word"
+        if not 0 < len(word) <= WORD_LENGTH:
+            given = f"has {len(word):,} characters" if word else "is empty"
+            return f"{number} {given}; allowed: words of 1 to {WORD_LENGTH} characters"
+    return None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -107,8 +118,10 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
 
 def _parse_line(path: Path, number: int, raw: bytes) -> Sentence:
     where = f"{path}, line {number}"
+    if not raw.strip():
+        raise DataError(f"{where}: an empty line; leave it out: a line must be {FORM}")
     try:
-        line = json.loads(raw.decode("utf-8"))
+        line = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))  # the mark that some editors begin a file with
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from benchmarks import gpu_check
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
-from benchmarks.pruning_replay import judged, ours, replay, replay_rule
+from benchmarks.pruning_replay import judged, ours, read, replay, replay_rule
 from benchmarks.race.score import best_by, epochs_by, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten
 from benchmarks.race.task import Task
@@ -71,6 +71,30 @@ def test_regret_budget_and_the_best_that_were_stopped_are_counted_by_hand() -> N
     assert stopped == pytest.approx(1 / 3)
 
 
+def test_regret_where_the_median_says_nothing() -> None:
+    """All alike: no pick is worse than another. Most diverged: only the best is right, and what diverged is none of the best ten."""
+    alike = np.full((5, 3), 0.5)
+    assert judged(alike, np.array([3, 3, 1, 1, 1])) == (0.0, pytest.approx(9 / 15), pytest.approx(3 / 5))
+    diverged = np.array([[0.5, 0.1], [0.5, 0.2], *([[0.5, np.nan]] * 4)])
+    assert judged(diverged, np.full(6, 2)) == (0.0, 1.0, 0.0)
+    assert judged(diverged, np.array([1, 2, 2, 2, 2, 2]))[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([{"valid": {"accuracy": [1.0]}}], r"not a list of .* KeyError 'loss'"),
+        ([{"valid": {"loss": [0.5, 0.4]}}, {"valid": {"loss": [0.5]}}], r"curves of \[1, 2\] evaluations"),
+        ([{"valid": {"loss": [0.5, 0.4]}}, {"valid": {"loss": [None, 0.4]}}], r"record 1 has a value after one that is missing"),
+    ],
+)
+def test_curves_of_another_form_are_refused(content: list[object], said: str, tmp_path: Path) -> None:
+    """With what is wrong with them, rather than figures that mean nothing."""
+    (tmp_path / "curves.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match=said):
+        read(tmp_path / "curves.json")
+
+
 def test_the_race_counts_what_had_ended_by_when() -> None:
     """Two seeds each; who never reaches the target counts with the whole time; a row that failed says so."""
     seen = {"busy_share": 0.9, "peak_mb": 500, "error": "", "pick": {"test": {"component_accuracy": 0.7}}}
@@ -116,9 +140,10 @@ def test_the_tables_of_the_race_are_what_its_rows_say() -> None:
     assert emptied == results, "what stands between the tables is left"
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_what_only_a_gpu_can_show_runs_without_one_too() -> None:
     """In small, on the CPU: slots train as alone to 1e-9 in float64, the real search ends, and what has no meaning here is null."""
-    found = gpu_check.measure(argparse.Namespace(device="cpu", dim=16, stories=20, searched=20, trials=2, seconds=0.1))
+    found = gpu_check.measure(argparse.Namespace(device="cpu", dim=16, stories=20, searched=20, trials=2, epochs=2, seconds=0.1))
     assert found["parity_float64"] < 1e-9
     assert found["parity_float32"] < 1e-3
     assert found["replayed_beside_as_it_stands"] == 0

@@ -25,7 +25,7 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 tally probe trainer checkpoint inference
 """
 TUNER = """
-errors options health intervals verdict judges pruning definition storage tables buffer study budget pace promotion climb warm seam saving
+errors options health intervals verdict judges definition pruning storage tables buffer study budget pace promotion climb warm seam saving
 single trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake admission
 bench diagnosis faults comparison winner confirm observer endings choice summary inspection search progress events metrics
 views charts pictures report display publish watch gate dashboard doctor

@@ -77,7 +77,7 @@ class Admission:
 
     def _rehearse(self, make_trainer: TrainerFactory) -> None:
         """A few steps of the cheapest shape, with the cores that it will have."""
-        shape, hyperparameters = self._definition.settings({**self._definition.point({}), **self._definition.cheap}, 0)
+        shape, hyperparameters = self._definition.settings({**self._definition.usual, **self._definition.cheap}, 0)
         slots = math.ceil(self._definition.starting / self._lanes)
         try:
             trainer = make_trainer(shape, slots)
@@ -99,7 +99,7 @@ class Admission:
         """Whether there is a larger size than the first and a lane has room for few trials of it, and halving may stop trials: then most of
         the first need not end."""
         definition = self._definition
-        first = {**definition.point({}), **definition.cheap}
+        first = {**definition.usual, **definition.cheap}
         larger = sizes_above(definition, definition.cheap) if definition.sampler == "tpe" and definition.pruning.halving else []
         return bool(larger) and self.few({**first, SIZE: larger[0]})
 
@@ -195,7 +195,7 @@ class Admission:
         there = f"{ended} of {budget.trials} trials have ended"
         used_up = self._allowance.used_up()
         if ended < budget.trials and used_up:
-            self._notice(f"{used_up}, {there}; raise them to go on")
+            self._notice(f"{used_up}, {there}; raise that limit to go on")
         if not budget.minutes or self._allowance.left > 0:
             return
         if ended < budget.trials and not used_up:

@@ -85,7 +85,8 @@ def best_choice(storage_url: str, name: str) -> Choice:
         advice = f"`tuner confirm {name} --top 5` tries more of them, `{name}:TRIAL` names one"
         raise TunerError(f"of those of {name} that were confirmed none stays above the floor on round_trip with fresh seeds; {advice}")
     if found is None:
-        raise TunerError(f"no trial of {name} has finished above the floor on round_trip yet; `tuner status {name}` says how far it is")
+        floor = f"round_trip_floor = {definition.objective.round_trip_floor:g}"
+        raise TunerError(f"no trial of {name} has finished above {floor} yet; `tuner status {name}` says how far it is")
     return choice_of(study, definition, *found)
 
 
@@ -104,7 +105,7 @@ def choose(storage_url: str, subject: str) -> Choice:
     if int(number) not in trials:
         raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(trials)}, from 0 on")
     if not trials[int(number)].params:
-        raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; tuner search {study.study_name} goes on")
+        raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; run `tuner search {study.study_name}` to begin it")
     return choice_of(study, definition_of(study), trials[int(number)], None)
 
 

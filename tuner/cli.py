@@ -61,17 +61,17 @@ def cli() -> None:
 @study_argument
 @data_option
 @stories_option
-@click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Trials in all, however often the search is continued.")
+@click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Total number of trials, earlier runs of the search included.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes (0: no limit); run again to go on."
 )
-@click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, however often continued.")
-@click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="Minutes of a GPU, however often continued.")
+@click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, earlier runs included.")
+@click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="GPU-minutes in total, earlier runs included.")
 @click.option(
     "--at-budget",
     type=click.Choice(["store", "finish"]),
-    help="Trials that run when one of these is used up: left for the next run (store, as studies say), or trained to their ends.",
+    help="Trials still running when a limit is reached: kept for the next run (store, as studies say) or trained to the end.",
 )
 @width_option
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes on this machine.  [default: one for each GPU]")
@@ -122,8 +122,8 @@ def search(
     as_json: bool,
     **changes: Any,
 ) -> None:
-    """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full), a TOML file, or a study that is there by its full
-    name (quick@synthetic-300), which goes on.
+    """Searches, or continues a search. STUDY is a shipped study (quick, plateau, full), a TOML file, or the full name of an existing
+    study (quick@synthetic-300), which is continued. Without STUDY: quick.
 
     Example: tuner search quick --data stories.jsonl.gz --num-stories 100
     """
@@ -222,7 +222,7 @@ def diagnose(subject: str, storage: str, device: str, as_json: bool) -> None:
 
     findings = findings_of(subject, storage, device)
     lines = [line for one in findings for line in (one.finding, f"    {one.advice}")]
-    show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["nothing was found to be wrong"])
+    show(as_json, {"findings": [one.as_dict() for one in findings]}, lines or ["no problem found"])
 
 
 for command in (best, confirm, status, dashboard, report, doctor, health, worker, stop, enqueue, train, evaluate, parse, generate, data):
@@ -291,7 +291,7 @@ def _interrupted(arguments: list[str]) -> str:
     """What becomes of a command that was broken off."""
     named = next((word for word in arguments if word in cli.commands), "")
     if named in ("search", "worker", "confirm") and "--dry-run" not in arguments:
-        return f"interrupted; the {'search' if named == 'worker' else named} goes on when it is run again"
+        return f"interrupted; the {'confirmation' if named == 'confirm' else 'search'} continues when it is run again"
     return "interrupted"
 
 

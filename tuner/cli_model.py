@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +61,9 @@ def _named_settings(options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @data_option
 @stories_option
-@click.option("--preset", metavar="NAME", help="Settings and epochs: tinystories, or a .toml file from `tuner best`; options go before.")
+@click.option("--preset", metavar="NAME", help="Settings and epochs: tinystories, or a .toml file from `tuner best`; options override it.")
 @click.option(
-    "--from", "origin", metavar="STUDY[:TRIAL]", help="A trial's settings, seed, epochs and data (the best); other options go before."
+    "--from", "origin", metavar="STUDY[:TRIAL]", help="Settings, seed, epochs and data of a trial (or the best); options override them."
 )
 @storage_option
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over the train split.  [default: 30]")
@@ -150,7 +151,7 @@ def evaluate(
     loaded = _loaded(path, device)
     loaded.check(expected)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing:
-        figures = loaded.evaluate(data, num_stories, split, parsing).as_dict()
+        figures = loaded.evaluate(data, num_stories, split, parsing, partial(click.echo, err=True)).as_dict()
     show(as_json, figures, _flat(figures))
 
 
@@ -189,6 +190,9 @@ def parse(checkpoint: Path, text: tuple[str, ...], device: str, as_json: bool) -
 
     found = parse_texts(_loaded(checkpoint, device), text or _piped("sentences"))
     _warn_of(parsed.unknown for parsed in found)
+    for parsed in found:
+        if parsed.beyond:
+            click.echo(f"too long: this model reads {len(parsed.tokens)} tokens, {parsed.beyond} more are not read", err=True)
     summary = [{"tokens": parsed.tokens, "propositions": parsed.propositions, "unknown": parsed.unknown} for parsed in found]
     show(as_json, {"sentences": summary}, [" ".join(map(",".join, parsed.propositions)) for parsed in found])
 

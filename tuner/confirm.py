@@ -93,7 +93,7 @@ class _Array:
         if len(self.runs) == 1:
             raise _Untrainable(
                 f"the device has no room to confirm trial {self.runs[0].trial} ({error}); "
-                "run `tuner confirm STUDY` again with more, or with --device cpu in place of a GPU",
+                "free some memory or use --device cpu instead of a GPU, and run `tuner confirm STUDY` again",
                 f"the device has no room for it ({error})",
             ) from error
         half = len(self.runs) // 2

@@ -97,7 +97,7 @@ def serve(
     except OSError as error:
         foreign = error.errno in (socket.EAI_NONAME, socket.EAI_AGAIN, errno.EADDRNOTAVAIL)
         advice = "--host must be an address of this machine" if foreign else "name another with --port, or 0 for any"
-        raise TunerError(f"port {port} of {host} cannot be had ({error.strerror}); {advice}") from error
+        raise TunerError(f"cannot listen on port {port} of {host} ({error.strerror}); {advice}") from error
     with listening:
         token = given_token(os.environ)
         if token is None and not is_loopback(host):

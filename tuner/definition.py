@@ -320,9 +320,16 @@ class StudyDefinition(_Section):
         return {"hidden_dim": max(int(space.start), sizes[len(sizes) // 2])}
 
     @property
+    def usual(self) -> dict[str, Value]:
+        """A point of the space: the model's defaults where the space has them, elsewhere its first value."""
+        return {name: value if self._holds(self.search[name], value) else self.corners(name)[0] for name, value in self.point({}).items()}
+
+    @property
     def starting(self) -> int:
-        """How many trials begin with what is cheap; none where nothing is named for it."""
-        return min(STARTING, self.budget.trials // 4) if self.cheap else 0
+        """How many trials begin with what is cheap: none where nothing is named for it, no more than differ in what else is searched."""
+        others = [space for name, space in self.search.items() if name not in self.cheap]
+        unlike = math.prod(len(space.choices) if isinstance(space, Choices) else STARTING for space in others)
+        return min(STARTING, self.budget.trials // 4, unlike) if self.cheap else 0
 
     @property
     def first_starter(self) -> int:
@@ -375,10 +382,10 @@ def validated(content: dict[str, Any], where: str) -> StudyDefinition:
     try:
         return StudyDefinition.model_validate(content)
     except ValidationError as error:
-        raise DefinitionError(f"{where}: {_explain(error)}") from error
+        raise DefinitionError(f"{where}: {explained(error)}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def explained(error: ValidationError) -> str:
     """The most telling of pydantic's findings, as one sentence."""
     first = max(error.errors(), key=lambda found: (found["type"] in ("extra_forbidden", "value_error"), len(found["loc"])))
     place = ".".join(str(part) for part in first["loc"] if part not in ("Numbers", "Choices")) or "the definition"

@@ -148,7 +148,7 @@ def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> li
             border = f"{_between(low, high):.3g}"
             groups, names = [value >= high for value, _, _ in points], (f"{name} < {border}", f"{name} >= {border}")
         else:
-            groups, names = [value == high for value, _, _ in points], (f"another {name} than {high}", f"{name} = {high}")
+            groups, names = [value == high for value, _, _ in points], (f"a {name} other than {high}", f"{name} = {high}")
         of = (groups.count(False), groups.count(True))
         away, outpaced = _counts(groups, [out for _, out, _ in points]), _counts(groups, [short for _, _, short in points])
         ranges = ((values[0], low), (high, values[-1])) if ordered else None

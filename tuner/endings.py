@@ -85,7 +85,7 @@ class Endings:
             self._trimmed |= trim(self._study, self._definition, self._artifacts, self._keep, self._observer.noticed, self._trimmed)
         self._failures = self._failures + 1 if verdict.cause == "failed" else 0
         if self._failures >= FAILURES_IN_A_ROW:
-            raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; mend that and run it again")
+            raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; fix that and run it again")
         return verdict
 
     def _saved(self, running: Running, save: Callable[[Path, Scored], None]) -> dict[str, Any]:

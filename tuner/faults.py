@@ -57,7 +57,8 @@ def regressed_ids(run: Run) -> Iterator[Finding]:
     """Symbol ids regressed as if they were amounts, as in the original's parse loss, and less than half of what is possible learnt."""
     reached = _reached(run)
     if run.settings.get("proposition_loss") == "mse" and reached is not None and not reached >= LEARNT * run.bound:
-        finding = f"symbol ids are regressed (proposition_loss = mse), and the mean of two ids is a third word: {reached:.3f} is reached"
+        regressed = "symbol ids are regressed (proposition_loss = mse), and the mean of two ids is the id of an unrelated word"
+        finding = f"{regressed}: {reached:.3f} is reached"
         yield Finding("regressed_ids", finding, "train with proposition_loss = cross_entropy", {"accuracy": reached})
 
 
@@ -111,7 +112,7 @@ def frozen_parts(run: Run) -> Iterator[Finding]:
     still = {name: change for name, change in run.probe.moved.items() if change < STILL}
     if still:
         finding = f"{len(still)} of {len(run.probe.moved)} parts have not moved from where they started: {', '.join(sorted(still)[:5])}"
-        advice = "see that they are on the way to a loss with a weight, and that the learning rate is not far too small"
+        advice = "check that they feed into a loss whose weight is above 0, and that the learning rate is not far too small"
         yield Finding("frozen_part", finding, advice, {"moved": still})
 
 
@@ -129,7 +130,7 @@ def constant_answers(run: Run) -> Iterator[Finding]:
             f"{role} is {word!r} in {100 * share:.0f} % (gold: {100 * gold:.0f} %)" for role, (word, share, gold) in same.items()
         )
         advice = "the model answers without reading: raise the learning rate; `tuner diagnose STUDY` says where others left this level"
-        yield Finding("constant_answer", f"nearly one answer for all sentences: {said}", advice, {r: list(a) for r, a in same.items()})
+        yield Finding("constant_answer", f"nearly the same answer for all sentences: {said}", advice, {r: list(a) for r, a in same.items()})
 
 
 def at_chance(run: Run) -> Iterator[Finding]:
@@ -170,13 +171,12 @@ def capacity(run: Run) -> Iterator[Finding]:
     level, evidence = run.chance["component_accuracy"], {"train": train, "valid": valid, "possible": run.bound}
     if train - valid > OVERFIT + 1 - run.bound:
         finding = f"component accuracy {train:.3f} on train and {valid:.3f} on validation, where {run.bound:.3f} is possible"
-        advice = "too large for these data: more stories, more dropout, weight_decay or word_swap, or a smaller hidden_dim"
+        advice = "the model is too large for these data: use more stories, dropout, weight_decay or word_swap, or a smaller hidden_dim"
         yield Finding("overfitting", finding, advice, evidence)
     elif level + NEAR_CHANCE < train < 0.85 and train - valid < OVERFIT / 3 and _flat(run.curve):
         finding = f"component accuracy {train:.3f} on train as on validation ({valid:.3f}), and the curve is flat"
-        yield Finding(
-            "underfitting", finding, "too small or too strongly held back: a larger hidden_dim, less dropout and weight_decay", evidence
-        )
+        advice = "the model is too small or over-regularised: use a larger hidden_dim, or less dropout and weight_decay"
+        yield Finding("underfitting", finding, advice, evidence)
 
 
 def _flat(curve: Sequence[Mapping[str, Any]]) -> bool:
@@ -207,8 +207,8 @@ def learning_rate(run: Run) -> Iterator[Finding]:
     from_to = f"from {loss[0]:.3g} to {loss[-1]:.3g} in {len(loss)} epochs"
     if back[0] > STEADY and max(back) > BACK and held > HELD:
         finding = (
-            f"the loss goes to and fro {from_to}: {100 * back[0]:.0f} % of its way and {100 * back[1]:.0f} % of the objective's lead back, "
-            f"and the gradient keeps {100 * held:.0f} % of its first norm"
+            f"the loss oscillates {from_to}: {100 * back[0]:.0f} % of its way and {100 * back[1]:.0f} % of the objective's lead backward, "
+            f"and the gradient norm is still {100 * held:.0f} % of its first value"
         )
         yield Finding("rate_too_large", finding, f"try a lower lr than {lr}", {"back": list(back), "gradient_held": held, "lr": lr})
     part = max(1, len(loss) // 4)
@@ -227,12 +227,12 @@ RARE, MANY, UNNAMEABLE = 3, 0.05, 0.05
 def unlearnable_labels(run: Run) -> Iterator[Finding]:
     """Words that validation asks for and train does not teach."""
     if run.bound < 1 - UNNAMEABLE:
-        finding = f"{100 * (1 - run.bound):.1f} % of the words asked for are neither known to train nor stand in their sentence"
+        finding = f"{100 * (1 - run.bound):.1f} % of the words asked for occur neither in train nor in their own sentence"
         yield Finding("unknown_words", finding, "use more stories", {"possible": run.bound})
     count = sum(run.unlearnable.values())
     if run.asked and count > MANY * run.asked:
         most = sorted(run.unlearnable, key=lambda name: (-run.unlearnable[name], name))[:5]
-        finding = f"{count} of {run.asked} propositions have a relation that train shows less than {RARE} times: {', '.join(most)}"
+        finding = f"{count} of {run.asked} propositions have a relation that occurs fewer than {RARE} times in train: {', '.join(most)}"
         yield Finding(
             "unlearnable_relation", finding, "use more stories, or leave such relations out", {"relations": dict(run.unlearnable)}
         )

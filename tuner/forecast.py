@@ -84,8 +84,8 @@ def _memory() -> int:
 def told(found: dict[str, Any]) -> list[str]:
     """The forecast in words."""
     after, whole, most = found["confirmation"], found["seconds_of_all"], found["seconds_at_most"]
-    even = f"{_time(whole)} where each shape comes up as often"
-    beside = f", which are its minutes; for all trials {even}" if most < whole else f"; {even}" if most > whole else ""
+    even = f"{_time(whole)} if each shape is drawn equally often"
+    beside = f", the study's time limit; all trials would take {even}" if most < whole else f"; {even}" if most > whole else ""
     each = f" in each of {found['processes']} processes" if found["processes"] > 1 else ""
     lines = [
         f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once{each}",

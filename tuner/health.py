@@ -77,4 +77,5 @@ def health(path: Path, now: float) -> Health:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Health(False, f"{path} cannot be read ({type(error).__name__}); a search writes it anew after its next epoch")
     well = silent <= within
-    return Health(well, f"the last epoch ended {silent:.0f} seconds ago; " + ("that is usual" if well else f"at most {within:.0f} are"))
+    judged = "that is normal" if well else f"the limit is {within:.0f}: it seems to hang"
+    return Health(well, f"the last epoch ended {silent:.0f} seconds ago; {judged}")

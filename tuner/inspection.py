@@ -10,7 +10,7 @@ import optuna
 import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import flat_settings
+from model.config import Hyperparameters, ModelShape, flat_settings
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
 from model.files import is_there
@@ -45,10 +45,10 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
 
 ADVICE = {
     "plateaued": "`tuner diagnose STUDY` says in which part of the space others left this level",
-    "exploded": "a lower learning rate; `tuner diagnose STUDY` says where others went on",
-    "outpaced": "nothing is wrong with it but that others did better: `tuner best STUDY`",
+    "exploded": "try a lower learning rate; `tuner diagnose STUDY` says in which part of the space others left the plateau",
+    "outpaced": "nothing is wrong with it, others did better: see `tuner best STUDY`",
     "out_of_memory": "a smaller hidden_dim or batch_size, or another device",
-    "failed": "see what its trainer said; the trial can be put in again with `tuner enqueue`",
+    "failed": "fix the error that its trainer raised, then put the trial in again with `tuner enqueue`",
 }
 """What to do about a verdict."""
 
@@ -115,7 +115,7 @@ def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: t
     definition, kept = definition_of(study), found[0].user_attrs.get("checkpoint")
     if kept and Path(kept).is_file() and definition.trainer == SYMMETRIC:
         return run_of_checkpoint(Path(kept), device, curve)
-    settings = definition.filled(found[0].params)
+    settings = {**flat_settings(ModelShape(), Hyperparameters()), **definition.filled(found[0].params)}
     return Run(settings, curve, None, study.user_attrs["most_frequent"])
 
 

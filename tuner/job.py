@@ -108,9 +108,9 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
         if request.ray is None:
             dataclasses.replace(prepared, study=study).trim(plainly(console))
         if request.confirm and not complete(study, prepared.definition):
-            first = "" if request.definition.budget.bounded else "run the search again to go on; "
-            later = f"{first}tuner confirm {study.study_name} confirms what there is"
-            plainly(aside)(f"the best is not confirmed yet: that comes when all trials have ended; {later}")
+            first = "" if request.definition.budget.bounded else "run the search again to go on, or "
+            later = f"{first}run `tuner confirm {study.study_name}` to confirm what there is now"
+            plainly(aside)(f"the best is not confirmed yet: that begins when all trials have ended; {later}")
         elif request.confirm and lost:
             plainly(console)(
                 f"the best is not confirmed: {prepared.device} has failed; tuner confirm {study.study_name} --device D confirms it"

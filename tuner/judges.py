@@ -49,6 +49,7 @@ class History:
         chance: the objective of a constant answer, if known.
         peers: the other trials, ended ones included.
         losses, gradient_norm: by epoch, for the evidence.
+        sign: -1 where the objective is one to be made small, turned round; verdicts have it as it was reported.
     """
 
     objective: Curve
@@ -58,6 +59,7 @@ class History:
     peers: tuple[Peer, ...] = ()
     losses: dict[str, Curve] = field(default_factory=dict)
     gradient_norm: Curve = ()
+    sign: float = 1.0
 
     @property
     def epoch(self) -> int:
@@ -110,8 +112,9 @@ class ExplosionRule:
         for name, curve in bad:
             first = next((place for place, value in enumerate(curve) if not math.isfinite(value)), None)
             if first is not None:
-                before = curve[first - 1] if first else math.nan
-                reason = f"the {name} is {curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
+                sign = history.sign if name == "objective" else 1.0
+                before = sign * curve[first - 1] if first else math.nan
+                reason = f"the {name} is {sign * curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
                 return Verdict("exploded", epoch, reason, {"last_finite": before})
         usual = 0.0
         if not loss:  # an objective may begin at nothing, which is no size
@@ -125,7 +128,11 @@ class ExplosionRule:
         limit = best + self.factor * fallen
         if min(loss[-self.stay :]) <= limit:
             return None
-        reason = f"the loss rose from {best:.4g} to {loss[-1]:.4g} and has stayed above {limit:.4g} for {self.stay} epochs"
+        if not history.loss and history.sign > 0:
+            reason = f"the objective fell from {-best:.4g} to {-loss[-1]:.4g} and has stayed below {-limit:.4g} for {self.stay} epochs"
+            return Verdict("exploded", epoch, reason, {"best": -best, "objective": -loss[-1], "limit": -limit})
+        what = "loss" if history.loss else "objective"
+        reason = f"the {what} rose from {best:.4g} to {loss[-1]:.4g} and has stayed above {limit:.4g} for {self.stay} epochs"
         return Verdict("exploded", epoch, reason, {"best_loss": best, "loss": loss[-1], "limit": limit})
 
 
@@ -166,9 +173,10 @@ class PlateauRule:
         moved = f"fell by {fallen:.3g} of" if fallen >= 0 else f"rose by {-fallen:.3g}, its range being"
         flat = f"; the loss {moved} {span:.3g}" if history.loss else ""
         where, parts = self._where(history, level), ", ".join(self._parts(history))
-        reason = f"no progress beyond noise in {self.window} epochs: objective {level:.3f} +- {noise:.3f}{where}{flat}"
+        reason = f"no progress beyond noise in {self.window} epochs: objective {history.sign * level:.3f} +- {noise:.3f}{where}{flat}"
         reason += f"; {parts}" if parts else ""
-        return Verdict("plateaued", epoch, reason, {"level": level, "slope": slope, "slope_error": error, "loss_fall": fallen})
+        told = {"level": history.sign * level, "slope": history.sign * slope, "slope_error": error, "loss_fall": fallen}
+        return Verdict("plateaued", epoch, reason, told)
 
     @staticmethod
     def _fall(loss: Sequence[float]) -> float:
@@ -272,10 +280,11 @@ class HalvingRule:
         if min(better, promising) < kept:
             return None
         reason = (
-            f"objective {level:.3f} in epoch {epoch}: {better} of {number} others were better and {promising} had better prospects, "
-            f"the best {math.ceil(kept)} go on"
+            f"objective {history.sign * level:.3f} in epoch {epoch}: {better} of {number} others were better and {promising} had better "
+            f"prospects, the best {math.ceil(kept)} go on"
         )
-        return Verdict("outpaced", epoch, reason, {"objective": level, "better": better, "promising": promising, "peers": number})
+        told = {"objective": history.sign * level, "better": better, "promising": promising, "peers": number}
+        return Verdict("outpaced", epoch, reason, told)
 
     def rungs(self, epochs: int) -> list[int]:
         """The epochs at which trials of so many epochs are judged."""

@@ -18,7 +18,7 @@ stories_option = click.option(
     "--num-stories",
     type=click.IntRange(min=1),
     metavar="N",
-    help="The first N stories.  [default: of a search as its study says; all]",
+    help="Use the first N stories only.  [default: for a search as its study says, else all]",
 )
 study_argument = click.argument("study", default="quick")
 storage_option = click.option(
@@ -50,10 +50,10 @@ def telling_options(command: Command) -> Command:
     """How much is said on stderr, and in which form: `words` and `log_format`."""
     for option in (
         click.option(
-            "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What is said on stderr."
+            "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Format of the messages on stderr."
         ),
-        click.option("-v", "words", flag_value=1, type=int, help="Say a line for each epoch too."),
-        click.option("-q", "words", flag_value=-1, type=int, help="Say only what goes wrong."),
+        click.option("-v", "words", flag_value=1, type=int, help="Also print one line per epoch."),
+        click.option("-q", "words", flag_value=-1, type=int, help="Print only problems."),
     ):
         command = option(command)
     return command

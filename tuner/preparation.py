@@ -256,10 +256,13 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     if earlier is not None:
         remember(study, storage, earlier, definition.distributions())
     _warn_of_few(study, definition, plainly(console))
+    if corpus.too_long:
+        plainly(console)(corpus.too_long)
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
-    left, stories = sum(corpus.left_out.values()), definition.data.stories or "all"
+    left, asked = sum(corpus.left_out.values()), definition.data.stories
+    fewer = f"all there are, {asked:,} were asked for" if asked is not None and corpus.stories < asked else "--num-stories"
     console.print(
-        f"{study.study_name}: {stories} stories (--num-stories), {sizes} sentences, {left} left out as repeats of train",
+        f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train",
         soft_wrap=not console.is_terminal,
     )
     return Prepared(request, definition, study, storage, corpus, device, begun)
@@ -270,7 +273,7 @@ def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callabl
     budget, baselines = definition.budget.trials, len(definition.baselines)
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     if len(begun) > budget:
-        tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none: it says how many there are in all")
+        tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none; raise it: it counts all trials")
     elif budget <= baselines and len(begun) == sum(BASELINE in trial.user_attrs for trial in begun):
         tell(f"{budget} trials are all for the {baselines} baselines, nothing is searched; raise --trials")
 

@@ -3,17 +3,25 @@
     pruner = FirstOf(ExplosionPruner(epochs=30), PlateauPruner(epochs=30), HalvingPruner(epochs=30))
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
-A trial reports its steps from 1 (or any other start) upwards, one an epoch. One that is complete before the last of them stands with its
-last value; one that is complete and has reported nothing is nobody's peer.
+A trial reports its steps from 1 (or any other start) upwards, one an epoch. One that begins later than the others, as after a checkpoint,
+or leaves steps out is compared with them step by step. One that is complete before the last of them stands with its last value; one that
+is complete and has reported nothing is nobody's peer.
 """
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ValidationError
 
+from tuner.definition import Explosion, Halving, Plateau, explained
 from tuner.errors import DefinitionError
-from tuner.judges import LEAST_WINDOW, Curve, ExplosionRule, FirstRule, HalvingRule, History, Judge, Peer, PlateauRule
+from tuner.judges import Curve, ExplosionRule, FirstRule, HalvingRule, History, Judge, Peer, PlateauRule
 from tuner.verdict import Verdict
 
 
@@ -25,14 +33,15 @@ class RulePruner(optuna.pruners.BasePruner):
         epochs: how many steps a trial reports when nothing stops it, counted from 1.
 
     Raises:
-        DefinitionError: there is nothing to judge by: no steps, a window that shows no progress, no pruners or unlike ones.
+        DefinitionError: there is nothing to judge by: no steps, settings that a study definition would not take, no pruners or unlike ones.
     """
 
     def __init__(self, rule: Judge, epochs: int) -> None:
         if epochs < 1:
             raise DefinitionError(f"epochs = {epochs} is not allowed; allowed: whole numbers from 1 on")
         self.rule, self.epochs = rule, epochs
-        self._peers: dict[tuple[int, int], tuple[dict[int, float], Peer]] = {}  # by study and trial, with the values they were made of
+        # by study and trial: the values it was made of, and where it begins
+        self._peers: dict[tuple[int, int], tuple[dict[int, float], Peer, int | None]] = {}
 
     def judge(self, study: optuna.Study, trial: FrozenTrial) -> Verdict | None:
         """The verdict on what Optuna knows: this trial's values and its peers', turned so that higher is better."""
@@ -42,28 +51,75 @@ class RulePruner(optuna.pruners.BasePruner):
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         others = study.get_trials(deepcopy=False, states=states)
         told = [other for other in others if other.intermediate_values or other.state != TrialState.COMPLETE]
-        peers = tuple(self._peer(study._study_id, other, sign) for other in told if other.number != trial.number)
-        return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=peers))
+        others = [other for other in told if other.number != trial.number]
+        peers = [self._peer(study._study_id, other, sign) for other in others]
+        begins = {_begins(trial), *(begin for _, begin in peers if begin is not None)}
+        if len(begins) > 1 or SPARSE in begins:
+            return self.rule(self._by_step(trial, others, sign))
+        return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=tuple(peer for peer, _ in peers), sign=sign))
 
-    def _peer(self, study_id: int, other: FrozenTrial, sign: float) -> Peer:
-        """Made anew only where its values are."""
-        key, over = (study_id, other.number), other.state != TrialState.RUNNING
-        values, peer = self._peers.get(key, (None, None))
+    def _by_step(self, trial: FrozenTrial, others: list[FrozenTrial], sign: float) -> History:
+        """The trial's own values one after the other, beside what its peers had at the same steps."""
+        own = sorted(trial.intermediate_values)
+        steps = sorted(set(own).union(*(other.intermediate_values for other in others)))
+        later = steps[steps.index(own[-1]) + 1 :]
+        epochs = len(own) + max(0, self.epochs - len(steps) + len(later))
+        peers = tuple(Peer(self._to_its_end(other, _at(other, [*own, *later], sign), epochs), _over(other)) for other in others)
+        return History(_curve(trial, sign), epochs=epochs, peers=peers, sign=sign)
+
+    def _peer(self, study_id: int, other: FrozenTrial, sign: float) -> tuple[Peer, int | None]:
+        """With where it begins; made anew only where its values are."""
+        key, over = (study_id, other.number), _over(other)
+        values, peer, begins = self._peers.get(key, (None, None, None))
         if peer is None or values is not other.intermediate_values or peer.over != over:
-            curve = _curve(other, sign)
-            if other.state == TrialState.COMPLETE:  # it ended by itself, and stands where it ended
-                curve += curve[-1:] * (self.epochs - len(curve))
-            peer = Peer(curve, over)
-            self._peers[key] = other.intermediate_values, peer
-        return peer
+            peer, begins = Peer(self._to_its_end(other, _curve(other, sign), self.epochs), over), _begins(other)
+            self._peers[key] = other.intermediate_values, peer, begins
+        return peer, begins
+
+    @staticmethod
+    def _to_its_end(other: FrozenTrial, curve: Curve, epochs: int) -> Curve:
+        """One that is complete ended by itself, and stands where it ended."""
+        return curve + curve[-1:] * (epochs - len(curve)) if other.state == TrialState.COMPLETE else curve
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the rule has a verdict."""
         return self.judge(study, trial) is not None
 
 
+SPARSE = -1
+"""In the place of its first step: a trial leaves steps out."""
+
+
+def _begins(trial: FrozenTrial) -> int | None:
+    """Its first step; None where it has none."""
+    steps = trial.intermediate_values
+    if not steps:
+        return None
+    first = min(steps)
+    return first if max(steps) - first + 1 == len(steps) else SPARSE
+
+
+def _over(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.RUNNING
+
+
 def _curve(trial: FrozenTrial, sign: float) -> Curve:
     return tuple(sign * trial.intermediate_values[step] for step in sorted(trial.intermediate_values))
+
+
+def _at(trial: FrozenTrial, steps: Sequence[int], sign: float) -> Curve:
+    """At each of these steps up to its last: its value there, else the one before; not a number where it had not begun."""
+    known = sorted(trial.intermediate_values)
+    places = [bisect_right(known, step) for step in steps if known and step <= known[-1]]
+    return tuple(sign * trial.intermediate_values[known[place - 1]] if place else math.nan for place in places)
+
+
+def _checked(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, Any]:
+    """A rule's settings, as a study definition would take them."""
+    try:
+        return kind.model_validate(settings).model_dump()
+    except ValidationError as error:
+        raise DefinitionError(explained(error)) from error
 
 
 class PlateauPruner(RulePruner):
@@ -78,16 +134,15 @@ class PlateauPruner(RulePruner):
         top: float = PlateauRule.top,
         noise: float = PlateauRule.noise,
     ) -> None:
-        if window < LEAST_WINDOW:
-            raise DefinitionError(f"window = {window} is not allowed; allowed: whole numbers from {LEAST_WINDOW} on")
-        super().__init__(PlateauRule(window, share, near, top, noise), epochs)
+        settings = {"window": window, "share": share, "near": near, "top": top, "noise": noise}
+        super().__init__(PlateauRule(**_checked(Plateau, settings)), epochs)
 
 
 class ExplosionPruner(RulePruner):
     """Stops what is not finite; see `ExplosionRule`."""
 
     def __init__(self, epochs: int, factor: float = ExplosionRule.factor, stay: int = ExplosionRule.stay) -> None:
-        super().__init__(ExplosionRule(factor, stay), epochs)
+        super().__init__(ExplosionRule(**_checked(Explosion, {"factor": factor, "stay": stay})), epochs)
 
 
 class HalvingPruner(RulePruner):
@@ -105,7 +160,8 @@ class HalvingPruner(RulePruner):
         ahead: float = HalvingRule.ahead,
         back: int = HalvingRule.back,
     ) -> None:
-        super().__init__(HalvingRule(first, step, keep_first, keep_last, slack, least, ahead, back), epochs)
+        shares = {"first": first, "step": step, "keep_first": keep_first, "keep_last": keep_last}
+        super().__init__(HalvingRule(**_checked(Halving, {**shares, "slack": slack, "least": least, "ahead": ahead, "back": back})), epochs)
 
 
 class FirstOf(RulePruner):

@@ -36,7 +36,7 @@ def render(seen: StudyView, kind: str) -> str:
     """
     kinds: dict[str, Callable[[StudyView], str]] = {"html": page, "md": markdown, "csv": table}
     if kind not in kinds:
-        raise TunerError(f"a report is written as {', '.join(f'.{name}' for name in kinds)}, not as {kind or 'a file without ending'!r}")
+        raise TunerError(f"a report is written as {', '.join(f'.{name}' for name in kinds)}, not as {kind or 'a file with no suffix'!r}")
     return kinds[kind](seen)
 
 

@@ -199,7 +199,7 @@ def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition,
     study = find_study(storage, full_name)
     for base in (full_name, full_name.rpartition(".")[0]):
         if full_name in (generations := _generations(storage, base))[:-1]:
-            raise StudyError(f"the study {full_name} is not the newest of its name; only {generations[-1]} can be gone on with")
+            raise StudyError(f"the study {full_name} is not the newest of its name; only {generations[-1]} can be continued")
     return definition_of(study), study.study_name.rpartition(f"@{study.user_attrs['data']['name']}")[0]
 
 

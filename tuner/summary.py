@@ -64,6 +64,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
         "confirmation": standing(study),
+        "round_trip_floor": definition.objective.round_trip_floor,
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get(BASELINE)],
         "audit": audit(ended),
         "most_frequent": study.user_attrs["most_frequent"],
@@ -88,7 +89,7 @@ def audit_line(found: Mapping[str, Any]) -> str:
     stops, wrong = found["stops"], found["wrong"]
     if not stops:
         return ""
-    line = f"audit: {stops} {'stop' if stops == 1 else 'stops'} not carried out, {wrong} of them of trials that ended in the best tenth"
+    line = f"audit: {stops} {'stop' if stops == 1 else 'stops'} not carried out, {wrong} of these trials ended in the best tenth"
     if stops < ENOUGH_AUDITS:
         return f"{line}: too few to tell"
     return f"{line}: stopping is wrong in {100 * found['low']:.0f} to {100 * found['high']:.0f} % of cases (Wilson, 95 %)"
@@ -126,7 +127,7 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     if summary["confirmation"] is not None:
         lines += told(summary["confirmation"])
     elif best is None:
-        lines += _none_sound(curves)
+        lines += _none_sound(curves, summary["round_trip_floor"])
     if best is not None:
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
@@ -136,14 +137,16 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     return [*lines, *filter(None, [audit_line(summary["audit"])])]
 
 
-def _none_sound(curves: dict[int, list[dict[str, Any]]]) -> list[str]:
+def _none_sound(curves: dict[int, list[dict[str, Any]]], floor: float) -> list[str]:
     """What is said where no trial is a candidate: how far the highest has come, and why that does not count."""
-    lines = ["no trial has finished above the floor on round_trip yet (propositions that survive being written and read again)"]
+    read = "propositions that survive being written and read again"
+    lines = [f"no trial has finished above the floor on round_trip yet ({100 * floor:g} % of the {read})"]
     reached = {number: points[-1] for number, points in curves.items() if points and points[-1]["objective"] > 0}
     if reached:
         number, last = max(reached.items(), key=lambda one: (one[1]["objective"], -one[0]))
         figures = f"component accuracy {100 * last['objective']:.2f}%, round trip {100 * last.get('round_trip', 0.0):.2f}%"
-        lines.append(f"the highest so far is trial {number}: {figures}; more epochs or more stories bring that too")
+        lines.append(f"the highest so far is trial {number}: {figures}; more epochs or more stories usually raise the round trip")
+        lines.append("where that cannot be had: a copy of the study's TOML file with a lower [objective] round_trip_floor")
     return lines
 
 

@@ -141,6 +141,8 @@ def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progre
     sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
     left = f"{sum(corpus.left_out.values()):,} left out as repeats of train"
     tell(f"{corpus.name}: {', '.join(sizes)} sentences, {left}; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
+    if corpus.too_long:
+        tell(corpus.too_long)
     if request.checkpoint.exists():
         place = request.checkpoint.with_name(f"{request.checkpoint.stem}-interrupted{request.checkpoint.suffix}")
         tell(f"{request.checkpoint} is there already; it is replaced at the end")
@@ -202,7 +204,7 @@ def _save(trainer: SavingTrainer, path: Path, evaluation: Evaluation) -> None:
 def _rescued(trainer: SavingTrainer, path: Path, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:
     """Writes the model as it was after its last whole epoch, if there is one; what is said of it."""
     if whole is None:
-        return "no epoch was over: no checkpoint is written"
+        return "interrupted before the first epoch ended: no checkpoint is written"
     held, evaluation = whole
     trainer.resume(0, hyperparameters, held)
     _save(trainer, path, evaluation)

@@ -207,7 +207,7 @@ def told(finding: Mapping[str, Any]) -> list[str]:
         return ["nothing was confirmed: no trial has finished above the floor on the round trip, baselines not counted"]
     seeds = max(len(entry["seeds"]) for entry in entries)
     again = (
-        "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is not quite untouched any more"
+        "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is no longer fully independent"
     )
     head = f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
     lines = [head, f"{'mean of the test split, 95 % interval':44} {'objective':>22} {'entity':>7} {'relation':>8} {'value':>7}"]
@@ -246,7 +246,7 @@ def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]
         every = "every baseline that can be trained" if finding.get("left_out") else "every baseline"
         lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least)}"]
     elif len(chosen["seeds"]) < 2:
-        lines = [f"no winner: one fresh seed says nothing of the noise; `tuner confirm STUDY --seeds 3` does; {_gap(least)}"]
+        lines = [f"no winner: one fresh seed says nothing of the noise; run `tuner confirm STUDY --seeds 3`; {_gap(least)}"]
     else:
         lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least)}"]
     if finding["smallest"] not in (None, chosen["name"]):

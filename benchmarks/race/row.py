@@ -54,8 +54,12 @@ def commands(searcher: str, task: Task) -> list[list[str]]:
     return [[python, "-m", f"benchmarks.race.{searcher.partition('-')[0]}_peer", path]]
 
 
-def run(searcher: str, task: Task) -> dict[str, Any]:
-    """The row; a searcher that cannot be started, or ends before its time, is a row that says so."""
+def run(searcher: str, task: Task, corpus: str) -> dict[str, Any]:
+    """The row; a searcher that cannot be started, or ends before its time, is a row that says so.
+
+    Args:
+        corpus: the name of the task's data, with their digest: a path says nothing elsewhere.
+    """
     with tempfile.TemporaryDirectory() as name:
         task = Task(**{**vars(task), "folder": name, "bare": searcher.endswith(BARE)})
         task.write(Path(name) / "task.json")
@@ -71,7 +75,7 @@ def run(searcher: str, task: Task) -> dict[str, Any]:
         best = max((end for end in ends if end["round_trip"] >= task.definition.objective.round_trip_floor), key=_value, default=None)
         return {
             "searcher": searcher,
-            "task": {key: value for key, value in vars(task).items() if key not in ("folder", "data")},
+            "task": {**{key: value for key, value in vars(task).items() if key not in ("folder", "data")}, "corpus": corpus},
             "ends": [[round(end["at"] - began, 2), round(end["value"], 5)] for end in ends],
             "settings": [chosen(end["params"]) for end in ends],
             "epochs": watched.epochs,

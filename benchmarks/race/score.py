@@ -19,10 +19,16 @@ LEVELS = (0.92, 0.94, 0.96, 0.98)
 QUARTERS, DRAWN_FROM = 4, 0.7
 
 
-def of_race(row: Row, stories: int, epochs: int, minutes: float, device: str = "cpu") -> bool:
-    """Whether a row is of the race with so many stories, epochs a trial and minutes on this device."""
+def of_race(row: Row, stories: int, epochs: int, minutes: float, device: str = "cpu", corpus: str | None = None) -> bool:
+    """Whether a row is of the race with so many stories, epochs a trial and minutes on this device, with these data (None: any)."""
     task = row["task"]
-    return (task["stories"], task["epochs"], task["minutes"], task.get("device", "cpu")) == (stories, epochs, minutes, device)
+    same = (task["stories"], task["epochs"], task["minutes"], task.get("device", "cpu")) == (stories, epochs, minutes, device)
+    return same and corpus in (None, task["corpus"])
+
+
+def corpora(rows: Sequence[Row]) -> list[str]:
+    """The names of the data that rows are of."""
+    return list(dict.fromkeys(row["task"]["corpus"] for row in rows))
 
 
 def between(values: Sequence[float]) -> dict[str, float | None]:

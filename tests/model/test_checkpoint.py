@@ -113,6 +113,19 @@ def test_data_that_have_changed_since_are_not_taken_for_those_it_was_trained_on(
     assert checkpoint.evaluate(str(path), None, "all").figures.keys() == expected.keys()
 
 
+def test_what_states_nothing_cannot_be_scored_and_what_is_too_long_is_told_of(saved: tuple[Path, FusedTrainer], tmp_path: Path) -> None:
+    """Zeroes would look like a model that failed."""
+    checkpoint, said = load_checkpoint(saved[0], CPU), list[str]()
+    sentence: dict[str, object] = {"story_id": "a", "tokens": ["the"] * 100, "propositions": []}
+    (tmp_path / "own.jsonl").write_text(json.dumps(sentence))
+    with pytest.raises(CheckpointError, match="none of the 1 sentences of the all split has propositions"):
+        checkpoint.evaluate(str(tmp_path / "own.jsonl"), None, "all")
+    (tmp_path / "own.jsonl").write_text(json.dumps({**sentence, "propositions": [["cat", "type", "cat"]]}))
+    checkpoint.evaluate(str(tmp_path / "own.jsonl"), None, "all", tell=said.append)
+    (told,) = said
+    assert told.startswith(f"1 of 1 sentences have more than {checkpoint.max_tokens} tokens: the rest of them is not read")
+
+
 def test_what_it_was_trained_on_is_no_test_of_it_with_more_stories_either(tmp_path: Path) -> None:
     """Trained on twenty, tested with thirty: some sentences of their test split stand word for word in its own train split."""
     few, more = load_corpus("synthetic", 20, 1), split_sentences(load_sentences("synthetic", 30, 1)[1], 1)[0]

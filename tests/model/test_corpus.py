@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.corpus import Corpus, ceiling, length_classes, load_corpus, nameable, split_stories
+from model.corpus import Corpus, ceiling, length_classes, load_corpus, nameable, split_stories, too_long
 from model.errors import DataError
 from model.noise import generator_for
 from model.sources import load_sentences, read_jsonl
@@ -34,7 +34,12 @@ def write(path: Path, *lines: object) -> Path:
         ({**GOOD, "propositions": [["cat", "type"]]}, "proposition 1 is"),
         ({**GOOD, "propositions": [["cat", "type", 3]]}, "proposition 1 is"),
         ({**GOOD, "propositions": [["cat", "type", "cat"]] * 1001}, "1,001 propositions; allowed: up to 1,000"),
+        ({**GOOD, "propositions": [["cat", "type", ""]]}, "proposition 1: part 3 is empty; allowed: words of 1 to 256 characters"),
         ({**GOOD, "tokens": []}, "tokens"),
+        ({**GOOD, "tokens": ["a", ""]}, "token 2 is empty; allowed: words of 1 to 256"),
+        ({**GOOD, "tokens": ["a" * 300]}, "token 1 has 300 characters"),
+        ({**GOOD, "tokens": ["a", None]}, "token 2 is null, not a word"),
+        (b" ", "an empty line; leave it out"),
         ({**GOOD, "tokens": "a cat"}, "tokens"),
         ({**GOOD, "story_id": 1}, "story_id"),
         ({"tokens": ["a"]}, "story_id"),
@@ -46,6 +51,26 @@ def test_a_line_not_of_the_form_names_file_line_and_fault(tmp_path: Path, line: 
     path = write(tmp_path / "data.jsonl", GOOD, line)
     with pytest.raises(DataError, match=r"data\.jsonl, line 2: .*" + fault):
         read_jsonl(path)
+
+
+def test_the_mark_that_some_editors_begin_a_file_with_is_no_part_of_it(tmp_path: Path) -> None:
+    """Nor does it stand within."""
+    line = b"\xef\xbb\xbf" + json.dumps(GOOD).encode()
+    assert read_jsonl(write(tmp_path / "data.jsonl", line, GOOD)) == read_jsonl(write(tmp_path / "plain.jsonl", GOOD, GOOD))
+    with pytest.raises(DataError, match="line 2: not JSON"):
+        read_jsonl(write(tmp_path / "data.jsonl", GOOD, line))
+
+
+def test_sentences_longer_than_the_model_reads_are_told_of() -> None:
+    """And what they name beyond that cannot be copied."""
+    short = [Sentence(f"s{n}", ("the", f"cat{n}"), ((f"cat{n}", "type", f"cat{n}"),)) for n in range(40)]
+    corpus = Corpus("short", short, 1)
+    assert corpus.too_long == ""
+    long = Sentence("long", (*["the"] * 70, "zyzzyva"), (("zyzzyva", "type", "zyzzyva"),))
+    assert too_long([*short * 3, long], 64) == ""
+    assert too_long([*short, long], 64).startswith("1 of 41 sentences have more than 64 tokens: the rest of them is not read")
+    assert nameable([long], corpus.vocabulary, 8, 64)["entity"] == 0
+    assert nameable([long], corpus.vocabulary, 8, 71)["entity"] == 1
 
 
 def test_missing_empty_and_cut_files_are_named(tmp_path: Path) -> None:
@@ -121,9 +146,9 @@ def test_the_ceiling_counts_unknown_words_and_places() -> None:
     found = ceiling(sentences, vocabulary, 2)
     assert found["entity"] == found["exact"] == pytest.approx(1 / 3)
     assert found["relation"] == pytest.approx(2 / 3)
-    assert nameable(sentences, vocabulary, 2) == found
+    assert nameable(sentences, vocabulary, 2, 64) == found
     copied = [Sentence("a", ("dogs",), sentences[0].propositions)]
-    assert nameable(copied, vocabulary, 2)["entity"] == nameable(copied, vocabulary, 2)["exact"] == pytest.approx(2 / 3)
+    assert nameable(copied, vocabulary, 2, 64)["entity"] == nameable(copied, vocabulary, 2, 64)["exact"] == pytest.approx(2 / 3)
 
 
 def test_most_frequent_answers_score_what_they_score(small_corpus: Corpus) -> None:

@@ -11,7 +11,7 @@ from model.corpus import Corpus
 from model.trainer import FusedTrainer
 
 SHAPE = ModelShape(hidden_dim=32, batch_size=8, max_rules=8)
-EPOCHS = 6
+EPOCHS = 4
 TRIALS = [
     Hyperparameters(lr=1e-3, num_rules=8, seed=1, epochs=EPOCHS, dropout=0.1),
     Hyperparameters(lr=5e-3, num_rules=4, seed=2, epochs=EPOCHS, dropout=0.3, loss_weights=LossWeights(1, 0.3, 2.0, 0.1)),

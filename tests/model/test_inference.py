@@ -56,7 +56,7 @@ def test_parsing_agrees_with_the_evaluation(trained: Checkpoint, small_corpus: C
     """The share of right components over the validation split is the figure that `evaluate` gives."""
     sentences = small_corpus.sentences["valid"]
     parses = parse_texts(trained, [" ".join(s.tokens) for s in sentences])
-    assert all(parse.tokens == s.tokens for parse, s in zip(parses, sentences, strict=True))
+    assert all(parse.tokens == s.tokens[: trained.max_tokens] for parse, s in zip(parses, sentences, strict=True))
     right = total = 0
     for parse, sentence in zip(parses, sentences, strict=True):
         said = [*parse.propositions, *[("", "", "")] * 20]
@@ -95,6 +95,13 @@ def test_propositions_of_another_form_are_refused(given: list[str], fault: str) 
     """With what was given and what is allowed."""
     with pytest.raises(DataError, match=fault):
         read_propositions(given, 8)
+
+
+def test_a_sentence_is_read_as_far_as_the_model_goes(trained: Checkpoint) -> None:
+    """And what lies beyond is told of: it is neither among the tokens nor among the unknown words."""
+    (short,), (long,) = (parse_texts(trained, [" ".join(["the"] * count + ["zyzzyva"])]) for count in (2, trained.max_tokens))
+    assert (short.tokens, short.unknown, short.beyond) == (("the", "the", "zyzzyva"), ("zyzzyva",), 0)
+    assert (long.tokens, long.unknown, long.beyond) == (("the",) * trained.max_tokens, (), 1)
 
 
 def test_a_text_without_words_is_refused(trained: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from model.config import ModelShape
-from tests.tuner.scripted import ScriptedTrainer, Step
+from tests.tuner.script import ScriptedTrainer, Step
 
 ENTRY = "[tuner.trainers]\nfaulty = tests.tuner.faulty:Faulty\nstill = tests.tuner.still:Still\n"
 STILL = "TUNER_TEST_STILL"

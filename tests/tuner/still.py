@@ -3,7 +3,7 @@
 import os
 import sys
 
-from tests.tuner.scripted import ScriptedTrainer
+from tests.tuner.script import ScriptedTrainer
 
 if "remote_end" in sys.argv[0]:
     os._exit(5)

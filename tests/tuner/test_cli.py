@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 import pytest
 
 import tuner.cli
 from model.errors import DataError, DeviceError, DeviceFailed
+from tests.conftest import Called
 from tuner.errors import SearchError, StorageAway, StorageError, StudyError
 from tuner.preparation import _folder
 from tuner.saving import SavingTrainer
@@ -27,21 +29,13 @@ EVALUATE_KEYS = {
 }
 
 
-class Called(NamedTuple):
-    """What became of a command."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small study, searched once."""
     folder = tmp_path_factory.mktemp("home")
     (folder / "tiny.toml").write_text(
         "[data]\nstories = 30\n[budget]\ntrials = 3\nepochs = 1\n[search]\nlr = { low = 1e-3, high = 1e-2, log = true }\n"
-        '[fixed]\nhidden_dim = 16\nnum_rules = 2\n[[baselines]]\nname = "slow"\nlr = 1e-3\n'
+        '[fixed]\nhidden_dim = 16\nnum_rules = 2\n[[baselines]]\nname = "slow"\nlr = 1e-3\n[confirm]\ntop = 1\nseeds = 2\n'
     )
     done = call(folder, "search", "tiny.toml", "--json")
     assert done.returncode == 0, done.stderr
@@ -56,26 +50,9 @@ def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the program sets in its process is put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, tuner.cli.AGAIN)}
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
-def inside(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], handlers: None) -> Callable[..., Called]:
-    """The same program in this process, which has loaded torch already."""
-    monkeypatch.chdir(home)
-
-    def called(*arguments: str) -> Called:
-        capfd.readouterr()
-        status = tuner.cli.main(list(arguments))
-        return Called(status, *capfd.readouterr())
-
-    return called
+def inside(home: Path, here: Callable[..., Called]) -> Callable[..., Called]:
+    """The same program in this process."""
+    return partial(here, home)
 
 
 def test_search_status_and_best_print_their_objects(inside: Callable[..., Called], home: Path) -> None:
@@ -127,7 +104,7 @@ def test_the_original_command_line_works_and_prints_its_form(inside: Callable[..
     assert "num_rules = 4, not 16" in wrong.stderr
 
 
-def test_train_prints_its_object(home: Path) -> None:
+def test_train_prints_its_object(inside: Callable[..., Called]) -> None:
     """With the curve and the validation figures; two runs of one seed are equal."""
     options = [
         "train",
@@ -143,7 +120,7 @@ def test_train_prints_its_object(home: Path) -> None:
         "a.safetensors",
         "--json",
     ]
-    first, second = (json.loads(call(home, *options).stdout) for _ in range(2))
+    first, second = (json.loads(inside(*options).stdout) for _ in range(2))
     assert {"checkpoint", "epochs", "curve", "evaluation", "seconds", "sentences_per_second"} == first.keys()
     point = {"epoch", "loss", "losses", "objective", "entity", "relation", "value", "gradient_norm"}
     assert point == first["curve"][0].keys()
@@ -191,9 +168,9 @@ def test_a_verdict_is_told_again_by_diagnose(inside: Callable[..., Called], home
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["search", "quick"], "the search goes on when it is run again"),
-        (["worker", "quick"], "the search goes on when it is run again"),
-        (["confirm", "quick"], "the confirm goes on when it is run again"),
+        (["search", "quick"], "the search continues when it is run again"),
+        (["worker", "quick"], "the search continues when it is run again"),
+        (["confirm", "quick"], "the confirmation continues when it is run again"),
         (["search", "quick", "--dry-run"], "interrupted"),
         (["train", "--lr", "1"], "interrupted"),
         ([], "interrupted"),
@@ -299,7 +276,7 @@ def test_a_study_that_is_there_goes_on_by_its_full_name(inside: Callable[..., Ca
     few = inside("search", "own@synthetic-30.2", "--no-confirm", "--trials", "2")
     assert "3 trials of own@synthetic-30.2 have begun, so --trials 2 begins none" in few.stderr
     refused = {
-        ("own@synthetic-30",): "only own@synthetic-30.2 can be gone on with",
+        ("own@synthetic-30",): "only own@synthetic-30.2 can be continued",
         ("no@where",): "there is no study 'no@where'",
         ("own@synthetic-30.2", "--num-stories", "40"): "own@synthetic-30.2 was begun on other data than these",
     }
@@ -314,7 +291,7 @@ def test_a_study_that_is_there_goes_on_by_its_full_name(inside: Callable[..., Ca
     assert "there is nothing to help with; tuner search own@synthetic-30.2 --trials N goes on" in helped.stderr
 
 
-def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Path) -> None:
+def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Path, here: Callable[..., Called]) -> None:
     """Its model is that epoch's: what it scores on validation is what was said."""
     command = [sys.executable, "-m", "tuner", "train", "--num-stories", "30", "--epochs", "500", "--hidden-dim", "16", "--num-rules", "2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -331,15 +308,15 @@ def test_a_training_that_is_interrupted_keeps_its_last_whole_epoch(tmp_path: Pat
     kept = re.fullmatch(r"(\S+) has the model after epoch (\d+) of 500; the next run begins anew\n", said[-2])
     assert kept is not None, said[-2]
     epoch = next(line for line in said if line.startswith(f"epoch {kept[2]}:"))
-    figures = json.loads(call(tmp_path, "evaluate", kept[1], "--split", "valid", "--json").stdout)
+    figures = json.loads(here(tmp_path, "evaluate", kept[1], "--split", "valid", "--json").stdout)
     assert f"component accuracy {100 * figures['component_accuracy']:.2f} %" in epoch
 
 
-def test_a_training_that_is_interrupted_leaves_the_model_that_was_there(tmp_path: Path) -> None:
+def test_a_training_that_is_interrupted_leaves_the_model_that_was_there(tmp_path: Path, here: Callable[..., Called]) -> None:
     """It was to be replaced at the end; what the interrupted one came to lies beside it."""
     kept = tmp_path / "runs" / "checkpoints" / "train.safetensors"
     options = ["--num-stories", "30", "--hidden-dim", "16", "--num-rules", "2"]
-    assert call(tmp_path, "train", "--epochs", "1", *options).returncode == 0
+    assert here(tmp_path, "train", "--epochs", "1", *options).status == 0
     before = kept.read_bytes()
     command = [sys.executable, "-m", "tuner", "train", "--epochs", "500", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -444,9 +421,8 @@ def test_without_ray_nothing_is_begun(inside: Callable[..., Called], home: Path,
     assert "rayed" not in inside("status", "nothing").stderr
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp_path: Path, number: int, status: int) -> None:
-    """What was running is taken up by the next start."""
+def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
+    """What was running is taken up by the next start. Other signals: test_resume."""
     (tmp_path / "tiny.toml").write_text((home / "tiny.toml").read_text().replace("epochs = 1", "epochs = 40"))
     command = [sys.executable, "-m", "tuner", "search", "tiny.toml", "--width", "2"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -455,12 +431,12 @@ def test_a_signal_ends_a_search_with_its_status_and_it_can_go_on(home: Path, tmp
     for line in process.stderr:
         begun += " starts" in line
         if begun == 2:
-            process.send_signal(number)
+            process.send_signal(signal.SIGINT)
             break
     rest = process.stderr.read()
-    assert process.wait() == status
+    assert process.wait() == 130
     assert "Traceback" not in rest
-    left = json.loads(call(tmp_path, "status", "tiny", "--json").stdout)
+    left = json.loads(here(tmp_path, "status", "tiny", "--json").stdout)
     assert (left["running"], left["interrupted"]) == (0, 2)
 
 
@@ -514,17 +490,17 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert f"Example: tuner {name}" in command.help
 
 
-def test_a_checkpoint_parses_and_generates(home: Path) -> None:
+def test_a_checkpoint_parses_and_generates(inside: Callable[..., Called], home: Path) -> None:
     """From arguments and from standard input, as text and as one object; what parse prints, generate takes."""
     checkpoint = json.loads((home / "search.json").read_text())["best"]["checkpoint"]
-    parsed = json.loads(call(home, "parse", checkpoint, "One day , the girl found a box .", "--json").stdout)["sentences"]
+    parsed = json.loads(inside("parse", checkpoint, "One day , the girl found a box .", "--json").stdout)["sentences"]
     assert parsed[0]["tokens"][:2] == ["one", "day"]
     command = [sys.executable, "-m", "tuner"]
     lines = "girl,find,box box,type,box\n\nboy,type,boy\n"
     piped = subprocess.run([*command, "generate", checkpoint], cwd=home, input=lines, capture_output=True, text=True, check=True)
     assert len(piped.stdout.splitlines()) == 2
-    wrong = call(home, "generate", checkpoint, "girl,find")
-    assert wrong.returncode == 2
+    wrong = inside("generate", checkpoint, "girl,find")
+    assert wrong.status == 2
     assert "entity,relation,value" in wrong.stderr
     empty = call(home, "parse", checkpoint)
     assert empty.returncode == 2
@@ -552,20 +528,18 @@ def test_the_hub_is_asked_for_a_number_of_stories(inside: Callable[..., Called])
     assert "--num-stories" in wrong.stderr
 
 
-def test_as_much_is_said_as_was_asked_for(tmp_path: Path) -> None:
-    """`-q` says nothing while all goes well, `-v` a line for each epoch; both find the same."""
-    options = ["search", "quick", "--num-stories", "30", "--trials", "2", "--epochs", "2", "--width", "2", "--no-confirm"]
-    said = {}
-    for flag in ("-q", "-v"):
-        (tmp_path / flag).mkdir()
-        done = subprocess.run(
-            [sys.executable, "-m", "tuner", *options, flag], cwd=tmp_path / flag, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "study quick@synthetic-30" in done.stdout
-        said[flag] = done.stderr
-    assert said["-q"] == ""
-    assert len(re.findall(r"trial [01] epoch [12] of 2: loss [\d.]+, component accuracy [\d.]+", said["-v"])) == 4
+def test_as_much_is_said_as_was_asked_for(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
+    """`-q` says nothing while all goes well, whatever is loaded; `-v` a line for each epoch."""
+    (tmp_path / "tiny.toml").write_text((home / "tiny.toml").read_text())
+    options = ["search", "tiny.toml", "--trials", "2", "--epochs", "2", "--width", "2", "--no-confirm"]
+    quiet = call(tmp_path, *options, "-q")
+    assert quiet.returncode == 0, quiet.stderr
+    assert "study tiny@synthetic-30" in quiet.stdout
+    assert quiet.stderr == ""
+    wordy = here(tmp_path, *options, "--fresh", "-v")
+    assert wordy.status == 0, wordy.stderr
+    assert "study tiny@synthetic-30.2" in wordy.stdout
+    assert len(re.findall(r"trial [01] epoch [12] of 2: loss [\d.]+, component accuracy [\d.]+", wordy.stderr)) == 4
 
 
 def test_the_shell_completes_commands_and_options() -> None:

@@ -75,6 +75,17 @@ def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
     assert definition().starting == 0
 
 
+def test_no_more_begin_with_what_is_cheap_than_differ_in_the_rest() -> None:
+    """Where all that is searched is chosen from a few; a size that the model's own is not among is measured at one of its own."""
+    size = {"choices": [512, 1024], "start": 512}
+    alone = definition(search={"hidden_dim": size}, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})
+    assert alone.starting == 1
+    three = {"hidden_dim": size, "batch_size": {"choices": [8, 16, 32]}}
+    assert definition(search=three, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}).starting == 3
+    unlike = definition(search={**three, "hidden_dim": {"choices": [512, 1024]}}, fixed={}, baselines=[])
+    assert (unlike.starting, unlike.usual["hidden_dim"]) == (0, 512)
+
+
 @given(st.integers(0, 2**31), st.integers(4, 60), st.booleans(), st.integers(0, 3))
 def test_the_first_have_one_in_each_part_of_each_range(seed: int, trials: int, log: bool, enqueued: int) -> None:
     """Whatever the seed, their number and what somebody has put in before them; one range says nothing about another."""

@@ -197,7 +197,7 @@ def test_the_budget_of_epochs_ends_a_search_which_finishes_or_stores(tmp_path: P
         assert len(trials) == 4
         assert {t.state for t in trials} == states
         ended = 4 if at == "finish" else 0
-        said = f"the study's 8 epochs are used up (--total-epochs), {ended} of 8 trials have ended; raise them to go on"
+        said = f"the study's 8 epochs are used up (--total-epochs), {ended} of 8 trials have ended; raise that limit to go on"
         assert listener.told[-1] == said
     rest = {**budget, "total_epochs": 0}
     study, trainers, _ = scripted(folder, plain(budget=rest, search={"lr": SPACE["lr"]}, enqueue=[]), 4)
@@ -261,7 +261,7 @@ def test_a_forecast_takes_no_longer_than_the_minutes() -> None:
     """And says what all trials would take."""
     found = forecast(ScriptedTrainer, plain(budget={"trials": 800, "epochs": 3, "minutes": 10}), 4)
     assert (found["seconds_of_all"], found["seconds_at_most"]) == (6000, 600)
-    said = "at most 0 h 10 min, which are its minutes; for all trials 1 h 40 min where each shape comes up as often; memory"
+    said = "at most 0 h 10 min, the study's time limit; all trials would take 1 h 40 min if each shape is drawn equally often; memory"
     assert told(found)[1].startswith(said)
 
 
@@ -281,7 +281,7 @@ def test_what_a_forecast_calls_the_most_is_what_the_dearest_shape_takes() -> Non
 
     found = forecast(Sized, plain(budget={"trials": 80, "epochs": 3}), 4)
     assert (found["seconds_of_all"], found["seconds_at_most"]) == (240 * 2 * 10 // 4, 240 * 3 * 10 // 4)
-    assert told(found)[1].startswith("at most 0 h 30 min; 0 h 20 min where each shape comes up as often; memory")
+    assert told(found)[1].startswith("at most 0 h 30 min; 0 h 20 min if each shape is drawn equally often; memory")
 
 
 def test_a_forecast_knows_how_many_processes_share_the_trials() -> None:

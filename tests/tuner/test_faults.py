@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 USUAL = Hyperparameters(lr=5e-3, num_rules=4, epochs=12, dropout=0.1, loss_weights=LossWeights(1.0, 0.3, 0.1, 0.1))
 SHAPE = ModelShape(hidden_dim=32, batch_size=16, max_rules=4)
 Trained = tuple[FusedTrainer, list[dict[str, Any]]]
-OUT_OF_PLACE = {0.05: "rate_too_large", 0.3: "rate_too_large", 1.0: "rate_too_large", 2e-4: "rate_too_small"}
+OUT_OF_PLACE = {0.05: "rate_too_large", 1.0: "rate_too_large", 2e-4: "rate_too_small"}
 SIDE_BY_SIDE = {
     "healthy": USUAL,
     "drowned": dataclasses.replace(USUAL, loss_weights=LossWeights(1.0, 0.3, 0.1, 1e-4)),
@@ -136,12 +136,17 @@ def test_a_part_that_is_not_trained_is_frozen(runs: dict[str, Trained]) -> None:
     assert finding.evidence["moved"] == {"parse.second": 0.0}
 
 
-def test_one_answer_for_everything_is_constant(corpus: Corpus) -> None:
+def test_one_answer_for_everything_is_constant(runs: dict[str, Trained]) -> None:
     """A model that says one entity whatever it reads."""
-    trainer, curve = trained(corpus, epochs=3)
+    trainer, curve = runs["healthy"]
+    bias = trainer.store.average_views["role_bias"]
+    before = bias[0, 7].clone()
     with torch.no_grad():
-        trainer.store.average_views["role_bias"][0, 7] = 100.0
-    assert "constant_answer" in kinds(run_of(trainer, curve))
+        bias[0, 7] = 100.0
+    found = kinds(run_of(trainer, curve))
+    with torch.no_grad():
+        bias[0, 7] = before
+    assert "constant_answer" in found
 
 
 def test_a_run_that_has_not_begun_to_learn_is_at_chance(runs: dict[str, Trained]) -> None:
@@ -163,7 +168,7 @@ def test_a_large_model_on_few_stories_overfits(small_corpus: Corpus) -> None:
     noisy = [
         dataclasses.replace(s, propositions=tuple((e, r, chance.choice(words)) for e, r, _ in s.propositions)) for s in _all(small_corpus)
     ]
-    free = Hyperparameters(lr=5e-3, num_rules=4, epochs=40, dropout=0.0, word_swap=0.0, word_dropout=0.0, weight_decay=0.0)
+    free = Hyperparameters(lr=5e-3, num_rules=4, epochs=22, dropout=0.0, word_swap=0.0, word_dropout=0.0, weight_decay=0.0)
     trainer, curve = trained(Corpus("noisy", noisy, 1), free, ModelShape(hidden_dim=64, batch_size=16, max_rules=4))
     run = run_of(trainer, curve, free)
     assert "overfitting" in kinds(run)
@@ -201,7 +206,7 @@ def test_learning_rates_out_of_place_are_told_from_the_curve(lr: float, kind: st
 
 def test_a_model_too_small_is_flat_and_low_on_train_too(corpus: Corpus) -> None:
     """Sixteen dimensions under strong dropout."""
-    small = Hyperparameters(lr=5e-3, num_rules=1, epochs=24, dropout=0.8, weight_decay=1.0, loss_weights=USUAL.loss_weights)
+    small = Hyperparameters(lr=5e-3, num_rules=1, epochs=18, dropout=0.8, weight_decay=1.0, loss_weights=USUAL.loss_weights)
     trainer, curve = trained(corpus, small, ModelShape(hidden_dim=16, batch_size=16, max_rules=1))
     assert "underfitting" in kinds(run_of(trainer, curve, small))
 
@@ -217,7 +222,7 @@ def hash_of(sentence: Sentence, place: int) -> int:
 
 def test_regressed_ids_are_named_before_what_follows_from_them(corpus: Corpus) -> None:
     """The original's loss: its plateau is found with its cause, whatever else is said of it."""
-    trainer, curve = trained(corpus, shape=dataclasses.replace(SHAPE, proposition_loss="mse"), epochs=4)
+    trainer, curve = trained(corpus, shape=dataclasses.replace(SHAPE, proposition_loss="mse"), epochs=2)
     found = diagnose_run(run_of(trainer, curve))
     assert found[0].kind == "regressed_ids"
     assert f"{curve[-1]['objective']:.3f} is reached" in found[0].finding

@@ -226,7 +226,7 @@ def test_where_few_have_room_the_two_best_are_tried_in_a_larger_size(
     minutes: float, sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One in each lane, when the start is over; with ten times as long a step up, and beside it something is drawn."""
-    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=2)
+    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=2, trials=40)
     starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
     step, beside = trials[starting : starting + 2]
     assert [step.params["hidden_dim"], beside.params["hidden_dim"]] == sizes
@@ -243,7 +243,7 @@ def test_where_few_have_room_only_the_best_of_the_start_goes_on(
     """As soon as all have made a quarter of their epochs; the step from it begins in another lane, or when it has ended; with ten times as
     long all of them end."""
     lenient = {"halving": {"keep_first": 1.0, "keep_last": 1.0}}
-    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=lanes, pruning=lenient)
+    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=lanes, pruning=lenient, trials=40)
     starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
     start, step = trials[:starting], trials[starting]
     if minutes > 1:

@@ -62,16 +62,19 @@ def on_a_terminal(folder: Path, columns: int, *arguments: str, **environment: st
     return seen, process.stdout.read()
 
 
+COLOUR = re.compile(rb"\x1b\[[0-9;]*(3[0-7]|9[0-7])m")
+
+
 def lines_of(seen: bytes) -> list[str]:
     """What stands on the terminal, without its control sequences."""
     return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode()))
 
 
-@pytest.mark.parametrize("columns", [80, 140])
-def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int) -> None:
-    """Slots, best, rates, the time left, verdicts; no line is wider than the terminal, and a wide one shows the components."""
+def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path) -> None:
+    """Slots, best, rates, the time left, verdicts; no line is wider than the terminal, and a wide one shows the components. With NO_COLOR
+    nothing sets a colour."""
     (tmp_path / "tiny.toml").write_text(TINY)
-    seen, out = on_a_terminal(tmp_path, columns, "search", "tiny.toml", "--no-confirm")
+    seen, out = on_a_terminal(tmp_path, 80, "search", "tiny.toml", "--no-confirm")
     text = "\n".join(lines_of(seen))
     for word in (
         "tiny@synthetic-30",
@@ -85,16 +88,21 @@ def test_a_terminal_gets_a_live_table_and_verdicts(tmp_path: Path, columns: int)
         "best baseline|no base",
     ):
         assert re.search(word, text), word
-    assert ("relation" in text) == (columns == 140)
-    assert max(map(len, lines_of(seen))) <= columns
+    assert "relation" not in text
+    assert max(map(len, lines_of(seen))) <= 80
+    assert COLOUR.search(seen)
     assert b"best: trial" in out
     (tmp_path / "tiny.toml").write_text(TINY.replace("trials = 3", "trials = 4"))
-    again = "\n".join(lines_of(on_a_terminal(tmp_path, columns, "search", "tiny.toml", "--no-confirm")[0]))
+    wide, _ = on_a_terminal(tmp_path, 140, "search", "tiny.toml", "--no-confirm", NO_COLOR="1")
+    again = "\n".join(lines_of(wide))
     assert "3 finished of 4 trials" in again  # those of the run before count
+    assert "relation" in again
+    assert max(map(len, lines_of(wide))) <= 140
+    assert not COLOUR.search(wide)
     assert not re.search(r"best -|none ended", again)
-    watched, out = on_a_terminal(tmp_path, columns, "status", "tiny", "--watch")
+    watched, out = on_a_terminal(tmp_path, 80, "status", "tiny", "--watch")
     assert "4 finished of 4 trials" in "\n".join(lines_of(watched))
-    assert max(map(len, lines_of(watched))) <= columns
+    assert max(map(len, lines_of(watched))) <= 80
     assert b"best: trial" in out
 
 
@@ -121,13 +129,6 @@ def test_no_more_time_is_left_than_the_minutes_have(tmp_path: Path, minutes: int
         scripted(tmp_path, made, 4, observer=live, clock=lambda: now[0], began=0.0)
     shown = "\n".join(lines_of(console.file.getvalue().encode()))
     assert ("about 10 s left" in shown, bool(re.search(r"about \d+ min left", shown))) == (minutes == 1, minutes == 0)
-
-
-def test_without_colour_there_is_none(tmp_path: Path) -> None:
-    """NO_COLOR is heeded: nothing sets a colour."""
-    (tmp_path / "tiny.toml").write_text(TINY)
-    seen, _ = on_a_terminal(tmp_path, 80, "search", "tiny.toml", "--no-confirm", NO_COLOR="1")
-    assert not re.search(rb"\x1b\[[0-9;]*(3[0-7]|9[0-7])m", seen)
 
 
 def line(number: int, curve: tuple[float, ...]) -> Line:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuner.errors import DefinitionError
 from tuner.judges import Curve, ExplosionRule, HalvingRule, History, Peer, PlateauRule, StartRule
-from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
+from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner, RulePruner
 from tuner.verdict import Verdict
 
 RISING = tuple(0.9 * (1 - math.exp(-epoch / 5)) for epoch in range(1, 31))
@@ -214,6 +214,55 @@ def test_what_ended_by_itself_stands_where_it_ended() -> None:
     assert "9 of 9 others were better" in found.reason
 
 
+def judged_beside(others: list[FrozenTrial], reports: dict[int, float], pruner: RulePruner, direction: str = "maximize") -> Verdict | None:
+    """What a pruner says of a running trial with these reports."""
+    study = optuna.create_study(direction=direction)
+    study.add_trials(others)
+    trial = study.ask()
+    for step, value in reports.items():
+        trial.report(value, step)
+    return pruner.judge(study, study.trials[-1])
+
+
+def test_trials_are_compared_step_by_step_wherever_they_begin() -> None:
+    """One that goes on from a checkpoint is no good beginner, and stops none; one that leaves steps out is behind by what it reports."""
+    rising = [create_trial(value=0.9, intermediate_values={step: 0.03 * step for step in range(1, 31)}) for _ in range(9)]
+    late = [create_trial(value=0.9, intermediate_values={step: 0.03 * step for step in range(11, 31)}) for _ in range(9)]
+    halving = HalvingPruner(30, first=2, slack=0.0)
+    assert judged_beside(late, {1: 0.03, 2: 0.06}, halving) is None
+    assert judged_beside(rising, {11: 0.34, 12: 0.37}, halving) is None
+    behind = judged_beside(rising, {11: 0.31, 12: 0.34}, halving)
+    assert behind is not None
+    assert behind.reason.startswith("objective 0.340 in epoch 2: 9 of 9 others were better")
+    assert judged_beside(rising, {5: 0.16, 10: 0.31}, halving) is None
+    assert judged_beside(rising, {5: 0.14, 10: 0.29}, halving) is not None
+    strided = [create_trial(value=0.9, intermediate_values={5 * step: 0.1 * step for step in range(1, 7)}) for _ in range(9)]
+    assert judged_beside(strided, {5: 0.11, 10: 0.21}, HalvingPruner(6, first=2, slack=0.0)) is None
+    assert judged_beside(strided, {5: 0.09, 10: 0.19}, HalvingPruner(6, first=2, slack=0.0)) is not None
+    assert judged_beside(rising, {30: 0.1}, HalvingPruner(30, first=1, slack=0.0)) is None, "nothing is left to save"
+
+
+def test_a_verdict_has_the_objective_as_it_was_reported() -> None:
+    """Whether it is to be made small or large; and where no loss is reported it is the objective that fell."""
+    good = [create_trial(value=0.1, intermediate_values=dict.fromkeys(range(1, 21), 0.1)) for _ in range(9)]
+    flat = judged_beside(good, dict.fromkeys(range(1, 16), 0.69), PlateauPruner(20), "minimize")
+    assert flat is not None
+    assert "objective 0.690 +-" in flat.reason
+    assert flat.evidence["level"] == 0.69
+    behind = judged_beside(good, {1: 0.6, 2: 0.6}, HalvingPruner(20, first=2, slack=0.0), "minimize")
+    assert behind is not None
+    assert behind.reason.startswith("objective 0.600 in epoch 2")
+    fell = judged_beside([], {1: 0.8, 2: 0.9, 3: 0.0, 4: -3.0, 5: -3.5}, ExplosionPruner(20))
+    assert fell is not None
+    assert fell.reason.startswith("the objective fell from 0.9 to -3.5")
+    rose = judged_beside([], {1: 0.8, 2: 0.7, 3: 1.0, 4: 3.0, 5: 3.5}, ExplosionPruner(20), "minimize")
+    assert rose is not None
+    assert rose.reason.startswith("the objective rose from 0.7 to 3.5")
+    endless = judged_beside([], {1: 0.8, 2: math.inf}, ExplosionPruner(20), "minimize")
+    assert endless is not None
+    assert endless.reason == "the objective is inf in epoch 2 (last finite value: 0.8)"
+
+
 def test_the_pruners_work_in_a_plain_study() -> None:
     """Anybody's `study.optimize`: the hopeless are pruned, the good ones are not, in either direction."""
     for direction, sign in (("maximize", 1), ("minimize", -1)):
@@ -240,7 +289,11 @@ def test_the_pruners_work_in_a_plain_study() -> None:
 def test_a_pruner_that_could_judge_nothing_is_refused() -> None:
     """When it is made, not in the middle of a study."""
     for make, why in (
-        (lambda: PlateauPruner(30, window=1), "window = 1 is not allowed; allowed: whole numbers from 3 on"),
+        (lambda: PlateauPruner(30, window=1), r"window: .* greater than or equal to 3 \(given: 1\)"),
+        (lambda: PlateauPruner(30, top=1.0), r"top: .* less than 1 \(given: 1.0\)"),
+        (lambda: ExplosionPruner(30, stay=0), r"stay: .* greater than or equal to 1 \(given: 0\)"),
+        (lambda: HalvingPruner(30, first=math.inf), r"first: .* finite number \(given: inf\)"),
+        (lambda: HalvingPruner(30, keep_last=0.5), r"keep_last = 0.5 lies above keep_first = 0.2"),
         (lambda: HalvingPruner(0), "epochs = 0 is not allowed"),
         (FirstOf, "takes one or more pruners for trials of one length, not for none"),
         (lambda: FirstOf(ExplosionPruner(10), PlateauPruner(30)), r"not for \[10, 30\]"),

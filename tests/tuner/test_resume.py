@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,9 +56,23 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a search that was killed when its sixth trial began."""
+    folder = tmp_path_factory.mktemp("left") / "runs"
+    kill_when(folder, "trial 5 starts")
+    return folder
+
+
+@pytest.fixture
+def killed(left: Path, tmp_path: Path) -> Path:
+    """A copy of it under the same name, which a storage's snapshots are known by."""
+    return Path(shutil.copytree(left, tmp_path / "runs"))
+
+
 def snapshots(folder: Path) -> list[Path]:
     """The states that lie in a search's folder, the oldest first."""
-    return sorted(folder.glob("snapshots/*/*/seat-0/*.safetensors"))
+    return sorted(folder.glob("snapshots/**/seat-0/*.safetensors"))
 
 
 def until(process: subprocess.Popen[str], text: str) -> None:
@@ -82,9 +97,10 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
     assert not snapshots(tmp_path), "an ended search needs none"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
-    """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too."""
+    """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too.
+    SIGTERM: test_postgres."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
     run = [sys.executable, "-c", COUNTING, "search", light(tmp_path), *options]
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would not matter
@@ -121,28 +137,26 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (143, "")
 
 
-def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(killed: Path, straight: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut short, or of another version."""
-    kill_when(tmp_path, "trial 5 starts")
-    *_, newest = snapshots(tmp_path)
+    *_, newest = snapshots(killed)
     newest.write_bytes(newest.read_bytes()[:-100])
     said = io.StringIO()
     monkeypatch.setattr(tuner.snapshots, "KEEP_SECONDS", 0.0)
-    run_search(request(tmp_path, validated(CONTENT, "the test")), Console(file=said, width=500))
+    run_search(request(killed, validated(CONTENT, "the test")), Console(file=said, width=500))
     assert f"{newest} cannot be read" in said.getvalue()
     assert "goes on after epoch" in said.getvalue()
-    assert outcome(tmp_path) == outcome(straight)
+    assert outcome(killed) == outcome(straight)
 
 
-def test_without_any_snapshot_running_trials_begin_again_and_ended_ones_stay(tmp_path: Path) -> None:
+def test_without_any_snapshot_running_trials_begin_again_and_ended_ones_stay(killed: Path) -> None:
     """Nothing ended is lost, doubled or changed."""
-    kill_when(tmp_path, "trial 5 starts")
-    for path in snapshots(tmp_path):
+    for path in snapshots(killed):
         path.unlink()
-    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), "killed")
+    study = find_study(open_storage(f"sqlite:///{killed}/tuner.db"), "killed")
     before = [t for t in study.get_trials() if t.state.is_finished()]
     assert before
-    search(tmp_path)
+    search(killed)
     after = study.get_trials()
     assert len(after) == CONTENT["budget"]["trials"]
     assert all(t.state.is_finished() for t in after)
@@ -505,17 +519,16 @@ def test_an_interruption_while_a_search_is_taken_up_stays_one(tmp_path: Path, mo
         scripted(tmp_path, plain(), 2)
 
 
-def test_what_a_killed_run_spent_is_counted(tmp_path: Path) -> None:
+def test_what_a_killed_run_spent_is_counted(killed: Path) -> None:
     """Up to its newest snapshot, and once, however often it is gone on with."""
-    kill_when(tmp_path, "trial 5 starts")
-    spent = read_state(snapshots(tmp_path)[-1]).seconds
+    spent = read_state(snapshots(killed)[-1]).seconds
     assert spent["total"] > spent["training"] > 0
-    study = find_study(open_storage(f"sqlite:///{tmp_path}/tuner.db"), "killed")
+    study = find_study(open_storage(f"sqlite:///{killed}/tuner.db"), "killed")
     assert seconds_of(study) == {}
-    search(tmp_path)
+    search(killed)
     total = seconds_of(study)["total"]
     assert total > spent["total"]
-    search(tmp_path)
+    search(killed)
     assert total < seconds_of(study)["total"] < 2 * total
 
 

@@ -87,17 +87,17 @@ def test_a_real_search_finds_stops_explains_and_repeats(tmp_path: Path) -> None:
 
 def test_a_finished_search_is_continued_by_a_larger_budget_only(tmp_path: Path) -> None:
     """The budget is the total; with another space it is another study; --fresh keeps the old one."""
-    run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1})), quiet())
-    again = run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1})), quiet())
+    run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1}), confirm=False), quiet())
+    again = run_search(request(tmp_path, definition(budget={"trials": 2, "epochs": 1}), confirm=False), quiet())
     assert sum(again.summary["trials"].values()) == 2
-    more = run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 1})), quiet())
+    more = run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 1}), confirm=False), quiet())
     assert sum(more.summary["trials"].values()) == 4
     other = {**CONTENT["search"], "lr": {"low": 1e-4, "high": 1e-1, "log": True}}
     with pytest.raises(StudyError, match=r"another search: .*--name NAME.*--fresh"):
-        run_search(request(tmp_path, definition(search=other, budget={"trials": 4, "epochs": 1})), quiet())
+        run_search(request(tmp_path, definition(search=other, budget={"trials": 4, "epochs": 1}), confirm=False), quiet())
     with pytest.raises(StudyError, match="another budget"):
-        run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 2})), quiet())
-    fresh = run_search(request(tmp_path, definition(search=other, budget={"trials": 2, "epochs": 1}), fresh=True), quiet())
+        run_search(request(tmp_path, definition(budget={"trials": 4, "epochs": 2}), confirm=False), quiet())
+    fresh = run_search(request(tmp_path, definition(search=other, budget={"trials": 2, "epochs": 1}), fresh=True, confirm=False), quiet())
     assert fresh.summary["study"] == "tiny@synthetic-30.2"
     url = f"sqlite:///{tmp_path}/tuner.db"
     assert report(url, "tiny").summary["study"] == "tiny@synthetic-30.2"

