@@ -144,16 +144,6 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """The trials of a study that run or wait, with an attribute of each, as the database has them now."""
         return self.patience(read_unfinished, self.backend, study_id, key)
 
-    def beside(self, study_id: int, key: str, numbers: Container[int]) -> list[FrozenTrial]:
-        """What has ended, what is our own, and of what others train that which has this attribute or one of these numbers; by number."""
-        with self._lock:
-            seen = self._catch_up(study_id)
-            running = [one for one in self.unfinished(study_id, key) if one.state == TrialState.RUNNING and one.trial_id in seen.unfinished]
-            wanted = {one.trial_id for one in running if one.value is not None or one.number in numbers}
-            self._add(study_id, self.patience(read_trials, self.backend, study_id, wanted, seen.newest))
-            left_out = seen.unfinished - wanted
-            return sorted((t for t in seen.trials.values() if t._trial_id not in left_out), key=lambda trial: trial.number)
-
     def mark_own(self, key: str, value: Any) -> None:
         """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us."""
         with self._lock:

@@ -230,8 +230,8 @@ class Intake:
         known = self.storage.get_trial(trial_id)
         if FIXED in known.system_attrs or known.params:
             return
+        trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
         starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
-        trials, warm = self.storage.beside(self.study._study_id, STEP, self.definition.starters(starting)), bool(self._earlier)
         said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
         if best is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, best)

@@ -193,7 +193,6 @@ class Unfinished:
     """A trial that runs or waits, and one of its attributes."""
 
     trial_id: int
-    number: int
     state: TrialState
     value: Any
 
@@ -203,11 +202,10 @@ def read_unfinished(storage: RDBStorage, study_id: int, key: str) -> list[Unfini
     trials, own = models.TrialModel.__table__, models.TrialUserAttributeModel.__table__
     attribute = trials.outerjoin(own, (own.c.trial_id == trials.c.trial_id) & (own.c.key == key))
     chosen = (trials.c.study_id == study_id) & trials.c.state.in_((TrialState.RUNNING, TrialState.WAITING))
-    query = sqlalchemy.select(trials.c.trial_id, trials.c.number, trials.c.state, own.c.value_json).select_from(attribute).where(chosen)
+    query = sqlalchemy.select(trials.c.trial_id, trials.c.state, own.c.value_json).select_from(attribute).where(chosen)
     with storage.engine.connect() as connection:
         rows = connection.execute(query.order_by(trials.c.trial_id)).all()
-    values = [None if row.value_json is None else json.loads(row.value_json) for row in rows]
-    return [Unfinished(row.trial_id, row.number, row.state, value) for row, value in zip(rows, values, strict=True)]
+    return [Unfinished(row.trial_id, row.state, None if row.value_json is None else json.loads(row.value_json)) for row in rows]
 
 
 def read_ended(storage: RDBStorage, among: Collection[int]) -> set[int]:

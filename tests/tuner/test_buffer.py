@@ -71,28 +71,6 @@ def test_an_ended_trial_is_durable_at_once_with_all_that_was_said_of_it(storage:
         storage.set_trial_user_attr(found._trial_id, "more", 1)
 
 
-def test_of_what_others_train_no_more_is_read_than_is_asked_for(storage: BufferedStorage) -> None:
-    """That with the attribute or the number, as far as it has come by now; all that is our own; all that has ended."""
-    study = optuna.create_study(storage=storage)
-    mine = study.ask({"x": UNIFORM})
-    study.enqueue_trial({"x": 0.5})
-    away = reading(storage)
-    theirs = optuna.load_study(study_name=study.study_name, storage=away)
-    begun = [theirs.ask({"x": UNIFORM}) for _ in range(5)]
-    waited, drawn, step, first, over = begun
-    step.set_user_attr("step", 0)
-    theirs.tell(over, 1.0)
-    for epoch in range(2):
-        for trial in (waited, drawn, step, first):
-            trial.report(0.1, epoch)
-        away.flush()
-        found = storage.beside(study._study_id, "step", [first.number])
-        assert [trial.number for trial in found] == [mine.number, step.number, first.number, over.number]
-        assert [len(trial.intermediate_values) for trial in found] == [0, epoch + 1, epoch + 1, 0]
-    theirs.tell(drawn, 1.0)
-    assert drawn.number in [trial.number for trial in storage.beside(study._study_id, "step", ())]
-
-
 def test_what_others_create_and_end_is_seen(storage: BufferedStorage) -> None:
     """Also what they created before one of ours, whose id is larger."""
     study = optuna.create_study(storage=storage)
