@@ -1,4 +1,4 @@
-"""How well the work that a search counts for its arrays agrees with the seconds that they take: lanes are taken in the order of it.
+"""How well the work that a search counts for its arrays agrees with the seconds they take; that count decides which lane is next.
 
 python -m benchmarks.counted_work --data stories.jsonl.gz [--stories 100] [--json]
 

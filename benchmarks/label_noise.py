@@ -1,10 +1,10 @@
-"""How far the labels of real stories can be told from what a model reads: spaCy itself, given the tokens in lower case, beside the labels.
+"""How well the labels of real stories can be recovered from what a model reads: spaCy itself, given lower-case tokens, beside the labels.
 
 python -m benchmarks.label_noise DATA.jsonl[.gz] --json [--direct-objects] [--split test] [--seed 1]
 
 The labels were made by spaCy from the stories as they are printed. A parser that reads the lower-cased tokens of one sentence at a time
-does not see what told a name from a noun. What the same program says under these conditions is no bound that cannot be passed (a model may
-learn the labels' own habits), but it says how much of the labels is noise to a reader. --direct-objects for labels that were made without
+does not see what told a name from a noun. What the same program says under these conditions is not an upper bound (a model may learn the
+labels' own habits), but it shows how much of the labels is noise to such a reader. --direct-objects for labels that were made without
 the nouns under a verb's preposition, as the shared ones were: else the two follow different rules, and what differs is no noise.
 """
 

@@ -1,11 +1,11 @@
-"""How much of what the good settings of the race differ by is luck: many settings, each once, beside one of them as often.
+"""How much of the difference between good settings of the race is luck: many settings trained once each, beside one trained as often.
 
 python -m benchmarks.luck --data stories.jsonl.gz [--stories 100] [--epochs 10] [--trials 32] [--target 0.8049] [--json]
                           [--hidden-dim 64] [--batch-size 16] [--least-lr 0.002] [--seed 0]
 
-The settings are drawn from the race's space in one shape, with learning rates from `--least-lr` on: those among which a search still looks
-when the size is found and nothing lies flat any more. The one setting is the middle of that. Where their values spread no more than those
-of the one setting, whoever searches among them finds luck.
+The settings are drawn from the race's space in one shape, with learning rates from `--least-lr` up: those among which a search still
+chooses once the size is found and no trial stays on a plateau. The one setting is the middle of these. If the values of the many spread no
+more than those of the one, a search among them finds only luck.
 
     settings, repeats    mean and standard deviation of the objective, on valid and test
     ratio                of the two variances on valid, with its 95 % interval (F): above 1 where settings matter

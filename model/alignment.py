@@ -34,8 +34,8 @@ class Aligner:
     def of(cls, sentences: Sequence[Sentence]) -> Aligner:
         """Learns the irregular forms of `sentences`.
 
-        A token is a form of a word of the same first letter if it stands in a third of the sentences where that word is sought in vain
-        (`FORM_COUNT` of them at least) and `FORM_LIFT` times as often there as anywhere.
+        A token is a form of a word with the same first letter if, among the sentences whose propositions use the word but that have no
+        token for it, it occurs in at least a third and at least `FORM_COUNT`, and `FORM_LIFT` times as often as in all sentences.
         """
         plain, tokens = cls({}), Counter(token for s in sentences for token in set(s.tokens))
         lost: Counter[str] = Counter()
@@ -58,10 +58,10 @@ class Aligner:
         return token == word or token in self.irregular.get(word, ()) or word in base_forms(token)
 
     def align(self, sentence: Sentence) -> list[tuple[int, int, int]]:
-        """The token of each proposition's entity, relation and value; NOWHERE where it has none, save that an entity always has one.
+        """The token of each proposition's entity, relation and value; NOWHERE if there is none, except that an entity always gets one.
 
-        An entity that stands nowhere (about one in two hundred) is put at the token after the last one, so that the sentence still says how
-        many propositions it has.
+        An entity not found further on (about one in two hundred) is put at the token after the previous entity's (the same token if it is
+        the same entity), or at the sentence's last, so that the counts still add up to the number of propositions.
         """
         found: list[tuple[int, int, int]] = []
         place, entity = -1, None
@@ -84,9 +84,9 @@ class Aligner:
 
 
 def verbs_read(sentences: Sequence[Sentence], aligned_NQ3: Tensor) -> dict[str, str]:
-    """What relation each token is called when a proposition's relation is read from it: what it was called most often in `sentences`.
+    """The relation each token stands for when a proposition's relation is read from it: the one it had most often in `sentences`.
 
-    A token that was never read so is called itself, or its base form by the spelling, if that is a verb here.
+    A token from which none was read stands for itself, or for its base form by spelling, if that is a verb of their propositions.
     """
     read: dict[str, Counter[str]] = {}
     for sentence, at in zip(sentences, aligned_NQ3[..., 1].tolist(), strict=True):

@@ -84,7 +84,7 @@ class Batches:
         return self._replayed(self._drawn, inputs, _Varied(any(draw.word_swap), any(draw.word_dropout)))
 
     def forget(self) -> None:
-        """The number of slots is another from now on."""
+        """Drops all recordings, because the number of slots changes."""
         self._replayed.forget()
 
     def _drawn(self, inputs: Inputs, kind: _Varied) -> list[Batch]:

@@ -25,7 +25,7 @@ from model.vocabulary import Unknowns, Vocabulary, singular
 SPLITS = ("train", "valid", "test")
 MAX_TOKENS = 64
 HARDLY_ANY = 0.01
-"""Up to this share of sentences that are longer than the model reads nothing is said."""
+"""There is no warning while at most this share of the sentences is longer than the model reads."""
 TENSORS = ("tokens_NT", "gold_tokens_NT", "propositions_NQ3", "token_counts_N", "proposition_counts_N")
 
 
@@ -50,9 +50,9 @@ class Split:
     """One split as tensors. N sentences, T tokens at most, Q propositions at most (also beyond the model's places)."""
 
     tokens_NT: Tensor
-    """As they are read: an unknown word by its base form or under a number of its own."""
+    """As the model reads them: an unknown word has the id of its base form, or an id of its own."""
     gold_tokens_NT: Tensor
-    """As they count: every unknown word under a number of its own."""
+    """As they are scored: every unknown word has an id of its own."""
     propositions_NQ3: Tensor
     token_counts_N: Tensor
     proposition_counts_N: Tensor
@@ -98,10 +98,10 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
 
 @dataclass(frozen=True)
 class LengthClass:
-    """Sentences of about one length, from which every trial draws its batches anew in each epoch, padded to one width for all.
+    """Sentences of similar length, all padded to one width, from which every trial draws new batches in each epoch.
 
-    The sentences stand in the order of their number of propositions. A batch takes one of every `len(batches)` neighbours in that order, so
-    no batch of the class has more than `facts` propositions in all, whoever draws it: they can be packed without padding.
+    They are sorted by their number of propositions. A batch takes one sentence of every `len(batches)` consecutive ones, so no batch of the
+    class, in whatever trial, has more than `facts` propositions in all: they can be packed without padding.
     """
 
     sentences: Tensor
@@ -252,10 +252,10 @@ def answer_always(sentences: Sequence[Sentence], answers: Sequence[str]) -> dict
 
 
 def length_classes(split: Split, batch_size: int, places: int) -> list[LengthClass]:
-    """Cuts a split into classes of two to sixteen batches of similar length, about 24 of them where the data suffice.
+    """Cuts a split into classes of sentences of similar length: about 24, each of 2 to 16 batches; fewer for little data, more for much.
 
-    The cut depends on the data and the batch size alone, so fused neighbours agree on every padded width at every step,
-    whenever each of them was loaded.
+    The cut depends only on the data, the batch size and the number of places, so fused neighbours agree on every padded width at every
+    step, whenever each of them was loaded.
     """
     counts_N = split.proposition_counts_N.clamp(max=places)
     order_N = (split.token_counts_N * (places + 1) + counts_N).argsort(stable=True)

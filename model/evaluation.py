@@ -23,9 +23,9 @@ from model.vocabulary import PAD, SPECIAL_SYMBOLS, Unknowns, Vocabulary
 
 KINDS = (*NOT_VERBS, "verb")
 WORDS_AT_ONCE = 8192
-"""On a CPU: what then stays in its caches."""
+"""Tokens evaluated at a time on a CPU: few enough for its caches."""
 SCORES_AT_ONCE = 1 << 26
-"""On a GPU, which is to have much to do at a time: so many scores of symbols, 256 MiB of them."""
+"""Symbol scores computed at a time on a GPU, which needs much work at once: 256 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Answer:
 
 
 def parse_ids(network: SymmetricNetwork, p: Parameters, tokens_KBT: Tensor, unknowns: Unknowns) -> Answer:
-    """The most likely symbol of every role at every place of the most likely counts.
+    """The most likely symbol for every role at every place that the most likely counts give.
 
-    An entity or value that is read from a word of which nothing is known is that word; a verb is what its word is called.
+    An entity or value read from an entirely unknown word is that word (its singular); for verbs see `SymmetricNetwork.called`.
     """
     mask_KBT = (tokens_KBT != PAD).to(p["table"].dtype)
     words = network.embed(p, unknowns.readable(tokens_KBT))

@@ -106,7 +106,7 @@ def read_stories(path: Path, count: int | None = None) -> list[str]:
     """The first `count` stories (None: all) of a `.txt` or `.txt.gz` file, which is read no further than that.
 
     Raises:
-        DataError: it is missing, empty, not UTF-8, or holds a story that is none.
+        DataError: it is missing, empty, not UTF-8, or holds a story that is too long (LONGEST_STORY).
     """
     if not is_there(path, DataError):
         raise DataError(f"there is no data file {path}; give a .txt[.gz] file of stories with {END_OF_STORY} between them")

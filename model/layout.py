@@ -4,11 +4,11 @@
     sentence     the  girl   saw   a      red big  ball  .
     counts            1                            3              parsing says how many propositions each token carries
     places            p0                           p1 p2 p3
-    gaps              2                            5 0 0  2       generating says how many tokens each place lies after the last
+    gaps              2                            5 0 0  2       generating says how many tokens each place lies after the previous
 
 The extraction goes through a sentence's tokens in order, so counts tell the places, and gaps tell the places: two ways to write one
-monotonic alignment. While training it is known and both directions are told (teacher forcing); the cycles pass through one layout, so that
-nothing has to be guessed between them. What either direction would have said is trained beside it.
+monotonic alignment. In training the layout is known and given to both directions (teacher forcing); the cycles share it, so that nothing
+has to be guessed between them. Each direction's own prediction of it (counts, gaps) is trained alongside.
 
 Letters of the axes: K slots, B sentences, T tokens, P places, Q places and the end of the sentence.
 """
@@ -22,37 +22,37 @@ from torch import Tensor
 from torch.nn import functional
 
 REACH = 8
-"""Distances along the sentence are told apart up to this many tokens."""
+"""So many distances along the sentence are told apart: 0 to REACH - 1 tokens, the last standing for all beyond."""
 IGNORED = -100
-"""What stands for no target where one is asked for, as in `torch.nn.functional.cross_entropy`."""
+"""The target that means 'no target', the default `ignore_index` of `torch.nn.functional.cross_entropy`."""
 
 
 class Layout(NamedTuple):
-    """Where the propositions of sentences lie; whole numbers and booleans but for `rows_KBQ2` and `near_KBT2Q`.
+    """Where the propositions of sentences lie; integers and booleans, except for `rows_KBQ2` and `near_KBT2Q`.
 
-    `inside`, `before` and `after` name rows of tables, numbered through over the slots.
+    `inside`, `before` and `after` are row numbers in tables stacked over the slots; what is said of them below is within a slot.
     """
 
     position_KBP: Tensor
     """The token of each place's entity, 0 where the place is empty."""
     filled_KBP: Tensor
     inside_KBP: Tensor
-    """Which of how many propositions of its token it is: `which * (max_propositions + 1) + how many`."""
+    """Its index among the propositions of its token, and their number: `index * (max_propositions + 1) + number`."""
     count_KBT: Tensor
     """How many propositions each token carries; IGNORED beyond the sentence."""
     gap_KBQ: Tensor
-    """How many tokens each place, and the sentence's end, lies after the last (the first after a token -1); IGNORED for no place."""
+    """How many tokens each place, and the sentence's end, lies after the previous place (the first: after token -1); IGNORED if none."""
     rows_KBQ2: Tensor
-    """1 for the places that are filled and the end, and 1 for the end."""
+    """First 1 for the filled places and the end, else 0; then 1 for the end alone."""
     before_KBT: Tensor
-    """How far each token lies behind the last place, capped; beyond REACH it is the distance from the sentence's start."""
+    """How far each token lies after the nearest place before it, capped; if there is none, REACH plus that from token -1."""
     after_KBT: Tensor
-    """How far each token lies before the next place, capped; beyond REACH it is the distance to the sentence's end."""
+    """How far each token lies before the nearest place at or after it, capped; if there is none, REACH plus that to the end."""
     near_KBT2Q: Tensor
-    """1 for the places of the token before, then for the places of the token at or after (the end is one)."""
+    """Two masks over Q, joined: 1 for the nearest places before the token; 1 for the nearest at or after it (the end is one)."""
 
     def twice(self) -> Layout:
-        """For the same sentences read twice over: what reading asks for."""
+        """The layout for the sentences repeated once more; only the fields that reading needs are doubled."""
         position, filled, inside = (torch.cat((part, part), dim=1) for part in self[:3])
         return self._replace(position_KBP=position, filled_KBP=filled, inside_KBP=inside)
 

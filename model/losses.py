@@ -5,10 +5,11 @@
     cycle_forward    the sentence again, from the propositions just parsed
     cycle_backward   the propositions again, from the words just generated
 
-Cross-entropies are in nats: per gold component for propositions, per proposition for counts, per token for text. All passes over a
-sentence go through its one layout (see `layout`), so that each is told where things stand and none has to guess it. The cycles pass on
-the likeliest symbols, as when a sentence is really written and read, with the gradient of what was expected (straight-through).
-`proposition_loss = "mse"` regresses symbol ids instead, as the original script meant to: its plateau can be reproduced.
+Cross-entropies are in nats: per gold component for propositions, per proposition for counts, per token for text and gaps, per aligned
+part for the tokens that propositions come from. All passes over a sentence share its one gold layout (see `layout`), so none has to guess
+where things stand. The cycles pass on the most likely symbols, as at inference, with the gradient of the expected vector
+(straight-through). `proposition_loss = "mse"` regresses the propositions' symbol ids instead, as the original script meant to, so that its
+plateau can be reproduced.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Batch:
     tokens_KBT: Tensor
     propositions_KBP3: Tensor
     seen_tokens_KBT: Tensor
-    """The tokens from which the parser understands the sentence (some replaced by the unknown word)."""
+    """The input ids from which the parser encodes the sentence: some words are hidden, that is read as unknown words with their ending."""
     aligned_KBP3: Tensor
-    """The tokens that entity, relation and value come from, IGNORED where they stand nowhere."""
+    """The tokens that entity, relation and value come from; IGNORED where there is no such token."""
     layout: Layout
     facts: int
     """No slot has more propositions than this in the batch."""
@@ -66,8 +67,8 @@ class ComponentLosses:
         """The components, `losses_4K` in the order of COMPONENTS, from the parameters with their tables.
 
         Args:
-            cycles: without them the two cycle components are not computed and stand as 0.
-            again: the same numbers as leaves of their own, for what is written a second time: their gradients are then apart.
+            cycles: whether to compute the two cycle components; if not, they are 0.
+            again: the same parameters as separate leaves, used in the second generating pass so that its gradients stay apart.
         """
         network, gold = self.network, _Gold.of(batch, p["table"].dtype)
         among = self._candidates(p, batch, gold)
@@ -85,7 +86,7 @@ class ComponentLosses:
         return torch.stack((parse_K, generate_K, forward_K, backward_K))
 
     def _parsed(self, p: Parameters, words: Tensor, seen: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions) -> Parsed:
-        """Sentences understood from what is seen of their words, and read from the words."""
+        """Encodes the sentences from `seen`, where words may be hidden, and parses them, copying from `words`."""
         understood = self.network.understand(p, seen, mask_KBT, conditions)
         return self.network.read(p, understood, words, mask_KBT, layout)
 
@@ -97,10 +98,10 @@ class ComponentLosses:
     def _parse_losses(
         self, among: Candidates, parsed: Parsed, batch: Batch, gold: _Gold, times: int
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """The losses of what was parsed, one `loss_K` for each time, and with two times what is said the first, `said_KMD`.
+        """The parse losses, one `loss_K` for each version of the sentences, and, with two, the first one's symbol vectors, `said_KMD`.
 
-        With `times` = 2 the sentences were parsed as they are and, after all of these, as they were just written. Which tokens the
-        propositions are read from counts for the first alone, and not where ids are regressed.
+        With `times` = 2 the sentences as given are followed by the same sentences as just generated. The loss on which tokens the
+        propositions are read from counts for the first version only, and not where ids are regressed.
         """
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
         rows_KF = gold.packed_KF + self.network.starts(gold.packed_KF, sentences * places)
@@ -116,7 +117,7 @@ class ComponentLosses:
         return (first_K if regress else first_K + _looked(parsed, batch), *others), said_KMD
 
     def _restated(self, said_KMD: Tensor | None, parsed: Parsed, gold: _Gold) -> Tensor:
-        """What was said, where it belongs and as it is read: `items_KBP3D`."""
+        """The parsed symbols' vectors at their places, scaled as input embeddings: `items_KBP3D`."""
         if said_KMD is None:
             raise RuntimeError("what was parsed is to be read on and was not given")
         slots, sentences, places, _, dim = parsed.roles_KBP3D.shape
@@ -128,7 +129,7 @@ class ComponentLosses:
     def _generate(
         self, p: Parameters, among: Candidates, batch: Batch, gold: _Gold, items_KBP3D: Tensor, conditions: Conditions, read: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The loss per slot of the text written from some items and, where it will be read, its words, `words_KBTD`."""
+        """Each slot's loss for the text generated from `items_KBP3D` and, if it is to be parsed again (`read`), its words, `words_KBTD`."""
         network, layout = self.network, batch.layout
         spread_KBQ2D, gaps_KBQG = network.gather(p, items_KBP3D, layout.rows_KBQ2, conditions)
         words_KBTD = network.write(p, spread_KBQ2D, items_KBP3D, gold.mask_KBT, layout, conditions)
@@ -144,13 +145,13 @@ class ComponentLosses:
 
 @dataclass(frozen=True)
 class _Gold:
-    """What a batch holds without its empty places: F propositions for every slot, and its tokens."""
+    """A batch packed to F = `Batch.facts` propositions for every slot, and its tokens."""
 
     packed_KF: Tensor
-    """Which place of which sentence, `sentence * places + place`; the filled first."""
+    """Flat indices of places, `sentence * places + place`; filled places first."""
     symbols_KF3: Tensor
     facts_K1: Tensor
-    """How many propositions there are, or sentences if those are more, as a number to divide by."""
+    """The divisor of proposition losses: the number of propositions, or of sentences if that is larger."""
     mask_KBT: Tensor
     """1 where there is a token."""
     tokens_K1: Tensor
@@ -164,7 +165,7 @@ class _Gold:
         packed_KF = _filled_first(filled_KM)[:, : batch.facts]
         symbols = batch.propositions_KBP3.reshape(slots, -1, 3).gather(1, packed_KF[..., None].expand(-1, -1, 3))
         mask_KBT = (batch.tokens_KBT != PAD).to(dtype)
-        # of sentences that state nothing, which length may put into one batch, the counts would weigh as much as all of their tokens
+        # at least one per sentence: if none states anything (grouping by length allows it), the count loss would be a sum over tokens
         facts_K1 = filled_KM.sum(1, keepdim=True, dtype=dtype).maximum(mask_KBT.amax(2).sum(1, keepdim=True))
         mask_KM = mask_KBT.view(slots, -1)
         tokens_K1 = mask_KM.sum(1, keepdim=True)
@@ -180,13 +181,13 @@ def _filled_first(filled_KM: Tensor) -> Tensor:
 
 
 def _counted(parsed: Parsed, batch: Batch, gold: _Gold, times: int) -> Tensor:
-    """The surprise at how many propositions each token carries, for each proposition and time: `loss_KN`."""
+    """The cross-entropy of each token's number of propositions, per proposition, for each version of the sentences: `loss_KN`."""
     surprise = _cross_entropy(parsed.counts_KBTC, batch.layout.count_KBT.repeat(1, times, 1))
     return surprise.view(len(gold.facts_K1), times, -1).sum(2) / gold.facts_K1
 
 
 def _looked(parsed: Parsed, batch: Batch) -> Tensor:
-    """The mean surprise at the tokens that propositions come from, the first time: `loss_K`."""
+    """The mean cross-entropy of the tokens that propositions come from, in the first version only: `loss_K`."""
     at_KBP3, slots = batch.aligned_KBP3, parsed.looks_KBP3T.shape[0]
     second = parsed.looks_KBP3T.shape[1] - at_KBP3.shape[1]
     surprise = _cross_entropy(parsed.looks_KBP3T, functional.pad(at_KBP3, (0, 0, 0, 0, 0, second), value=IGNORED))
@@ -194,6 +195,6 @@ def _looked(parsed: Parsed, batch: Batch) -> Tensor:
 
 
 def _cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
-    """The surprise at each target, flat; 0 where it is IGNORED."""
+    """The cross-entropy at each target, unreduced and flattened; 0 where the target is IGNORED."""
     flat = targets.flatten()
     return functional.cross_entropy(scores.contiguous().view(len(flat), -1), flat, ignore_index=IGNORED, reduction="none")

@@ -46,37 +46,37 @@ from model.vocabulary import PAD, UNKNOWN, Vocabulary
 MASKED_SITES = 6
 CONVOLUTIONS = ("first", "second")
 NEVER_NAMED = -3.0
-"""Where the bias of symbols starts that are in no proposition of train, above all inflected words, in nats."""
+"""Initial role bias, in nats, of symbols that occur in no proposition of train, most of them inflected words."""
 LOOK = 6
+"""A place's attention tells the distances from its own token apart up to this many tokens either way; the last stands for all beyond."""
 WINDOW = 2 * LOOK + 1
-"""How far from a place's own token its reads are told apart by distance, in tokens."""
 
 
 class Understood(NamedTuple):
-    """A sentence understood: its meaning by token (normalised), and scores for how many propositions each token carries."""
+    """An encoded sentence: the layer-normalised state of each token, and scores (logits) for how many propositions it carries."""
 
     meaning_KBTD: Tensor
     counts_KBTC: Tensor
 
 
 class Parsed(NamedTuple):
-    """What parsing gives: the state of each role at each place, before the symbol table, and what led there."""
+    """The parser's output: the state of each role at each place, not yet scored against the symbol table, and the scores behind it."""
 
     roles_KBP3D: Tensor
     looks_KBP3T: Tensor
-    """The scores by which a place chose its tokens for each role."""
+    """The attention scores of each place over the tokens, one set for each role."""
     counts_KBTC: Tensor
     """Scores for how many propositions each token carries."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a pass needs to know of its step: the trials' dropout masks (None: no dropout)."""
+    """What a forward pass takes from its training step: the trials' dropout masks (None: no dropout), S here the dropout sites."""
 
     keep_KSBD: Tensor | None = None
 
     def keep(self, site: int) -> Tensor | None:
-        """The mask of one place in the network, `keep_KB1D`: a feature is dropped for the whole sentence."""
+        """The mask of one dropout site, `keep_KB1D`: a feature is dropped all along the sentence."""
         return None if self.keep_KSBD is None else self.keep_KSBD[:, site, :, None]
 
     def twice(self) -> Conditions:
@@ -88,13 +88,13 @@ NO_DROPOUT = Conditions()
 
 
 def dropout_masks(chances_xKN: Tensor, rate_K: Tensor) -> Tensor:
-    """0 with probability `rate` (below 1), else 1 / (1 - rate), from numbers in [0, 1)."""
+    """Inverted dropout: 0 with probability `rate` (below 1), else 1 / (1 - rate), from uniform numbers in [0, 1)."""
     rate_K1 = rate_K[:, None]
     return (chances_xKN >= rate_K1.to(chances_xKN.dtype)) / (1 - rate_K1)
 
 
 class SymmetricNetwork:
-    """The computation; it owns no numbers. Every method takes the parameters of all slots."""
+    """The forward computation. It holds no trainable parameters: its methods are given those of all slots."""
 
     def __init__(self, shape: ModelShape, vocabulary: Vocabulary, max_tokens: int, device: torch.device) -> None:
         self.shape, self.symbols, self.max_tokens = shape, len(vocabulary), max_tokens
@@ -154,10 +154,11 @@ class SymmetricNetwork:
         return [dataclasses.replace(spec, twice=again) for spec, again in zip((*shared, *parse, *generate), twice, strict=True)]
 
     def with_tables(self, p: Parameters, train: bool = False) -> dict[str, Tensor]:
-        """The parameters with what is worked out of them once a step; for backward passes with what these take.
+        """The parameters and what is derived from them once per step; with `train` also what the backward pass needs (turned weights).
 
-        `table_KSD` holds the vectors of all symbols, `inputs` the same for reading (of about unit variance) and after them unknown words by
-        ending. A symbol's vector is its own plus those of its ending and of its base form: rare words start from what similar ones mean.
+        `table` holds the vectors of all symbols (K, S, D); `inputs` holds them scaled to about unit variance for reading, followed by those
+        of unknown words by ending. A symbol's vector is its own plus those of its ending and its base form: rare words start from what
+        similar ones mean.
         """
         base = p["symbols"].index_select(1, self._base_S) * self._has_base_S1
         table = p["symbols"] + p["endings"].index_select(1, self._ending_S) + base
@@ -178,11 +179,11 @@ class SymmetricNetwork:
         return self._held_starts[key]
 
     def hide(self, tokens: Tensor) -> Tensor:
-        """The tokens as unknown words without a known base form are read: only their endings remain."""
+        """The input ids these tokens would have as unknown words without a known base form: only their endings remain."""
         return self.symbols + self._ending_S[tokens]
 
     def called(self, relations: Tensor, tokens: Tensor) -> Tensor:
-        """The relations, a verb as the token is called from which it was read: a word has one base form, which no score need tell."""
+        """The relations; a verb becomes the one its token stands for (`Vocabulary.verbs`), if any: no score need guess a base form."""
         verbs = self._verb_S[tokens.where(tokens < self.symbols, PAD)]
         return torch.where(self._is_verb_S[relations] & (verbs != PAD), verbs, relations)
 
@@ -191,7 +192,7 @@ class SymmetricNetwork:
         return torch.baddbmm(p[bias][:, None], states_KMD, p["table"].transpose(1, 2))
 
     def understand(self, p: Parameters, words_KBTD: Tensor, mask_KBT: Tensor, conditions: Conditions) -> Understood:
-        """Reads embedded words, hard or soft."""
+        """Encodes embedded words, given or just generated."""
         mask_KBT1 = mask_KBT[..., None]
         x = words_KBTD + p["parse.positions"][:, None, : words_KBTD.shape[2]]
         keep = conditions.keep(0)
@@ -209,10 +210,10 @@ class SymmetricNetwork:
         return lay_out(position_KBP, filled_KBP, length_KB, mask_KBT.shape[2], self.shape.max_propositions, mask_KBT.dtype)
 
     def read(self, p: Parameters, understood: Understood, words_KBTD: Tensor, mask_KBT: Tensor, layout: Layout) -> Parsed:
-        """Each place looks for its entity, relation and value, and copies from the words it finds.
+        """Each place attends to the tokens of its entity, relation and value, and copies from the words there.
 
-        A token is found by what it means and by how far it lies from the place's own token. Copying reads the words' own vectors, so that
-        a word is named that was hardly ever seen (See et al. 2017, softly).
+        Attention depends on what a token means and how far it is from the place's own token. Copying adds the attended words' own vectors,
+        through a gate, so that even a word hardly ever seen can be named (a soft form of See et al. 2017).
         """
         slots, sentences, places = layout.position_KBP.shape
         u, dim, tokens = understood.meaning_KBTD, words_KBTD.shape[3], words_KBTD.shape[2]
@@ -230,9 +231,9 @@ class SymmetricNetwork:
         return Parsed(roles.view(slots, sentences, places, 3, dim), looks.view(slots, sentences, places, 3, tokens), understood.counts_KBTC)
 
     def gather(self, p: Parameters, items_KBP3D: Tensor, rows_KBQ2: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """One state for each proposition (embedded, hard or soft) and for the end, knowing its neighbours.
+        """One state for each embedded proposition and for the sentence's end, computed with its neighbours.
 
-        Returns what these say to the tokens behind and before them, `spread_KBQ2D`, and scores for the gaps, `gaps_KBQG`.
+        Returns what each contributes to the tokens after it and to those up to its own, `spread_KBQ2D`, and gap scores, `gaps_KBQG`.
         """
         slots, sentences, places, _, dim = items_KBP3D.shape
         here_KBQ1, end_KBQ1 = rows_KBQ2.split(1, dim=-1)  # type: ignore[no-untyped-call]
@@ -254,7 +255,7 @@ class SymmetricNetwork:
     def write(
         self, p: Parameters, spread_KBQ2D: Tensor, items_KBP3D: Tensor, mask_KBT: Tensor, layout: Layout, conditions: Conditions
     ) -> Tensor:
-        """The words' states along the sentence, `words_KBTD`: each knows the propositions before and behind it and how far these are."""
+        """The state of each word of the sentence, `words_KBTD`, from the propositions next before and next after it and their distances."""
         slots, sentences, rows, dim = *spread_KBQ2D.shape[:3], items_KBP3D.shape[4]
         mask_KBT1 = mask_KBT[..., None]
         spread = spread_KBQ2D.view(slots, sentences, rows, 2, dim).transpose(2, 3).contiguous().view(slots * sentences, 2 * rows, dim)
@@ -267,10 +268,10 @@ class SymmetricNetwork:
         return self._copy_items(p, normalise(text), items_KBP3D, layout.rows_KBQ2[:, :, :-1, 0])
 
     def _copy_items(self, p: Parameters, u_KBTD: Tensor, items_KBP3D: Tensor, seen_KBP: Tensor) -> Tensor:
-        """Each token looks for an item of a proposition and copies from it what it needs.
+        """Each token attends to the propositions' items (entity, relation, value) and copies from them through a gate.
 
         Args:
-            seen_KBP: the places that are looked at: those that are filled, and the first that is not, whose items stand for nothing.
+            seen_KBP: 1 for the places attended to: the filled ones and the first empty one, whose items stand for nothing.
         """
         slots, sentences, places, _, dim = items_KBP3D.shape
         keys = (items_KBP3D + p["generate.roles"][:, None, None]).view(slots, sentences, places * 3, dim)

@@ -1,9 +1,9 @@
 """AdamW over K slots at once: every slot has its own learning rate, decay, clip norm, step count and schedule.
 
-Beside the values it keeps their average over about the last ninth of all steps made: it shows at any time what the values would be were the
-rate brought down now, so curves of trials with different rates can be compared before their end.
+It also keeps an average of the values over about the last ninth of the steps so far. At any time this stands for what the values would be
+if the learning rate were decayed now, so curves of trials with different rates can be compared before they end.
 
-Works on the rows of a `ParameterStore`, so its operations do not grow in number with slots or parameters.
+Works on the rows of a `ParameterStore`, so the number of operations does not grow with slots or parameters.
 Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2; checked against `torch.optim.AdamW` in the tests. The
 average: Shamir and Zhang 2013, "Stochastic gradient descent for non-smooth optimization", polynomial-decay averaging with eta = 8.
 """

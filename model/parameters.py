@@ -26,10 +26,10 @@ ROW = 16
 class ParameterSpec:
     """One parameter of one slot.
 
-    Values are drawn normal with standard deviation `std` around `mean`. `rule_axis` names the axis over rules, along which
-    each rule is drawn by itself, around 0, so a model with fewer rules has the same numbers. `decays` says whether weight decay applies.
-    `twice` says that a step works with it a second time, from a leaf of its own, so that the gradients of all such are added up at once.
-    `parts` are drawn each by itself and stand side by side along the last axis.
+    Initial values are normal with mean `mean` and standard deviation `std`. `rule_axis` is the axis over rules: each rule is drawn
+    separately, around 0, so that a model with fewer rules has the same values in those it has. `decays` says whether weight decay applies.
+    `twice` says that a step uses the parameter a second time, through a separate leaf, so that the second gradients of all of these are
+    added in one operation. `parts` are drawn separately and concatenated along the last axis.
     """
 
     name: str
@@ -72,8 +72,8 @@ class ParameterStore:
     """The buffers of `slots` models and of their optimizer, all (rows, ROW): `values`, `moment1`, `moment2`, `averages` (of the values over
     the last steps: what is evaluated and saved), `gradient`, `scratch`.
 
-    `views` are the values as named leaves, `again` those that are used `twice` once more.
-    `version` says what model the numbers are of; it is part of the layout.
+    `views` are the values as named leaves, `again` a second set of leaves over the same memory, for parameters used `twice`.
+    `version` is the version of the model; it is part of the layout.
     """
 
     def __init__(self, specs: Sequence[ParameterSpec], slots: int, device: torch.device, dtype: torch.dtype, version: int = 0) -> None:
@@ -142,7 +142,7 @@ class ParameterStore:
             return tuple(buffer.cpu()[rows.cpu()] for buffer in self._state)
 
     def write(self, slot: int, *state: Tensor) -> None:
-        """Overwrites one slot with values, moments and averages; values alone are those of a new model."""
+        """Overwrites one slot with values, moments and averages; values alone start a new model (moments 0, averages the values)."""
         values, *rest = state
         rows = self.slot_rows_KR[slot]
         with torch.no_grad():

@@ -1,8 +1,7 @@
-"""Work that is done again and again on tensors of few sizes: recorded once for each of them, then replayed as one thing to do.
+"""CUDA graphs for work that is repeated on tensors of a few shapes: captured once for each, then replayed with a single launch.
 
-A step of a small model is a thousand small operations, and a GPU waits for the interpreter to ask for each: a replay asks once (CUDA
-graphs). What is replayed reads its inputs where they lay when it was recorded, so each recording has memory of its own for them. On a CPU
-nothing is recorded.
+A step of a small model is a thousand small operations, and a GPU waits for the interpreter to launch each: a replay is one launch. It reads
+its inputs at the addresses they had when it was recorded, so each recording has input memory of its own. On a CPU nothing is recorded.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Recorder(Protocol):
     """Records work; its recordings may share memory, for one is replayed after the other."""
 
     def __call__(self, work: Callable[[], Result]) -> tuple[Callable[[], object], Result]:
-        """What does it again, and where its result then lies. It need not be done once for that.
+        """A function that does the work again, and where its result will then be. The work need not run for that.
 
         Raises:
             OutOfMemoryError: there is no room for a recording.
@@ -109,10 +108,10 @@ class Replayed(Generic[Kind, Result]):
         return 1 if self._recorder is None else 2
 
     def __call__(self, work: Callable[[Inputs, Kind], Result], inputs: Inputs, kind: Kind) -> Result:
-        """What `work` gives. At first it is done as it stands, so that what is made on first use is not made within a recording.
+        """The result of `work`. The first time it runs eagerly, so that what is created on first use is not created during a recording.
 
         Args:
-            work: always the same. What else it reads or writes than its inputs stays where it is until all is forgotten.
+            work: the same at every call. Whatever it reads or writes besides its inputs must stay at its address until `forget`.
         """
         if self._recorder is None:
             return work(inputs, kind)

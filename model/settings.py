@@ -83,7 +83,7 @@ class EpochSettings:
         self._sampled_AKS, self._keep_AKSBD = torch.zeros(0), torch.zeros(0)
 
     def step(self, number: int, batch: Batch, shape: ModelShape, symbols: int) -> tuple[list[Tensor], StepKind]:
-        """The tensors of one step (numbers, batch, dropout masks, what a shortlist of so many `symbols` samples by), and its kind."""
+        """The tensors of one step (numbers, batch, dropout masks, for a shortlist a random number for each of `symbols`), and its kind."""
         if number % AHEAD == 0:
             self._draw_ahead(number, shape, symbols)
         keep_KSBD = [self._keep_AKSBD[number % AHEAD, :, :, : batch.tokens_KBT.shape[1]]] if self.drops else []

@@ -1,12 +1,12 @@
-"""The loss over the symbol table, the most expensive place of the network, in bounded memory and with no product done twice.
+"""The loss over the symbol table, the network's costliest part, in bounded memory and, where rows fit one chunk, without recomputation.
 
     scores = states @ table^T + bias;   surprise = -log softmax(scores)[gold];   loss = sum over rows of weight * surprise
     read = table[likeliest], with the gradient of softmax(scores) @ table (straight-through; Bengio et al. 2013)
 
-Rows are worked off in chunks through one scratch memory: with fresh memory for every product, half of a training step on the CPU went into
-page faults. What each row weighs in the loss is known beforehand, so a chunk's gradient is worked out while its scores are still there
-(as in Hsu et al. 2024, "Liger Kernel", fused linear cross-entropy). What is read on has a gradient of its own, known only later: there
-the chances are kept if one chunk holds them all, else worked out again.
+Rows are processed in chunks through one scratch buffer: with fresh memory for every product, half of a training step on the CPU went into
+page faults. Each row's weight in the loss is known in advance, so a chunk's gradient is computed while its scores are still in memory
+(as in Hsu et al. 2024, "Liger Kernel", fused linear cross-entropy). Vectors that a later pass reads bring in a gradient that is known only
+in the backward pass: for their group the probabilities are kept if one chunk holds them all, else recomputed.
 
 Letters of the axes: K slots, N groups of rows with a loss each, M rows of a group, S symbols, D hidden_dim.
 """
@@ -141,7 +141,7 @@ class _Gradients:
 
 
 def _surprise(logs: Tensor, gold: Tensor, weight: Tensor, later: bool) -> tuple[Tensor, Tensor]:
-    """The weighted surprise per slot, and its gradient by the scores in the memory of `logs` (the chances alone where that comes later)."""
+    """The weighted surprise per slot, and its gradient with respect to the scores in place of `logs` (if `later`, only probabilities)."""
     minus = -weight
     loss = (logs.gather(2, gold) * minus).sum((1, 2))
     chances = logs.exp_()
@@ -164,7 +164,7 @@ def _error(chances: Tensor, gold: Tensor) -> tuple[Tensor, Tensor]:
 def _read_on(
     ctx: Any, states: Tensor, table: Tensor, bias: Tensor, gold: Tensor, weight: Tensor, d_vectors: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a group that is read: by its loss, where each row now weighs `weight`, and by what was read."""
+    """The gradients of the group that is read: those of its loss, each row weighted by `weight`, and those through `d_vectors`."""
     slots, rows, _ = states.shape
     gradients, chunks, scratch = _Gradients(table), _chunks(rows, table.shape[1]), ctx.scratch
     kept = len(chunks) == 1 and scratch.times(ctx.read) == ctx.taken
@@ -194,13 +194,13 @@ def loss_over_table(
     regress: bool = False,
     read: str = "",
 ) -> tuple[Tensor, Tensor | None]:
-    """The weighted sum of each group's surprise at its gold symbols, `loss_KN` (nats), and what is read of the first, `vectors_KMD`.
+    """Each group's weighted sum of surprise at its gold symbols, `loss_KN` (nats), and the vectors of the first's likeliest, `vectors_KMD`.
 
     Args:
-        weights_KNM: what each row weighs; they have no gradient.
-        lowered_KS: what in the bias does not count for which symbol is the likeliest.
-        regress: squares the error of the expected symbol number in place of taking the surprise.
-        read: a name for the memory that is kept where the likeliest symbols' vectors are read on; None is returned without one.
+        weights_KNM: each row's weight; gets no gradient.
+        lowered_KS: the part of the bias that is taken off again before the likeliest symbol is chosen.
+        regress: takes the squared error of the expected symbol number instead of the surprise.
+        read: the name of the scratch buffer to keep where a later pass reads the first group's likeliest vectors; if empty, these are None.
     """
     lowered = None if lowered_KS is None else lowered_KS[:, None]
     result: tuple[Tensor, Tensor | None] = _LossOverTable.apply(  # type: ignore[no-untyped-call]

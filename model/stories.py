@@ -125,7 +125,7 @@ class _Teller:
         return [*words, "."], facts
 
     def story(self) -> Iterator[tuple[list[str], list[Proposition]]]:
-        """The sentences of the next story: three to six entities, six to twelve sentences."""
+        """The sentences of the next story: a cast of two to eight entities, six to twelve sentences."""
         cast = list(dict.fromkeys(self._draw(self.lexicon.nouns) for _ in range(self.random.randint(4, 8))))
         while len(cast) < 2:
             cast = list(dict.fromkeys([*cast, self._draw(self.lexicon.nouns)]))

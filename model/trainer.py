@@ -1,4 +1,4 @@
-"""The fused trainer: K slots of one shape, each training its own trial; knows no trials, studies or verdicts.
+"""The fused trainer: K slots of one shape, each training a model of its own; it knows no Optuna trials, studies or verdicts.
 
 load(slot, hyperparameters)   a new model into a slot, its neighbours untouched
 train_epoch()                 one pass over the train split for all slots at once
@@ -70,8 +70,8 @@ class FusedTrainer:
         """K free slots.
 
         Args:
-            shortlist: about how many symbols a step's softmax looks at where the table has more than four times as many.
-            recorder: gives what records steps on a device, to be replayed; with None all are done as they stand (see `replay`).
+            shortlist: about how many symbols a step's softmax covers where the table has more than four times as many (not under `mse`).
+            recorder: makes the recorder that captures a device's steps for replay; where it gives None, steps run eagerly (see `replay`).
         """
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
@@ -81,7 +81,7 @@ class FusedTrainer:
         device, losses = self.device, self.losses  # a recorder must not hold the trainer, whose memory is to go when it goes
         self._replayed: Replayed[StepKind, Tensor] = Replayed(lambda: _with_own_scratch(losses, recorder(device)))
         self.seconds = {"training": 0.0, "evaluating": 0.0}
-        self.slots = slots  # how many there are, free ones included; behind them may stand some that nobody has asked for
+        self.slots = slots  # as many as were asked for, free ones included; the store may have room for more, after these
         self.store = self._new_store(slots)
         self._slots: list[SlotState | None] = [None] * self.store.slots
         self._splits: dict[str, Split] = {}
@@ -140,12 +140,12 @@ class FusedTrainer:
             self._slots[new] = state
 
     def _has_room(self, slots: int) -> bool:
-        """Whether the store holds so many and not many more."""
+        """Whether the present store has the room that `slots` need or, where steps are recorded, up to twice as much."""
         there, room = self.store.slots, self._room(slots)
         return room == there or (slots > 0 and self._replayed.records and there // 2 <= room < there)
 
     def _room(self, slots: int) -> int:
-        """For how many slots there is to be room; where steps are recorded a power of two, for each number has recordings of its own."""
+        """How many slots a store for `slots` has; a power of two where steps are recorded, as each number needs recordings of its own."""
         return 1 << (slots - 1).bit_length() if slots and self._replayed.records else slots
 
     def _new_store(self, slots: int) -> ParameterStore:
@@ -164,7 +164,7 @@ class FusedTrainer:
         return [self._record(slot, [row[slot] for row in rows]) for slot in range(self.slots)]
 
     def rehearse(self, steps: int) -> float:
-        """Seconds a step of an epoch's longest, once it is done as it will be; the slots' numbers are worth nothing afterwards."""
+        """Seconds per step on an epoch's longest batch, at full speed (replayed, on a GPU); the parameters are worthless afterwards."""
         settings = self._settings()
         longest = max(self._batches.epoch(settings.draw), key=lambda batch: batch.tokens_KBT.shape[2])
         self._steps(settings, [longest] * self._replayed.before).cpu()
@@ -236,7 +236,7 @@ class FusedTrainer:
         """What is in a slot.
 
         Raises:
-            ValueError: nothing.
+            ValueError: the slot is free.
         """
         state = self._slots[slot]
         if state is None:
@@ -244,7 +244,7 @@ class FusedTrainer:
         return state
 
     def _backward(self, loss: Tensor) -> None:
-        """The gradient of the leaves and, added to it, that of what was computed a second time from leaves of its own."""
+        """Writes the gradients of all parameters to the store, those of the second set of leaves (`store.again`) added in."""
         store = self.store
         found = torch.autograd.grad(loss, [*store.views.values(), *store.again.values()], allow_unused=True)
         once = zip(store.views, found[: len(store.views)], strict=True)
@@ -269,7 +269,7 @@ class FusedTrainer:
 
 
 def _with_own_scratch(losses: ComponentLosses, recorder: Recorder | None) -> Recorder | None:
-    """What is recorded takes scratch memory of its own: the steps between recordings may let theirs grow and move."""
+    """Gives each recording scratch memory of its own: that of the steps run between recordings may grow and so be reallocated."""
     if recorder is None:
         return None
     record = recorder

@@ -29,8 +29,8 @@ BASE_LENGTH, VOWELS = 3, frozenset("aeiouy")
 def base_forms(word: str) -> Iterator[str]:
     """What the word may be an inflection of, by English spelling alone: `stories` -> `story`, `stopped` -> `stop`, `made` -> nothing.
 
-    The base has a vowel before what the ending replaced (`thing` is not of `the`), unless that was a `y` (`tried`), and none that the
-    ending would double (`seed` is not of `see`).
+    What precedes the ending must have a vowel (`thing` is no form of `the`), unless the ending may replace a `y` (`tried`), and must not
+    end in `e` if the ending begins with one (`seed` is no form of `see`).
     """
     for ending, replacements in INFLECTIONS:
         stem = word.removesuffix(ending)
@@ -156,7 +156,7 @@ class Unknowns:
         return torch.where(ids < self.first, ids, self._inputs_U[(ids - self.first).clamp(min=0)])
 
     def tokens(self, ids: Tensor) -> Tensor:
-        """The numbers under which words stand as tokens: of those that the table does not hold, their base form's where it holds that."""
+        """The ids of these words as tokens: a word that the table does not hold has the id of its base form, if the table holds that."""
         readable = self.readable(ids)
         return torch.where(readable < len(self.vocabulary), readable, ids)
 

@@ -18,9 +18,9 @@ from tuner.saving import SavingTrainer
 
 EVENTS = "events.jsonl"
 BARE = " without baselines"
-"""What is said of a searcher that need not train them."""
+"""The suffix of a searcher that need not train them."""
 REDUCTION = 3
-"""What a rung keeps one of, for all who halve."""
+"""The reduction factor of every peer with rungs."""
 
 
 def without_start() -> dict[str, Any]:
