@@ -6,11 +6,11 @@ FILE is a list of `{"valid": {"loss": [...]}}` (gzip and bare NaN allowed). For 
 other (`ours_cohort`: 16 at a time; `look_at...`: all at once); a rule sees a curve's values up to the present step and those of the
 curves before.
 
-    regret          (final loss of what it would pick - best of the draw) / (median of the draw - best), at most 1; where more than half
-                    diverge 0 for the best and 1 else, for there is no median to measure by
+    regret          (final loss of what it would pick - best of the draw) / (median of the draw - best), at most 1; where half or more
+                    diverge, or more than half are as good as the best, 0 for the best and 1 else: there is no median to measure by
     regret_p90      what nine of ten draws stay below
     budget          evaluations spent / all
-    top10_stopped   the share of the ten best configurations that it stopped early
+    top10_stopped   the share of the ten best configurations, of those that do not diverge, that it stopped early
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, search_race
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
@@ -124,6 +124,34 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert behind["errors"] == ["Traceback", "Traceback"]
     assert ahead["overhead"]["mean"] == pytest.approx(0.1)
     assert (ahead["ms_a_step"]["mean"], behind["ms_a_step"]["mean"]) == (20.0, None)
+
+
+def row_of(seed: int, corpus: str, epochs: list[list[float]]) -> dict[str, object]:
+    """As much of a row as tells whose it is."""
+    task = {"stories": 100, "epochs": 10, "minutes": 4.0, "seed": seed, "device": "cpu", "corpus": corpus}
+    return {"searcher": "tuner", "task": task, "epochs": epochs}
+
+
+def test_the_race_runs_what_is_missing_of_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of other data are others', and one that did not come to an epoch is run again in its place."""
+    options = argparse.Namespace(
+        **{"rows": tmp_path / "rows.jsonl", "first_seed": 0, "seeds": 3, "searchers": ["tuner"], "data": Path("here.jsonl")},
+        **{"stories": 100, "epochs": 10, "minutes": 4.0, "device": "cpu"},
+    )
+    there = [row_of(0, "here-1", [[1.0, 1]]), row_of(1, "here-1", []), row_of(2, "away-2", [[1.0, 1]])]
+    options.rows.write_text("".join(json.dumps(row) + "\n" for row in there))
+    run = list[int]()
+
+    def ran(_: str, task: Task, corpus: str) -> dict[str, object]:
+        run.append(task.seed)
+        return row_of(task.seed, corpus, [[2.0, 2]])
+
+    monkeypatch.setattr(search_race, "run", ran)
+    search_race.play(options, "here-1")
+    assert run == [1, 2]
+    kept = search_race.played(options.rows)
+    assert sorted((row["task"]["corpus"], row["task"]["seed"]) for row in kept) == [("away-2", 2), *(("here-1", seed) for seed in range(3))]
+    assert all(row["epochs"] for row in kept)
 
 
 def test_the_tables_of_the_race_are_what_its_rows_say() -> None:

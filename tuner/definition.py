@@ -327,9 +327,15 @@ class StudyDefinition(_Section):
     @property
     def starting(self) -> int:
         """How many trials begin with what is cheap: none where nothing is named for it, no more than differ in what else is searched."""
-        others = [space for name, space in self.search.items() if name not in self.cheap]
-        unlike = math.prod(len(space.choices) if isinstance(space, Choices) else STARTING for space in others)
+        unlike = math.prod(self._kinds(name) for name in self.search if name not in self.cheap)
         return min(STARTING, self.budget.trials // 4, unlike) if self.cheap else 0
+
+    def _kinds(self, name: str) -> int:
+        """How many values a setting can have; of a range, but for whole numbers, as many as matter."""
+        space = self.search[name]
+        if isinstance(space, Choices):
+            return len(space.choices)
+        return int(space.high) - int(space.low) + 1 if name == "num_rules" else STARTING
 
     @property
     def first_starter(self) -> int:

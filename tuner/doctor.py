@@ -83,7 +83,12 @@ def _storage(url: str) -> Check:
         storage = open_storage(url, create=False)
     except StorageError as error:
         new = "there is no storage" in str(error)
-        return Check("storage", "missing" if new else "bad", str(error), "" if new else "correct the URL, or leave out --storage")
+        return Check(
+            "storage",
+            "missing" if new else "bad",
+            str(error),
+            "" if new else "correct the URL in --storage or TUNER_STORAGE, or leave both out",
+        )
     studies = len(storage.get_all_studies())
     return Check("storage", "good", f"{shown(url)}: {studies} {'study' if studies == 1 else 'studies'}, curves of schema {SCHEMA_VERSION}")
 

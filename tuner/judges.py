@@ -131,9 +131,9 @@ class ExplosionRule:
         if not history.loss and history.sign > 0:
             reason = f"the objective fell from {-best:.4g} to {-loss[-1]:.4g} and has stayed below {-limit:.4g} for {self.stay} epochs"
             return Verdict("exploded", epoch, reason, {"best": -best, "objective": -loss[-1], "limit": -limit})
-        what = "loss" if history.loss else "objective"
+        what, was = ("loss", "best_loss") if history.loss else ("objective", "best")
         reason = f"the {what} rose from {best:.4g} to {loss[-1]:.4g} and has stayed above {limit:.4g} for {self.stay} epochs"
-        return Verdict("exploded", epoch, reason, {"best_loss": best, "loss": loss[-1], "limit": limit})
+        return Verdict("exploded", epoch, reason, {was: best, what: loss[-1], "limit": limit})
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@
     study = optuna.create_study(direction="maximize", pruner=pruner)
 
 A trial reports its steps from 1 (or any other start) upwards, one an epoch. One that begins later than the others, as after a checkpoint,
-or leaves steps out is compared with them step by step. One that is complete before the last of them stands with its last value; one that
-is complete and has reported nothing is nobody's peer.
+or leaves steps out is compared with them step by step; the epoch of a verdict is how many values it has reported. One that is complete
+before the last of them stands with its last value; one that is complete and has reported nothing is nobody's peer.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -61,9 +62,9 @@ class RulePruner(optuna.pruners.BasePruner):
     def _by_step(self, trial: FrozenTrial, others: list[FrozenTrial], sign: float) -> History:
         """The trial's own values one after the other, beside what its peers had at the same steps."""
         own = sorted(trial.intermediate_values)
-        steps = sorted(set(own).union(*(other.intermediate_values for other in others)))
-        later = steps[steps.index(own[-1]) + 1 :]
-        epochs = len(own) + max(0, self.epochs - len(steps) + len(later))
+        later = sorted({step for other in others for step in other.intermediate_values if step > own[-1]})
+        missed = statistics.median_low([sum(step < own[0] for step in other.intermediate_values) for other in others] or [0])
+        epochs = max(len(own), self.epochs - missed)
         peers = tuple(Peer(self._to_its_end(other, _at(other, [*own, *later], sign), epochs), _over(other)) for other in others)
         return History(_curve(trial, sign), epochs=epochs, peers=peers, sign=sign)
 
@@ -108,9 +109,10 @@ def _curve(trial: FrozenTrial, sign: float) -> Curve:
 
 
 def _at(trial: FrozenTrial, steps: Sequence[int], sign: float) -> Curve:
-    """At each of these steps up to its last: its value there, else the one before; not a number where it had not begun."""
-    known = sorted(trial.intermediate_values)
-    places = [bisect_right(known, step) for step in steps if known and step <= known[-1]]
+    """Its value at each of these steps up to its last, at all of them if it is complete: the one reported there or the one before; not a
+    number where it had not begun."""
+    known, complete = sorted(trial.intermediate_values), trial.state == TrialState.COMPLETE
+    places = [bisect_right(known, step) for step in steps if known and (complete or step <= known[-1])]
     return tuple(sign * trial.intermediate_values[known[place - 1]] if place else math.nan for place in places)
 
 
@@ -119,7 +121,7 @@ def _checked(kind: type[BaseModel], settings: dict[str, Any]) -> dict[str, Any]:
     try:
         return kind.model_validate(settings).model_dump()
     except ValidationError as error:
-        raise DefinitionError(explained(error)) from error
+        raise DefinitionError(explained(error).removeprefix("the definition: ")) from error
 
 
 class PlateauPruner(RulePruner):
@@ -134,8 +136,10 @@ class PlateauPruner(RulePruner):
         top: float = PlateauRule.top,
         noise: float = PlateauRule.noise,
     ) -> None:
-        settings = {"window": window, "share": share, "near": near, "top": top, "noise": noise}
-        super().__init__(PlateauRule(**_checked(Plateau, settings)), epochs)
+        if not 0 <= noise < math.inf:
+            raise DefinitionError(f"noise = {noise} is not allowed; allowed: numbers from 0 on, in the objective's own unit")
+        settings = _checked(Plateau, {"window": window, "share": share, "near": near, "top": top})
+        super().__init__(PlateauRule(**{**settings, "noise": noise}), epochs)
 
 
 class ExplosionPruner(RulePruner):

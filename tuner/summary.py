@@ -139,14 +139,16 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
 
 def _none_sound(curves: dict[int, list[dict[str, Any]]], floor: float) -> list[str]:
     """What is said where no trial is a candidate: how far the highest has come, and why that does not count."""
-    read = "propositions that survive being written and read again"
-    lines = [f"no trial has finished above the floor on round_trip yet ({100 * floor:g} % of the {read})"]
+    least = f"{100 * floor:g} % of the sentences are to state the same when written and read again"
+    lines = [f"no trial has finished above the floor on round_trip yet: {least}" if floor else "no trial has finished yet"]
     reached = {number: points[-1] for number, points in curves.items() if points and points[-1]["objective"] > 0}
     if reached:
         number, last = max(reached.items(), key=lambda one: (one[1]["objective"], -one[0]))
         figures = f"component accuracy {100 * last['objective']:.2f}%, round trip {100 * last.get('round_trip', 0.0):.2f}%"
-        lines.append(f"the highest so far is trial {number}: {figures}; more epochs or more stories usually raise the round trip")
-        lines.append("where that cannot be had: a copy of the study's TOML file with a lower [objective] round_trip_floor")
+        lines.append(f"the highest so far is trial {number}: {figures}")
+        if floor:
+            lines[-1] += "; more epochs or more stories usually raise the round trip"
+            lines.append("if they cannot be had, lower [objective] round_trip_floor in a copy of the study's TOML file")
     return lines
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import model.extraction
 from model.errors import DataError
-from model.extraction import END_OF_STORY, load_language, parse_stories, parse_story, read_stories, silent
+from model.extraction import END_OF_STORY, extract_again, load_language, parse_stories, parse_story, read_stories, silent
 from model.hub import hub_stories
 from model.sources import load_sentences, read_jsonl
 
@@ -37,6 +37,15 @@ def test_the_rules(language: object) -> None:
     dog, tom = (s.propositions for s in parse_story(language, "b", STORIES[1]))  # type: ignore[arg-type]
     assert ("dog", "run", "house") in dog
     assert tom[0] == ("tom", "see", "dog")
+
+
+def test_labels_without_objects_under_prepositions_are_read_by_their_own_rules(language: object) -> None:
+    """As `label_noise` reads them again: what else is stated is the same."""
+    ran, saw = parse_story(language, "b", STORIES[1])  # type: ignore[arg-type]
+    both, direct = (list(extract_again(language, [ran, saw], prepositions)) for prepositions in (True, False))  # type: ignore[arg-type]
+    assert set(both[0]) - set(direct[0]) == {("dog", "run", "house")}
+    assert both[1] == direct[1]
+    assert any(relation == "see" for _, relation, _ in direct[1])
 
 
 def test_what_was_parsed_is_not_parsed_again(language: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

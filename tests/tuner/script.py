@@ -1,4 +1,4 @@
-"""A trainer that follows a formula: no torch, epochs of microseconds; nothing that takes long to load, for processes that train."""
+"""A trainer that follows a formula, epochs of microseconds; it loads no more than a process that trains has loaded anyway."""
 
 from __future__ import annotations
 

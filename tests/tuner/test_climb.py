@@ -82,6 +82,8 @@ def test_no_more_begin_with_what_is_cheap_than_differ_in_the_rest() -> None:
     assert alone.starting == 1
     three = {"hidden_dim": size, "batch_size": {"choices": [8, 16, 32]}}
     assert definition(search=three, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}).starting == 3
+    whole = {"hidden_dim": size, "num_rules": {"low": 2, "high": 4}}
+    assert definition(search=whole, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}).starting == 3
     unlike = definition(search={**three, "hidden_dim": {"choices": [512, 1024]}}, fixed={}, baselines=[])
     assert (unlike.starting, unlike.usual["hidden_dim"]) == (0, 512)
 

@@ -143,9 +143,11 @@ def test_one_answer_for_everything_is_constant(runs: dict[str, Trained]) -> None
     before = bias[0, 7].clone()
     with torch.no_grad():
         bias[0, 7] = 100.0
-    found = kinds(run_of(trainer, curve))
-    with torch.no_grad():
-        bias[0, 7] = before
+    try:
+        found = kinds(run_of(trainer, curve))
+    finally:
+        with torch.no_grad():
+            bias[0, 7] = before
     assert "constant_answer" in found
 
 

@@ -240,6 +240,17 @@ def test_trials_are_compared_step_by_step_wherever_they_begin() -> None:
     assert judged_beside(strided, {5: 0.11, 10: 0.21}, HalvingPruner(6, first=2, slack=0.0)) is None
     assert judged_beside(strided, {5: 0.09, 10: 0.19}, HalvingPruner(6, first=2, slack=0.0)) is not None
     assert judged_beside(rising, {30: 0.1}, HalvingPruner(30, first=1, slack=0.0)) is None, "nothing is left to save"
+    short = [create_trial(value=0.9, intermediate_values={step: 0.03 * step for step in range(1, 9)}) for _ in range(9)]
+    assert judged_beside(short, {11: 0.2, 12: 0.2}, HalvingPruner(22, first=2, slack=0.0)) is not None, "they stand where they ended"
+
+
+def test_trials_with_steps_of_their_own_are_judged_to_their_end() -> None:
+    """Each reports after as many sentences, so in steps of its own: none has reported all that there are."""
+    quick = [create_trial(value=0.9, intermediate_values={100 * step: 0.03 * step for step in range(1, 31)}) for _ in range(4)]
+    slow = [create_trial(value=0.9, intermediate_values={400 * step: 0.03 * step for step in range(1, 31)}) for _ in range(5)]
+    reports = {400 * step: 0.1 for step in range(1, 21)}
+    assert judged_beside([*quick, *slow], reports, PlateauPruner(30)) is not None
+    assert judged_beside([*quick, *slow], reports, HalvingPruner(30, first=20, slack=0.0)) is not None
 
 
 def test_a_verdict_has_the_objective_as_it_was_reported() -> None:
@@ -291,9 +302,10 @@ def test_a_pruner_that_could_judge_nothing_is_refused() -> None:
     for make, why in (
         (lambda: PlateauPruner(30, window=1), r"window: .* greater than or equal to 3 \(given: 1\)"),
         (lambda: PlateauPruner(30, top=1.0), r"top: .* less than 1 \(given: 1.0\)"),
+        (lambda: PlateauPruner(30, noise=-1.0), r"noise = -1.0 is not allowed"),
         (lambda: ExplosionPruner(30, stay=0), r"stay: .* greater than or equal to 1 \(given: 0\)"),
         (lambda: HalvingPruner(30, first=math.inf), r"first: .* finite number \(given: inf\)"),
-        (lambda: HalvingPruner(30, keep_last=0.5), r"keep_last = 0.5 lies above keep_first = 0.2"),
+        (lambda: HalvingPruner(30, keep_last=0.5), r"^keep_last = 0.5 lies above keep_first = 0.2"),
         (lambda: HalvingPruner(0), "epochs = 0 is not allowed"),
         (FirstOf, "takes one or more pruners for trials of one length, not for none"),
         (lambda: FirstOf(ExplosionPruner(10), PlateauPruner(30)), r"not for \[10, 30\]"),

@@ -97,10 +97,10 @@ def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, strai
     assert not snapshots(tmp_path), "an ended search needs none"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number: signal.Signals) -> None:
     """The command line in the middle of its trials: what was trained up to the epoch it is in is kept, of the slower lane too.
-    SIGTERM: test_postgres."""
+    Ctrl-C: test_cli."""
     options = ["--num-stories", "30", "--epochs", "200", "--trials", "4", "--width", "4"]
     run = [sys.executable, "-c", COUNTING, "search", light(tmp_path), *options]
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would not matter
@@ -151,6 +151,7 @@ def test_a_damaged_snapshot_is_told_of_and_the_older_one_serves(killed: Path, st
 
 def test_without_any_snapshot_running_trials_begin_again_and_ended_ones_stay(killed: Path) -> None:
     """Nothing ended is lost, doubled or changed."""
+    assert snapshots(killed)
     for path in snapshots(killed):
         path.unlink()
     study = find_study(open_storage(f"sqlite:///{killed}/tuner.db"), "killed")

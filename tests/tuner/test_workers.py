@@ -39,7 +39,7 @@ from tuner.tables import CurveTable
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
 SEARCH = ("search", "quick.toml", "--num-stories", "30", "--no-confirm", "--width", "2")
-"""Of the file that `run` and `begun` write."""
+"""Of the file that `light` writes."""
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
