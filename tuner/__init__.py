@@ -11,15 +11,15 @@ errors.py        the TunerError tree
 
 The search
 search.py        the loop: ask, load a slot, train an epoch, report, judge, tell, refill
-admission.py     whether a trial may begin now; budget.py when all have had enough, pace.py what the minutes have room for
+admission.py     whether a trial may begin now; budget.py when the budget is used up, pace.py what fits into the minutes that are left
 intake.py        where trials come from; climb.py and promotion.py what is tried next, warm.py what an earlier study teaches
 arrays.py        the arrays of a device; slots.py their trials, lanes.py arrays side by side, width.py how many at once
-seam.py          what the search asks of a trainer; trainers.py finds one, saving.py is ours, single.py makes one of models without slots
-remote.py        trainers in processes of their own; remote_end.py the other end, wire.py what they say to each other
+seam.py          what the search asks of a trainer; trainers.py finds one, saving.py is ours, single.py makes one from models without slots
+remote.py        trainers in processes of their own; remote_end.py the other end, wire.py the messages between them
 failures.py      what may go wrong in an epoch, and whose fault it is
-bench.py         where trials are judged; endings.py what is stored of their ends
-snapshots.py     the state to go on from after a kill; ownership.py whose a running trial is
-observer.py      what is told of a search
+bench.py         where trials are judged; endings.py what is stored when they end
+snapshots.py     the state to resume from after a kill; ownership.py which process owns a running trial
+observer.py      what observers are told of a search
 ray_engine.py    workers across machines
 
 The judging
@@ -33,13 +33,13 @@ What is stored
 definition.py    study definitions: TOML to a validated object
 study.py         studies in a storage: naming, beginning, continuing, finding
 storage.py       opening a storage, waiting for it, the lock under which trials begin
-buffer.py        a storage's view of one process; tables.py what is read and written in batches
+buffer.py        one process's view of a storage; tables.py what is read and written in batches
 artifacts.py     models and snapshots where other machines find them
 
 What is seen
 summary.py       what a study has found; choice.py one trial as something that can be run
 progress.py      the terminal while a search runs; watch.py the same from another, events.py as JSON
-metrics.py       figures for Prometheus; health.py whether it goes forward, doctor.py whether this machine has what it needs
-views.py         a study as it is looked at; charts.py and pictures.py draw it, report.py is one file of it
-dashboard.py     optuna-dashboard over the storage; gate.py who may come in, display.py and publish.py what it shows beyond its own
+metrics.py       figures for Prometheus; health.py whether a search makes progress, doctor.py whether this machine has what it needs
+views.py         a study gathered for display; charts.py and pictures.py draw it, report.py writes it into one file
+dashboard.py     optuna-dashboard over the storage; gate.py who may come in, display.py and publish.py what we add to what it shows
 """

@@ -1,9 +1,9 @@
-"""Whether a trial may begin now: by the budget, and in a budget of minutes by what ends in it.
+"""Whether a trial may begin now: whether the budget allows it and, in a budget of minutes, whether it would end in time.
 
-A trial that the minutes cut off has taught little, and slowed those beside it. So the first, cheap ones are as many as have room in their
-share of the minutes; where a lane has room for few more, they train one after the other, the next drawn with what the last has shown;
-towards the end no more run beside each other than end in time; and baselines that would not end do not begin, for confirming trains them in
-any case.
+A trial that the minutes cut off has taught little and slowed its neighbours. So only as many of the first, cheap trials begin as fit into
+their share of the minutes. When a lane has time for only a few more, they train one after the other, each drawn with what the last one has
+shown. Towards the end, no more trials run side by side than will end in time. Baselines that would not end in time do not begin:
+confirming trains them in any case.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from tuner.study import BASELINE, FIXED
 from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3
-"""When so much of the budget is spent the baselines begin, those that end in it: they are never stopped, and mostly large."""
+"""Baselines begin after this share of the budget, if they would end within it: they are never stopped, and most are large."""
 
 START_RUNG = 1 / 4
-"""Where a search climbs in a hurry from the first: after so much of their epochs only the best of the first trials goes on."""
+"""In a search that is in a hurry from the first: after this share of their epochs only the best of the first trials goes on."""
 
 
 class Admission:
@@ -68,7 +68,7 @@ class Admission:
     # ---- how fast it goes
 
     def begin(self, make_trainer: TrainerFactory) -> None:
-        """Says how many trials begin with what is cheap; in a new study with a budget of minutes a few steps tell how many have room."""
+        """Sets how many trials begin with cheap settings; in a new study with a budget of minutes, a few timed steps show how many fit."""
         if self._pace.limits and self._definition.starting and not self._begun():
             self._rehearse(make_trainer)
         attributes = self._study.user_attrs
@@ -96,8 +96,8 @@ class Admission:
             self._study.set_user_attr(RUNG, rung)
 
     def _climbs_in_a_hurry(self) -> bool:
-        """Whether there is a larger size than the first and a lane has room for few trials of it, and halving may stop trials: then most of
-        the first need not end."""
+        """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then
+        most of the first trials need not run to their end."""
         definition = self._definition
         first = {**definition.usual, **definition.cheap}
         larger = sizes_above(definition, definition.cheap) if definition.sampler == "tpe" and definition.pruning.halving else []
@@ -116,18 +116,19 @@ class Admission:
     # ---- what may begin
 
     def width(self, begun: int, coming: Collection[int]) -> int:
-        """How many may train at once; before any has begun here at least as many as there are starters left, for they are of one shape."""
+        """How many trials may train at once; before any has begun, and unless room has run out, at least as many as there are starters
+        left: they share one shape."""
         first = 0 if begun or self._arrays.narrowed else min(self._starters, self._first_left(coming))
         return max(self._arrays.width, first)
 
     def waits(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int]) -> bool:
-        """Whether nothing is to begin in a lane yet, as it has trials or is given some of another's (`Arrays.even_out`): while some of the
-        first have ended and several train, it would be a step from the best of a few.
+        """Whether nothing should begin in a lane yet: some of the first trials have ended and several still train, so a new one would be a
+        step from the best of only a few. The lane is not idle: it has trials, or is given some of another's (`Arrays.even_out`).
 
         Args:
             going: the trials that train on, by lane.
-            coming: the numbers of those that come again where a search goes on from before them. What the storage knows of these, and of
-                those that train, has not happened yet.
+            coming: the numbers of trials that come again, because the search resumes from a state before they began. What the storage
+                has of these, and of those that train, has not happened yet.
         """
         starters, training = self.starters, {running.number for trials in going.values() for running in trials}
         counts = [sum(running.number in starters for running in trials) for trials in going.values()]
@@ -137,11 +138,11 @@ class Admission:
         return not complete.isdisjoint(set(starters).difference(training, coming))
 
     def trial(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
-        """Whether a new trial may begin in a lane beside these: within the budget, so that it ends in its minutes, and while they have room
-        for many more.
+        """Whether a new trial may begin in a lane beside these: within the budget, and in a budget of minutes only if it would end in time
+        and training side by side pays (`Pace.together`).
 
-        The first do in any case, and one in each lane: what does not end is gone on with by the next run. What it will cost is not known;
-        no more than the dearest beside it, is the guess. None begins beside the one that goes on of a hurried start: it is over soon.
+        The first trials may begin in any case, and so may one in an empty lane: the next run continues what does not end. What a new trial
+        costs is not known; the guess is as much as the dearest beside it. None begins beside starters of a hurried start: they end soon.
         """
         if self._allowance.spent():
             return False
@@ -164,8 +165,8 @@ class Admission:
         """Whether a baseline that waits may begin beside these.
 
         Args:
-            last: whether the budget of trials has room for nothing else: then each lane has one in any case.
-            begun: how many trials have.
+            last: whether the waiting trials take up what is left of the budget of trials: then an empty lane gets one in any case.
+            begun: how many trials have begun.
         """
         if not last and self._allowance.share(begun) < BASELINES_AT:
             return False

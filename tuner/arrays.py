@@ -1,8 +1,8 @@
-"""The arrays of one device: which trial trains in which slot, an epoch of them, and what is done where there is no room.
+"""The arrays of one device: which trial trains in which slot, training them for an epoch, and what is done when there is no room.
 
-Each lane trains on by itself, and is judged, refilled and begun again when its epoch is over. What is learnt from one lane in the other
-depends on which ends first, and the machine has its moods: so the lanes have clocks that count work in place of seconds (`work`), and are
-taken in the order of their clocks. One that is ready too early waits for the other; as well as work is counted, it seldom has to.
+Each lane trains independently; when its epoch is over it is judged, refilled and started again. What one lane learns from another depends
+on which ends first, and a machine is not equally fast every time. So each lane has a clock that counts work instead of seconds (`work`),
+and lanes are taken in the order of their clocks. One that is ready too early waits; it seldom has to, since work is estimated well.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Slot(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """What came of an epoch of one lane, or of several that end at once.
+    """The results of an epoch of one lane, or of several that end at once.
 
     Args:
-        points: those of the curves, of the trials that did not fail.
+        points: a new point of the curve of each trial that did not fail.
         outside: the trials for which there is no room any more.
-        seconds: what it took, by lane.
+        seconds: how long the epoch took, by lane.
     """
 
     points: list[tuple[Running, dict[str, Any]]]
@@ -84,7 +84,7 @@ class Arrays:
         self._definition, self._make_trainer, self._watch, self._notice, self._clock = definition, make_trainer, watch, notice, clock
         self._arrays: dict[Place, Array] = {}
         self.closed: set[int] = set()
-        """The lanes that are under way, or were when the search that goes on was left: they are neither looked at nor filled."""
+        """The lanes that are in an epoch, or were when the search was interrupted: their slots are neither looked at nor filled."""
         self._under_way: dict[int, UnderWay] = {}
         self._before: dict[int, Counter[str]] = {}
         self._states: dict[Place, tuple[SlotState, ...]] = {}
@@ -128,9 +128,9 @@ class Arrays:
         return self._definition.settings(running.trial.params, running.hyperparameters.seed)[0]
 
     def lanes_for_more(self, width: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> list[int]:
-        """The lanes that have room for one more trial beside `fresh` ones, once the `ended` are gone; that with the least to do first.
+        """The lanes that have room for one more trial, with the `fresh` ones counted and the `ended` ones not; the least loaded first.
 
-        Each has its share of the width, and one that is under way takes none.
+        Each lane has its share of the width, and one that is in an epoch takes none.
         """
         held = Counter({place: len(array.slots) for place, array in self._arrays.items()})
         held.subtract(slot.place for slot in ended)
@@ -175,10 +175,10 @@ class Arrays:
         return outside
 
     def even_out(self) -> list[Running]:
-        """Every other trial of a lane that has several into one that is empty, where neither is under way; they go on where they are.
+        """Moves every other trial of the fullest lane into an empty one, if neither is in an epoch; each continues from its held state.
 
         Returns:
-            Those for which there is no room.
+            The trials for which there is no room.
         """
         lanes = [lane for lane in range(len(self.clocks)) if lane not in self.closed]
         empty = [lane for lane in lanes if not self._of(lane)]
@@ -216,10 +216,10 @@ class Arrays:
         self.closed = set(self._under_way)
 
     def advance(self, states: Mapping[int, SlotState]) -> Epoch:
-        """The epoch of a lane that ends next by the work that is counted, of those that are under way.
+        """Waits for the lane whose epoch ends next by counted work (or several that end at once); returns the results.
 
         Args:
-            states: where each trial was before it, by number.
+            states: each trial's state before the epoch, by number.
 
         Raises:
             DeviceError: the device has failed.
@@ -258,7 +258,7 @@ class Arrays:
         return found
 
     def _ended(self, lane: int, states: Mapping[int, SlotState], points: list[tuple[Running, dict[str, Any]]]) -> float:
-        """What came of a lane's epoch, as soon as it is over; the seconds that it took."""
+        """Waits for a lane's epoch, adds its results to `points` and returns the seconds that it took."""
         attempts = self._under_way[lane].attempts()
         del self._under_way[lane]
         self.closed.discard(lane)

@@ -1,4 +1,4 @@
-"""The bench before which every trial stands after every epoch: the rules in force, the baselines' privilege, the audit."""
+"""The bench that judges every trial after every epoch: the rules in force, the exemption of baselines, the audit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Bench:
     def __init__(self, definition: StudyDefinition, chance: float) -> None:
         self._definition, self._chance, self._rule = definition, chance, definition.pruning.rule()
         self.start, self.rung = range(0), 0
-        """Which trials begin together where only the best of them goes on, and from which epoch."""
+        """The trials that begin together and of which only the best goes on, and the epoch at which that is decided."""
 
     def verdict(self, running: Running, everyone: Mapping[int, Peer], over: Set[int] = frozenset()) -> Verdict | None:
         """Why a trial ends now, or None: it goes on. A stop that is audited is noted with the trial and not carried out.
@@ -52,7 +52,8 @@ class Bench:
         return Verdict("finished", epoch, f"ran its {epochs} epochs: component accuracy {running.objective[-1]:.3f}", evidence)
 
     def _stop(self, running: Running, everyone: Mapping[int, Peer], over: Set[int]) -> Verdict | None:
-        """Why it does not run its epochs; of a start of which only the best goes on, because time is short, which no audit need measure."""
+        """Why a trial is stopped early, or None. Explosions are never audited, nor are stops in a start of which only the best goes on:
+        they are for lack of time."""
         verdict = self._rule(self._history(running, everyone))
         if verdict is not None and verdict.cause == "exploded":
             return verdict
@@ -65,7 +66,7 @@ class Bench:
         return None
 
     def _of_start(self, running: Running, everyone: Mapping[int, Peer], over: Set[int]) -> Verdict | None:
-        """Judged among those that began with it; what failed is no peer and not waited for, what somebody else trains is."""
+        """Judges a trial among those that began with it. Failed ones are no peers and not waited for; those that others train are both."""
         if running.number not in self.start:
             return None
         peers = {number: peer for number, peer in everyone.items() if number in self.start}

@@ -1,10 +1,10 @@
-"""A storage before Optuna's own: what this process is working on is served from memory and written in batches.
+"""A storage in front of Optuna's own: what this process is working on is served from memory and written in batches.
 
     own trials        created, claimed or adopted here and still running: read from memory, written by `flush` in one transaction
     everybody else's  read from the database, and only what may have changed since: what is new, and what had not ended yet
 
-Optuna's cache reads every unfinished trial with all its reports again whenever a sampler or pruner looks at the study: at 64 running trials
-of 200 reports a second for one `ask`. Here that is a query for what is new.
+Optuna's cache reads every unfinished trial with all its reports again whenever a sampler or pruner looks at the study: with 64 running
+trials of 200 reports each, one `ask` takes a second. Here it takes a query for what is new.
 
 What is promised: a trial's end, and all that was said of it before, is durable when `set_trial_state_values` returns; what is said of a
 running trial is durable after the next `flush`. Knows nothing of SQL.
@@ -68,7 +68,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         self.backend = backend
         self.patience = patience or Patience()
         self.fence: str | None = None
-        """An attribute of our own trials that nobody else changes but to take them from us; then nothing of ours is written any more."""
+        """An attribute of our own trials that others change only to take a trial from us; then we write nothing more to that trial."""
         self._seen: dict[int, _Seen] = {}
         self._own: dict[int, int] = {}  # trial id -> study id
         self._lost: set[int] = set()
@@ -90,7 +90,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         return trial_id in self._own
 
     def take_over(self, trial: FrozenTrial, key: str, value: Any) -> bool:
-        """Makes somebody's running trial our own if its attribute `key` is still what it was when it was read; then that is `value`."""
+        """Makes a running trial our own, and sets its attribute `key` to `value`, if that has not changed since the trial was read."""
         with self._lock:
             if not self.patience(take_over, self.backend, trial._trial_id, key, trial.user_attrs.get(key), value):
                 self._let_go(trial._trial_id)

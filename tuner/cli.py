@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 SHOW_CURSOR = b"\x1b[?25h"
 AGAIN, AGAIN_SECONDS = signal.SIGURG, 0.1
-"""By which signal one that was lost is sent again, which nobody else sends and nothing happens by; and how often."""
+"""The signal that stands in for one that was lost (nobody else sends it, and by itself it does nothing); and how often it is sent."""
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],

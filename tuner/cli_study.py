@@ -79,7 +79,7 @@ def worker(
 
 
 def _leave_with_it() -> None:
-    """Ends this process as one is asked to end when that is gone which holds the other end of its standard input."""
+    """Ends this process, as a request to end would, once whatever holds the other end of its standard input is gone."""
     while os.read(0, 4096):  # not through `sys.stdin`, whose lock the end of the process needs
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,16 +1,17 @@
-"""The way to the right size: beside the best trial, one step further.
+"""How the search finds the right size: one step at a time from the best trial.
 
-A sampler that takes each parameter for itself stays in the shape in which it learnt the others, and one that draws shapes freely leaves
-every array half empty. So new trials are drawn in the shape of the best, their arrays full; and the best settings known are tried, each
-place once, with the next larger and the next smaller value of each number that is chosen from a few. Where that is better, both go on from
-there (coordinate steps from what is cheap, as in Wu, Wang and Huang, arXiv:2005.01571). Now and then one is drawn whole.
+A sampler that treats each parameter separately stays in the shape in which it learnt the others, and one that draws shapes freely leaves
+every array half empty. So new trials are drawn in the shape of the best, which fills its arrays. Beside them, steps are tried: the best
+settings with the next larger or the next smaller value of one number that is chosen from a few, each combination once. If a step turns out
+better, drawing and stepping both go on from there (coordinate steps from what is cheap, as in Wu, Wang and Huang, arXiv:2005.01571). Now
+and then a trial is drawn whole, its shape included.
 
-Where the time that is left has room for few trials one after the other, steps one after the other would be all of it, and ten trials say
-too little for a sampler. There the cheap ones are compared at a quarter of their epochs and only the best goes on; the better half of them
-is tried in a larger size, the best first (`promotion`): two sizes up, or one where two would not end or came to grief. Then steps from what
-has ended there follow, and what is drawn is drawn in the shape of a step as soon as that has passed the best. None is drawn whole.
+When there is time for only a few trials one after the other, single steps would take all of it, and ten trials are too few for a sampler.
+Then the cheap trials are compared at a quarter of their epochs, and only the best goes on. The better half of them is tried in a larger
+size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended without success. Then come steps
+from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is drawn whole.
 
-The first, cheap ones are spread evenly: each range is cut into as many equal parts as there are of them, and each part has one (Latin
+The first, cheap trials are spread evenly: each range is cut into as many equal parts as there are such trials, one for each part (Latin
 hypercube: McKay, Beckman and Conover, Technometrics 21, 1979). Ten draws at random leave the good end of a range empty now and then.
 """
 
@@ -31,13 +32,13 @@ from tuner.promotion import SIZE, STEP, Start
 from tuner.study import feasible
 
 STARTERS = "starters"
-"""A study's attribute: how many trials begin with what is cheap, where its minutes have no room for as many as its definition says."""
+"""A study's attribute: how many trials begin with cheap settings, if its minutes do not allow as many as its definition says."""
 RUNG = "start_rung"
-"""A study's attribute: at which epoch only the best of the first trials goes on, where its minutes have room for few (`StartRule`)."""
+"""A study's attribute: the epoch after which only the best of the first trials goes on, if its minutes allow only a few (`StartRule`)."""
 DOWN = (SIZE, False)
-"""The way back to a smaller model: in a hurry the last, for what is smaller was left."""
+"""The step to a smaller model: in a hurry it comes last, since the search has left the smaller ones."""
 WHOLE_EVERY = 8
-"""One in so many is drawn with its shape."""
+"""One trial in so many is drawn whole, its shape included."""
 
 
 class Room(Protocol):
@@ -65,16 +66,16 @@ def guide(
     starting: int | None = None,
     room: Room | None = None,
 ) -> tuple[dict[str, Any], int | None]:
-    """What is not drawn for a new trial, and from which trial it is a step, if it is one.
+    """The parameters of a new trial that are not drawn, and the number of the trial from which it is a step; None if it is no step.
 
     Args:
-        trials: those that there are.
-        number: the new one's.
-        steps: how many steps may run at once; where few have room and something larger than the start has ended, as many as there are.
-        warm: whether the sampler knows an earlier study, from which it draws even the first.
-        sizes_cost: whether a larger model takes much longer on the device; where it does not, the first are of a middle size.
-        starting: how many begin with what is cheap; None: as many as the definition says.
-        room: what the time that is left has room for; None: for many.
+        trials: all trials of the study so far.
+        number: the new trial's.
+        steps: how many steps may run at once; in a hurry, any number once the best is no starter and no running step is ahead of it.
+        warm: whether the sampler knows an earlier study, from which it draws even the first trials.
+        sizes_cost: whether a larger model takes much longer on the device; if not, the first trials are of a middle size.
+        starting: how many trials begin with cheap settings; None: as many as the definition says.
+        room: what the remaining time has room for; None: for many trials.
     """
     start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
     starters = definition.starters(definition.starting if starting is None else starting)
@@ -93,7 +94,7 @@ def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, roo
     """A step from the best, or the shape in which something is drawn."""
     definition, trials = start.definition, start.trials
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
-    # a starter's shape was cheap, not good: what is drawn in it until the step from it has ended is mostly lost
+    # a starter's shape was chosen as cheap, not as good: what is drawn in it before the step from it has ended is mostly wasted
     cheap = best.number in start.numbers
     shape = _shape(((_larger(best, running) if cheap else None) or best).params)
     if room is not None and ((cheap and room.rung is not None) or room.few({**best.params, **shape})):
@@ -123,7 +124,7 @@ def _larger(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> FrozenTrial | No
 
 
 def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """The shape of the step that has passed the best before its end, the furthest; nothing if none has."""
+    """The shape of the running step that is furthest ahead of the best; empty if none is ahead."""
     ahead = max(steps, key=_latest, default=best)
     return _shape(ahead.params) if _latest(ahead) > _latest(best) else {}
 
@@ -153,8 +154,8 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _leader(start: Start) -> FrozenTrial | None:
-    """The best that has finished. Where there is a rung, and all starters have come to it or ended: the one of them that goes on, if it
-    is ahead of that one, or if none has finished above the floors."""
+    """The best trial that has finished above the floors. But if there is a rung, and all starters have reached it or ended: the best
+    starter, if it still trains and is ahead of that trial, or if no trial has finished above the floors."""
     known, rung = best_of(start.trials), start.rung
     if rung is None or any(rung not in trial.intermediate_values for trial in start.training):
         return known
@@ -165,12 +166,12 @@ def _leader(start: Start) -> FrozenTrial | None:
 def next_step(
     definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, last: tuple[str, bool] | None = None
 ) -> dict[str, Any] | None:
-    """The best's parameters in a shape beside its own where no step has been, or else beside it in other numbers; None: all are tried.
+    """The best's parameters with one number of its shape, or else one other number, at a neighbouring value that is untried; None: all are.
 
-    A way that was worse once, a number further up or further down, comes after those that were not.
+    A direction (a number, up or down) that was worse once comes after those that were not.
 
     Args:
-        last: a way that comes last in any case.
+        last: a direction that comes last in any case.
     """
     ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
@@ -188,11 +189,11 @@ def next_step(
 def _in_a_hurry(
     start: Start, best: FrozenTrial, step: dict[str, Any] | None, room: Room, shape: dict[str, Any]
 ) -> tuple[dict[str, Any], int | None]:
-    """Where few trials have room: a larger size, the better starters in the larger shape, other steps.
+    """What to try when there is time for few trials: a larger size, then the better starters in the larger shape, then other steps.
 
     Args:
-        step: the next from the best, if one may run.
-        shape: the larger; in it the rest are drawn.
+        step: the next step from the best, if one may run.
+        shape: the larger shape, in which the rest are drawn.
     """
     cheap = best.number in start.numbers
     up = step if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0) else None
@@ -207,8 +208,8 @@ def _in_a_hurry(
 
 
 def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:
-    """The best, which is of the start, two sizes up if that ends, or else one; what steps have come to grief in is passed over, and where
-    one runs there is nothing more to say."""
+    """The best, which is a starter, two sizes up if that would end in time, or else one. Sizes in which a step has already ended are passed
+    over; None if a step to the size is already running."""
     above = [start.enlarged(best, size) for size in sizes_above(start.definition, best.params)[:2]]
     steps = [step for _, step in _steps(start.trials)]
     over = {step.params.get(SIZE) for step in steps if step.state.is_finished()}
@@ -229,7 +230,7 @@ def _steps(trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, FrozenTrial
 
 
 def _was_worse(step: FrozenTrial, source: FrozenTrial) -> bool:
-    """Whether a step has ended below where it came from, or was not worth ending."""
+    """Whether a step has ended worse than the trial it came from, or was stopped or failed."""
     return step.state.is_finished() and step not in feasible([step, source])[:1]
 
 

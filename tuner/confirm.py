@@ -107,7 +107,7 @@ class _Array:
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
-        """Whatever the trainer raises as an error that names the trials; what is no trial's fault as it is."""
+        """Turns what the trainer raises into an error that names the trials; what is no trial's fault is raised as it is."""
         try:
             with device_failures():
                 yield
@@ -149,6 +149,7 @@ def confirm(
 
     Raises:
         SearchError: the device has no room for one run, or the trainer fails.
+        DeviceError: the device has failed.
     """
     ahead = leaders(study, definition)
     trials = [*ahead, *baselines(study)] if ahead else []
@@ -245,7 +246,7 @@ def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -
 
 
 def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> list[_Array]:
-    """What came of an array's epoch, after the last it is stored; the arrays that are there then, two where it had no room."""
+    """Takes the results of an array's epoch, and stores them after the last. Returns the arrays to go on with: two if it had no room."""
     try:
         with array.told():
             array.take(tried)

@@ -14,8 +14,8 @@ POLL_SECONDS = 2.0
 class Crew:
     """Starts one `tuner worker` for each device, and waits for them at the end; where the search fails or is interrupted they are ended.
 
-    A worker that ends otherwise than it should is told of: its trials go to the others. Each holds the reading end of a pipe; when the
-    other end, which is here, is closed it leaves as one that is asked to, once, whether this process ends it or is gone.
+    The user is told of a worker that fails: its trials go to the others. Each worker holds the reading end of a pipe. When the writing end,
+    which is here, is closed, the worker leaves as if it had been asked to once, whether this process closed it or is gone.
 
     Args:
         width: how many trials each trains at once.

@@ -108,7 +108,7 @@ class Choices(_Section):
 
     choices: Annotated[list[Value], Field(min_length=1)]
     start: Value | None = None
-    """What the first trials take: a cheap one teaches what is good of the rest for little. On a GPU a size begins in the middle."""
+    """The first trials' value: a cheap one shows, at little cost, which other settings are good. On a GPU a size begins in the middle."""
 
     @model_validator(mode="after")
     def _sound(self) -> Choices:
@@ -326,7 +326,7 @@ class StudyDefinition(_Section):
 
     @property
     def starting(self) -> int:
-        """How many trials begin with what is cheap: none where nothing is named for it, no more than differ in what else is searched."""
+        """How many trials begin with cheap settings: none if no setting names one, and no more than can differ in what else is searched."""
         unlike = math.prod(self._kinds(name) for name in self.search if name not in self.cheap)
         return min(STARTING, self.budget.trials // 4, unlike) if self.cheap else 0
 

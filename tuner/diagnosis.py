@@ -1,9 +1,9 @@
 """What a whole study says about where the plateau is left: by setting, with counts, and with an honest "too few to say".
 
-A trial has left the plateau when its last objective lies above chance by a quarter of the way to the best of the study; trials that never
-reported are not counted, and of those that were stopped there because others did better it is said how many they are: they may have left it
-later. For each setting the cut that separates best is tested with Fisher's exact test (Fisher 1935), corrected for all
-cuts and settings tried (Bonferroni).
+A trial has left the plateau if its last objective lies above chance by more than a quarter of the way to the best of the study. Trials that
+never reported are not counted. Of those that stayed it is said how many were stopped because others did better: they might have left it
+later. For each setting the cut that separates best is tested with Fisher's exact test (Fisher 1935), corrected for all cuts and settings
+tried (Bonferroni).
 """
 
 from __future__ import annotations

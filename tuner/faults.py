@@ -188,7 +188,8 @@ def _flat(curve: Sequence[Mapping[str, Any]]) -> bool:
 FEWEST_EPOCHS, FALLING, DONE = 5, 0.03, 0.8
 """A rate is too small where the loss still falls by this share of its whole way in the last quarter, and the objective is short of this."""
 STEADY, BACK, HELD = 0.05, 0.2, 0.4
-"""A rate is too large where the loss, and it or the objective even more, goes back for these shares of its way while the gradient stays."""
+"""A rate is too large if these are exceeded: the share of the loss's way that leads back; the same of the loss or the objective; the
+share of its first norm that the gradient keeps."""
 
 
 def _back(curve: Sequence[float], better: int) -> float:

@@ -20,9 +20,9 @@ def forecast(
 ) -> dict[str, Any]:
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
-    Which shapes are tried is not known before: that is what all take where each shape comes up as often, and at most where all are of the
-    dearest. Processes share the trials, but for those that confirm. The longest batches of an epoch are timed, so it will rather be
-    less; and a budget of minutes takes no more than those.
+    Which shapes will be tried is not known: `seconds_of_all` assumes that each comes up equally often, `seconds_at_most` that all trials
+    have the dearest. Processes share the trials, but not the runs that confirm. The longest batches of an epoch are timed, so it is likely
+    to take less; and a search with a budget of minutes takes no more than those.
     """
     budget = definition.budget
     shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]

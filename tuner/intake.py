@@ -1,4 +1,4 @@
-"""Where a search's trials come from: made to wait, interrupted, left by a dead process, or new while the budget lasts."""
+"""Where a search's trials come from: parked for lack of room, interrupted, left by a dead process, or new while the budget lasts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tuner.tables import Unfinished
 from tuner.warm import remembered, sampler_for
 
 MayBegin = Callable[[FrozenTrial, bool], bool]
-"""Whether a baseline that waits may begin; and whether it may where the budget of trials has room for nothing but what waits."""
+"""Whether a waiting baseline may begin; its second argument: whether the waiting trials take up what is left of the budget of trials."""
 
 
 def _always(frozen: FrozenTrial, last: bool) -> bool:  # noqa: ARG001
@@ -85,9 +85,9 @@ class Intake:
         self._behind: dict[int, SlotState] = {}
 
     def take_up(self, state: SearchState | None) -> tuple[Past, list[list[Running]]]:
-        """What had ended by this state, and the trials that were in slots, array by array.
+        """The trials that had ended by this state, and those that were in slots, array by array.
 
-        What happened after it is to happen again: the trials of this seat that began or ended since then come back, in their order.
+        What happened after it is to happen again: the trials of this seat that began or ended since come back, in the order they began in.
         """
         past = Past()
         for frozen in self.study.get_trials(deepcopy=False):
@@ -144,7 +144,7 @@ class Intake:
 
     @property
     def coming(self) -> frozenset[int]:
-        """The numbers of those that had begun and come again: as seen from where the search goes on they have not begun yet."""
+        """The numbers of trials that once began and come again: in the state from which the search resumed they had not begun yet."""
         return frozenset(frozen.number for frozen in self._left)
 
     def under_way(self) -> bool:
@@ -168,10 +168,10 @@ class Intake:
         """Whether nobody trains this running trial: its process is dead, or was killed before it could say whose it is."""
         if trial.state != TrialState.RUNNING or self.storage.owns(trial.trial_id):
             return False
-        return itself(trial.value) or not self._alive(trial.value)  # without an owner it is nobody's: who begins one makes sure that he is
+        return itself(trial.value) or not self._alive(trial.value)  # without an owner it is abandoned: who begins one makes sure to own it
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
-        """A trial of before, where it was held; our own again if it had not ended, None if somebody else was faster to take it over."""
+        """An earlier trial, where it was held. If it has not ended it becomes ours again; None if another process took it over first."""
         trial: Trial | FrozenTrial = frozen
         if not frozen.state.is_finished():
             if not self.storage.take_over(frozen, OWNER, owner(self.seat.number)):
@@ -184,10 +184,10 @@ class Intake:
         return running
 
     def _new(self, waiting: int, may_begin: MayBegin) -> Running | None:
-        """A trial that had not begun, while the budget lasts; its parameters are drawn after others may ask again.
+        """A trial that has not begun, while the budget lasts. Its parameters are drawn after the lock is released, so that others can ask.
 
         Args:
-            waiting: how many trials have been put in, by the definition or by somebody.
+            waiting: how many trials wait to begin, put in by the definition or by a user.
         """
         with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
             begun = self.storage.begun(self.study._study_id)
@@ -200,12 +200,12 @@ class Intake:
         return self._running(trial)
 
     def _claimed(self, waiting: int, may_begin: MayBegin, last: bool) -> int | None:
-        """One that waits, if it may begin; else one that is new, unless all that is left of the budget is for those that wait."""
+        """A waiting trial that may begin; else a new one, unless the waiting ones take up all that is left of the budget."""
         mine = owner(self.seat.number)
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if waiting else ():
             if BASELINE in frozen.user_attrs and not may_begin(frozen, last):
                 continue
-            # nobody was faster; and without an owner it is anybody's
+            # only if no other process was faster; and until it has an owner, anybody can take it
             if self.storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING) and self.storage.take_over(
                 self.storage.get_trial(frozen._trial_id), OWNER, mine
             ):
@@ -215,7 +215,7 @@ class Intake:
         return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
-        """A trial with its parameters: as they were, or drawn by a sampler of its own, for one that went on would go on differently."""
+        """A trial with its parameters: as they were, or drawn by a sampler of its own, since a shared one would differ after a resume."""
         seed = derived_seed(self.definition.seed, "sampler", number) % 2**32
         self.study.sampler = sampler_for(self.definition.sampler, seed, self._earlier, self.definition.distributions())
         with self.storage.together(trial_id):

@@ -88,7 +88,7 @@ def run_search(request: SearchRequest, console: Console) -> Report:
 
 
 def _aside(console: Console, words: int) -> Console:
-    """Where that is said which nothing is wrong with."""
+    """The console for what is said when all is well: quiet with -q."""
     return Console(file=console.file, quiet=True) if words < 0 else console
 
 
@@ -123,10 +123,10 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
 
 
 def _search_here(prepared: Prepared, width: int, console: Console, publisher: Publisher) -> bool:
-    """Runs the search in this process and, where it has further devices, in one for each; whether the device of this one has failed.
+    """Runs the search in this process, and in one more for each further device. Returns whether this process's device has failed.
 
     Raises:
-        DeviceError: all have.
+        DeviceError: all devices have failed.
     """
     request, name, tell = prepared.request, prepared.study.study_name, plainly(console)
     began, failed = time.monotonic() if request.began is None else request.began, None

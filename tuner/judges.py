@@ -49,7 +49,7 @@ class History:
         chance: the objective of a constant answer, if known.
         peers: the other trials, ended ones included.
         losses, gradient_norm: by epoch, for the evidence.
-        sign: -1 where the objective is one to be made small, turned round; verdicts have it as it was reported.
+        sign: -1 if the objective is to be minimised and is negated here; verdicts show it as it was reported.
     """
 
     objective: Curve
@@ -91,11 +91,11 @@ def slope_with_error(curve: Sequence[float]) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ExplosionRule:
-    """Not finite, in any epoch and any figure: at once. Else: for `stay` epochs in a row the loss lies above its best by more than
-    `factor` times how far it had fallen.
+    """Any figure not finite in any epoch: at once. Else: for `stay` epochs in a row the loss lies above its best by more than `factor`
+    times how far it had fallen.
 
-    Where no loss is reported, the objective turned round stands in for it, and half of how far its peers usually rise is the least unit.
-    How far it had fallen is at least half of its first size, so early transients and noise around a low loss do not count.
+    The fall counts as at least half the size of the first loss, so early transients and noise around a low loss do not matter. If no loss
+    is reported, the negated objective stands in for it, and the fall also counts as at least half of how far its peers usually rise.
     """
 
     factor: float = 2.0
@@ -140,15 +140,15 @@ class ExplosionRule:
 class PlateauRule:
     """No progress beyond noise in the last `window` epochs, in the objective and in the loss, with no prospect of mattering.
 
-    The loss makes no progress when it fell by less than `share` of its whole range in the window. The objective has no prospect when its
-    Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the share `near`
-    of the way down from the best to chance (to where its peers usually begin, where chance is not known); what has converged up there is
-    never stopped, nor is what is among the share `top` of all and above their middle. Where fewer than a fifth have left a plateau, its
-    level is not taken for theirs. A trial that lies flat waits half as long again as nine in ten of its peers took to leave that
-    level, half of its epochs where hardly any has left it.
+    The loss makes no progress if it fell by less than `share` of its whole range in the window. The objective has no prospect if its
+    Theil-Sen slope plus two standard errors, over the epochs that remain, reaches neither the best fifth of its peers nor the level that
+    lies the share `near` of the way down from the best to chance (if chance is not known, to where its peers usually begin). A trial that
+    has converged among the best fifth is never stopped, nor is one in the best share `top` of all and above their median. If fewer than a
+    fifth have left a plateau, its level is not taken for that of the best fifth. A flat trial may wait 1.5 times as long as nine in ten of
+    the peers that left its level took for that, or half of its epochs if fewer than three have left it.
 
-    `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): by so much a prospect may
-    fall short and a level lie higher without it meaning anything. A curve's own scatter knows nothing of other seeds.
+    `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): a prospect may fall short
+    by so much, and a level lie higher by so much, without it meaning anything. A curve's own scatter says nothing about other seeds.
     """
 
     window: int = 5
@@ -215,7 +215,7 @@ class PlateauRule:
         return reach >= min(best - self.near * (best - floor), max(fifth, level + 0.25 * (best - level)))
 
     def _patience(self, history: History, level: float, noise: float) -> float:
-        """Up to which epoch a trial at this level may wait for its fall."""
+        """The epoch up to which a trial at this level may wait to leave it."""
         best = max(_tops(history), default=level)
         left = level + max(0.25 * (best - level), 3 * noise)
         leavers = (peer.objective for peer in history.peers if peer.best > left)
@@ -246,9 +246,10 @@ class HalvingRule:
 
         share(e) = keep_last + (keep_first - keep_last) * first / e
 
-    of all who were there go on, and what `slack` binomial standard deviations of that number add, so that little is decided among
-    few. Trials that ended earlier count as behind. The prospect is the level that the slope of the last `back` epochs leads to `ahead`
-    later: it saves what has just left a plateau; alone it would mistake noise for promise. No trial is stopped before it has `least` peers.
+    of all trials go on, and `slack` binomial standard deviations of that number more, so that little is decided among few. "All" are those
+    that have reached the rung, and those that ended earlier, which count as behind. The prospect is the level to which the slope of the
+    last `back` epochs leads `ahead` epochs later: it saves what has just left a plateau; alone it would mistake noise for promise. No
+    trial is stopped before it has `least` peers.
 
     Successive halving (Jamieson and Talwalkar 2016; asynchronously, Li et al. 2020) keeps 1 / eta at each rung and so one in 27 after
     three of them, fewer than are worth keeping: here the share falls towards `keep_last`. Peers that are judged together see each
@@ -309,9 +310,9 @@ def _level(curve: Curve, epoch: int) -> float:
 
 @dataclass(frozen=True)
 class StartRule:
-    """Of trials that began together, behind the best when all of them have come to the same epoch.
+    """Of trials that began together, those behind the best, once all of them have reached the same epoch or ended.
 
-    For where there is no time to let several end. All are waited for; one that has trained on meanwhile is judged by its level there.
+    It is for when there is no time to let several end. A trial that has trained on meanwhile is judged by its level at that epoch.
 
     Args:
         count: how many began.

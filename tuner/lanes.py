@@ -1,8 +1,8 @@
-"""Arrays that train at the same time: on a CPU small models do not keep two cores busy with one product, so each core has a lane.
+"""Arrays that train at the same time: on a CPU one matrix product of small models cannot keep two cores busy, so each core has a lane.
 
-What an array comes to depends on its trials and on how many cores it has, not on when it trains. So a search lets each lane train on by
-itself (`UnderWay`), and takes what has ended in an order that was known before; what is confirmed has one round after the other, and a core
-that is free takes the longest of the arrays that wait (`advance_all`).
+An array's results depend on its trials and on how many cores it has, not on when it trains. So a search lets each lane train independently
+(`UnderWay`) and takes the results in an order that is known beforehand. Confirming trains in rounds, one after the other, in which a free
+core takes the longest of the arrays that wait (`advance_all`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tuner.failures import Outcome, TrainerHangs, advance
 from tuner.seam import Trainer
 
 LEAVE_SECONDS = 5.0
-"""So long a thread has to end when it is told to; then it is left behind."""
+"""How long a thread has to end when it is told to; then it is abandoned."""
 WATCH_SECONDS, WATCH_TIMES = 1800.0, 20
-"""An epoch that takes longer than that, and so many times as long as the slowest before it, hangs."""
+"""An epoch hangs if it takes longer than so many seconds, and longer than so many times the slowest epoch before it."""
 MOST = 4
-"""More lanes than that have not been measured; in threads they wait for each other, for between two products each needs the interpreter."""
+"""More lanes have not been measured. As threads they wait for each other, because each needs the interpreter between two products."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An epoch of an array: in which lane, its slots, how many seconds it may take, how long it is beside others, what counts seconds."""
+    """An epoch of an array: its lane, its number of slots, the seconds it may take, how long it will take compared with others, a clock."""
 
     lane: int
     trainer: Trainer
@@ -74,10 +74,10 @@ def attempt(job: Job) -> Attempt:
 
 
 def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
-    """One epoch of each array, as many at once as there are lanes; in the order of the jobs. What interrupts it ends all.
+    """One epoch of each array, as many at once as there are lanes; results in the order of the jobs. An interruption ends all of them.
 
     Args:
-        lanes: among how many the cores are shared out; as many as the jobs are in where it is not said.
+        lanes: how many share the cores; 0: as many lanes as the jobs name.
     """
     lanes = lanes or len({job.lane for job in jobs})
     if lanes < 2:
@@ -112,10 +112,10 @@ def shared_out(lanes: int) -> Iterator[None]:
 
 
 class UnderWay:
-    """An epoch of each array of a lane, one after the other, beside what else is done; with the cores of whoever begins it.
+    """An epoch of each array of a lane, one after the other, while the caller does other things; on as many cores as the caller has.
 
     Args:
-        apart: whether in a thread of its own; else when it is asked for.
+        apart: whether it runs in a thread of its own; if not, it runs when its results are asked for.
     """
 
     def __init__(self, jobs: Sequence[Job], *, apart: bool) -> None:

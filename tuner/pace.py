@@ -1,7 +1,7 @@
-"""What an epoch costs, counted; and from how long epochs take, what the minutes of a run have room for.
+"""What an epoch costs, in units of work; and, from how long epochs have taken, what the minutes of a run have room for.
 
-On a CPU an epoch of a lane takes as long as its arrays one after the other: so it can be told what a trial will take, and whether those
-beside it leave it the time. On a GPU it takes as long for one as for many: nothing is said.
+On a CPU the arrays of a lane train one after the other, so it can be predicted how long a trial will take, and whether its neighbours
+leave it enough time. On a GPU an epoch takes as long for one trial as for many, so nothing is predicted.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from model.config import ModelShape
 from tuner.definition import Budget
 
 START_SHARE = 1 / 4
-"""So much of the minutes goes to the first, cheap trials at most."""
+"""The largest share of the minutes that goes to the first, cheap trials."""
 
 RUNG_SHARE = 1 / 12
-"""The same, up to the epoch at which only the best of them goes on, where it is so: few of them show at which rate to go on."""
+"""The same if only the best of them goes on, up to the epoch where that is decided: a few are enough to find a good learning rate."""
 
 FEW = 6
-"""Trials that a lane has room for, one after the other: with fewer left it counts how soon each ends, for the next is drawn with it."""
+"""If a lane has time for fewer trials than this, one by one, it matters how soon each ends, because the next is drawn with its result."""
 
 HURRY = 10
-"""The same: with fewer left there is no time to climb one size after the other (see `climb`)."""
+"""If a lane has time for fewer trials than this, one by one, it has too little to climb one size after the other (see `climb`)."""
 
 
 def work(shape: ModelShape, slots: int) -> int:
@@ -40,7 +40,7 @@ def lane_work(shapes: Iterable[ModelShape]) -> int:
 
 
 def sooner_together(shape: ModelShape, others: int) -> bool:
-    """Whether one more trial beside others of its shape ends sooner, in the mean of all, than if it began when they have ended."""
+    """Whether all trials end sooner on average if one more trains beside others of its shape than if it began after they had ended."""
     return work(shape, others + 1) - work(shape, others) < work(shape, 1) / (others + 1)
 
 
@@ -86,8 +86,8 @@ class Pace:
         return min(most, each * self._lanes)
 
     def together(self, shape: ModelShape, others: int, left: float) -> bool:
-        """Whether one more trial trains beside others of its shape rather than after them: while the seconds that are left have room for
-        many, as more are trained so; and where they end sooner so."""
+        """Whether one more trial should train beside others of its shape rather than after them: if the seconds left have room for many,
+        since more get trained that way; else only if they all end sooner on average."""
         return not self.fewer(FEW, shape, left) or sooner_together(shape, others)
 
     def fewer(self, count: int, shape: ModelShape, left: float) -> bool:

@@ -41,7 +41,7 @@ from tuner.width import WIDEST, fitting, half_of
 
 BASE = Path("runs")
 PROCESSES_FROM = 20_000
-"""So many sentences trained once, about a minute of a core, pay for two seconds in which processes begin."""
+"""With so many sentences to train, counted in each epoch (about a minute of a core), processes, which begin in two seconds, pay off."""
 A_STORY = 7
 """About how many of them a story has."""
 
@@ -128,10 +128,11 @@ class Prepared:
         return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
 
     def width(self, console: Console, keep: bool = False) -> int:
-        """As asked for, else as measured when the study was begun, else measured now; no more than there are trials.
+        """As asked for; else as measured when the study was begun, or now, but no more than the trials (several
+        processes: than its share of half of them).
 
         Args:
-            keep: whether what is measured holds for the study from now on: not where this process has a share of a machine.
+            keep: whether what is measured holds for the study from now on: not if this process has only a share of a machine.
         """
         if self.request.width is not None:
             return self.request.width

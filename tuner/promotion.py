@@ -1,8 +1,9 @@
-"""What of the start goes on in a larger model, where few trials have room: its better half, the best first, at a rate that suits the size.
+"""Which first trials are tried in a larger model when time is short: the better half, the best first, at a rate that suits the size.
 
-This is successive halving with sizes as its rungs (Jamieson and Talwalkar, arXiv:1502.07943, have epochs for them). A good learning rate
-is not the same in each: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So what is promoted keeps all of its
-settings but that one: it is the best one's, which says more of the rate than of anything else, times the cube root of the sizes' ratio.
+This is successive halving with sizes as rungs (in Jamieson and Talwalkar, arXiv:1502.07943, the rungs are epochs). A good learning rate
+differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So a promoted trial keeps all of its settings
+but the rate. That is the rate of the best starter, whose result says more about the rate than about anything else, times the cube root of
+the old size over the new.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Start:
 
     @cached_property
     def ranked(self) -> list[FrozenTrial]:
-        """Those that have ended above the floors; or, of those that came to the rung, all that neither came to grief nor stayed flat,
-        whether they have ended or not. The best first."""
+        """The starters, the best first: those that have ended above the floors; or, if there is a rung, those that have reached it, ended
+        or not, unless they failed, exploded, plateaued or lacked room."""
         if self.rung is None:
             return [trial for trial in feasible(self.trials) if trial.number in self.numbers]
         known = [trial for trial in self.trials if trial.number in self.numbers and trial.state != TrialState.FAIL]
@@ -64,8 +65,8 @@ class Start:
         return self.ranked[: max(LEAST, math.ceil(count / 2))]
 
     def promoted(self, shape: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
-        """The best of those that go on that has not been tried in this larger shape, and its number; none when as many others have ended as
-        there are first ones, for the sampler knows more than these then."""
+        """The settings in this larger shape, and the number, of the best promoted starter not yet tried in it. None when as many others
+        have ended above the floors as there are starters, since the sampler then knows more than they show."""
         if SIZE not in shape or sum(trial.number not in self.numbers for trial in feasible(self.trials)) >= len(self.numbers):
             return None
         been = {trial.user_attrs.get(STEP) for trial in self.trials if trial.params.get(SIZE) == shape[SIZE]}

@@ -143,7 +143,7 @@ class PlateauPruner(RulePruner):
 
 
 class ExplosionPruner(RulePruner):
-    """Stops what is not finite; see `ExplosionRule`."""
+    """Stops what is not finite or stays far below its best; see `ExplosionRule`."""
 
     def __init__(self, epochs: int, factor: float = ExplosionRule.factor, stay: int = ExplosionRule.stay) -> None:
         super().__init__(ExplosionRule(**_checked(Explosion, {"factor": factor, "stay": stay})), epochs)

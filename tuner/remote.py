@@ -1,7 +1,7 @@
-"""Trainers in processes of their own: on a CPU small models wait for the interpreter as long as for their products, and threads share one.
+"""Trainers in processes of their own: on a CPU small models need the interpreter as long as their products take, and threads share it.
 
-A process knows the data and no trials: whatever it is asked comes with the states that it needs, and what it made of them goes back. So any
-process may train any array, and nothing is lost with one that dies or is ended because it hangs: the next one begins where that one did.
+A process knows the data but no trials: each request brings the states that it needs, and the new states go back. So any process may train
+any array, and nothing is lost with one that dies or is ended because it hangs: the next one begins from the same states.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RemoteTrainer:
         return self._asked({"call": call, "slots": settings, "notes": notes, **more}, tensors)
 
     def _surely(self, call: str, slots: Sequence[Occupied | None], **more: Any) -> Message:
-        """The same; again if the process died, for it need not have died of this.
+        """Asks, and asks again if the process died, for it need not have died of this.
 
         Raises:
             SearchError: another one died too.

@@ -1,10 +1,11 @@
 """The search loop: ask, load a slot, train an epoch, report, judge, tell, refill.
 
-Trials of one shape train in one array as one batched model; a slot that ends is given to the next trial while its neighbours train on. All
-arrays of a lane advance by one epoch before any of their trials is judged, so the order of slots does not matter.
+Trials of one shape train in one array, as one batched model. When a trial ends, its slot goes to the next trial while its neighbours train
+on. All arrays of a lane advance by one epoch before any of their trials is judged, so the order of slots does not matter.
 
-Between two epochs the whole search is held as a state, and from time to time written (see `snapshots`). A search that goes on begins from
-the newest state: what had happened since happens again in the same way, and what the storage knows of it already is not stored twice.
+Between epochs the state of the whole search is held in memory, and from time to time written (see `snapshots`). A search that is continued
+begins from the newest written state: what happened after it happens again in the same way, and what the storage already has of it is not
+stored twice.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ from tuner.verdict import Verdict
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAVE_SECONDS = 4.0
-"""For so long a storage that is away is waited for at the end."""
+"""How long to wait, at the end, for a storage that is away."""
 CROWDED = 0.5
-"""Where others hold a larger share of a device's memory than that, no trial is to blame that has no room."""
+"""If other programs hold more than this share of a device's memory, a trial that does not fit is not to blame."""
 POLL_SECONDS = 2.0
 NOTE_SECONDS = 30.0
-"""So often processes that share GPU-minutes tell each other what they have spent."""
+"""How often processes that share GPU-minutes tell each other what they have spent."""
 
 
 class Search:
@@ -65,12 +66,12 @@ class Search:
         width: how many trials train at once, over all shapes.
         checkpoints: the folder for finished trials' models.
         artifacts: where other machines and the dashboard find models and states.
-        snapshots: the folder for states to go on from.
-        keep: how many finished trials' models stay on disk, the best; None for all. As many as are confirmed stay in any case.
+        snapshots: the folder for states to resume from.
+        keep: how many finished trials' models stay on disk, those of the best; None: all. Those of trials to be confirmed always stay.
         lanes: how many arrays train at the same time; no more than the width.
-        watch: an epoch may take so many seconds at least, and more where those before it took long.
-        began: when the run began, by the clock, which its minutes are counted from; None: now.
-        alone: whether no other process of ours is known to train on the device: what else holds its memory is somebody else's.
+        watch: how many seconds an epoch may always take; it may take more if earlier ones took long.
+        began: when the run began, by `clock`; its minutes are counted from then. None: now.
+        alone: whether no other process of ours is known to train on the device, so that other programs hold the rest of its memory.
     """
 
     def __init__(
@@ -213,13 +214,13 @@ class Search:
             self._intake.park(outside)
 
     def _place(self, ended: Sequence[Slot]) -> None:
-        """Fills the free slots, as long as what does not fit leaves all of them free."""
+        """Fills the free slots, and again as long as some trials did not fit and none trains."""
         while self._wait_for_room(self._fill(ended)):
             ended = ()
         self._refuse()
 
     def _fill(self, ended: Sequence[Slot]) -> list[Running]:
-        """Fills the free slots; what does not fit."""
+        """Fills the free slots; returns the trials that do not fit."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
         begun = self.begun
@@ -237,7 +238,7 @@ class Search:
             begun += 1
         if fresh:
             self._learn()
-        self.storage.flush()  # what is trained is stored: it can be taken up by another
+        self.storage.flush()  # a trial is stored before it trains, so that another process can take it over
         self.seconds["asking"] += self._clock() - started
         return self._arrays.refill(ended, fresh)
 
@@ -251,13 +252,13 @@ class Search:
         return going
 
     def _wait_for_room(self, outside: list[Running]) -> bool:
-        """Trials that do not fit wait for a free slot; one that does not fit alone never will.
+        """Makes trials that do not fit wait for a free slot; ends one that does not fit even alone.
 
         Returns:
-            Whether none trains now, so that slots are to be filled again.
+            Whether no trial trains now, so that the slots must be filled again.
 
         Raises:
-            DeviceFailed: it does not fit because other programs hold the device's memory.
+            DeviceFailed: one does not fit even alone because other programs hold the device's memory.
         """
         if not outside:
             return False
@@ -272,10 +273,10 @@ class Search:
         return not self.running
 
     def _not_taken(self) -> None:
-        """Whether a trial that has no room is to blame for it.
+        """Checks that a trial for which there is no room is itself to blame.
 
         Raises:
-            DeviceFailed: other programs hold the device's memory; the trial goes on elsewhere, or when there is room.
+            DeviceFailed: other programs hold the device's memory; the trial continues elsewhere, or when there is room.
         """
         if self._alone and (others := held_by_others(torch.device(self.device))) > CROWDED:
             raise DeviceFailed(
@@ -318,7 +319,7 @@ class Search:
     # ---- an epoch
 
     def _advance(self) -> list[Slot]:
-        """The next epoch of a lane, its figures into the storage, and what is said of its trials.
+        """Waits for the lane whose epoch ends next, stores the epoch's figures and judges the lane's trials.
 
         Returns:
             The slots that are free now.
@@ -346,7 +347,7 @@ class Search:
         self.seconds["storing"] += self._clock() - started
 
     def _ours(self, running: Running) -> bool:
-        """Whether it is for us to say what becomes of a trial: it had not ended before, and nobody has taken it from us since."""
+        """Whether a trial is ours to store and to end: it had not ended before, and no other process has taken it from us since."""
         return isinstance(running.trial, Trial) and self.storage.owns(running.trial._trial_id)
 
     def _judge(self, lanes: Sequence[int]) -> list[Slot]:
@@ -383,7 +384,7 @@ class Search:
             self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
 
     def _beginning_elsewhere(self, known: Mapping[int, Peer]) -> dict[int, Peer]:
-        """Those of a start of which only the best goes on that train in other processes, while any of it trains here."""
+        """The first trials that train in other processes, if only the best of the first goes on and any of them trains here."""
         start = self._bench.start
         if not any(running.number in start for running in self.running) or self._past.over.union(known).issuperset(start):
             return {}

@@ -29,9 +29,9 @@ class Running:
     """A trial in a slot.
 
     Args:
-        trial: frozen where it had ended before and is only trained again, because its neighbours go on from before that.
-        held: from where it goes on; None from its beginning.
-        reached: the last epoch that was stored of it before an interruption; it is judged anew only beyond.
+        trial: frozen if it had ended already and is only trained again, because its neighbours resume from a state before that.
+        held: the state from which it continues; None: from its beginning.
+        reached: the last epoch that was stored of it before an interruption; rules judge it again only from that epoch on.
     """
 
     trial: Trial | FrozenTrial
@@ -176,7 +176,7 @@ class Array:
             self.trainer.resize((), 0)
 
     def one_by_one(self, make_trainer: Callable[[], Trainer], held: list[Held], seconds: float) -> list[Outcome]:
-        """An epoch from where the trials were held, each by itself: one's fault is not the others'. Then together again.
+        """Trains an epoch from the held states, each trial alone, so that one's error does not cost the others. Then together again.
 
         Raises:
             DeviceError: the device has failed; no trial is to blame.
@@ -194,7 +194,7 @@ class Array:
 
     @staticmethod
     def _alone(trainer: Trainer, running: Running, slot: int, held: list[Held], seconds: float) -> Outcome:
-        """An epoch of one trial; where it is then is held. One that has no room even so is not at fault, but ends."""
+        """Trains one trial alone for an epoch and puts its new state into `held`. One without room even alone is not at fault, but ends."""
         alone = Array(trainer, [running])
         try:
             with device_failures():

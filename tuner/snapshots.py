@@ -3,9 +3,9 @@
     STUDY/seat-0/lock                   held by a living process; free as soon as that is dead, however it died
     STUDY/seat-0/000042.safetensors     the search after 42 epochs of its lanes; the newest two are kept
 
-A file stands under its name only when it is whole. Nothing in it can be executed: numbers and JSON. What happened after the newest state is
-not lost with it: training is deterministic, so a search that goes on from there comes to the same ends again, and those of them that the
-storage knows already are left as they are.
+A file gets its name only when it is complete. It holds numbers and JSON; nothing in it can be executed. What happened after the newest
+state is not lost: training is deterministic, so a search that resumes from there comes to the same endings again, and those that the
+storage already has are left as they are.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class SearchState:
         epoch: how many epochs its lanes have made.
         past: the numbers of the trials that had ended.
         arrays: the slots of each array, in their order.
-        waiting: trials that had to make room, where they were held.
+        waiting: the trials that had to make room, in their held states.
         seconds: what the seat has spent on the study.
         width: how many trials there was room for at once, and how many were asked for.
-        lanes: that of each array.
+        lanes: the lane of each array.
         clocks: how much work each lane had done.
-        under_way: the lanes that were in an epoch; where they began it is what is held.
+        under_way: the lanes that were in an epoch; their arrays are held as they were before it.
         ledger: the study's attribute under which its seconds are noted.
     """
 

@@ -191,7 +191,7 @@ def find_study(storage: BaseStorage, name: str) -> optuna.Study:
 
 
 def gone_on_with(storage: BaseStorage, full_name: str) -> tuple[StudyDefinition, str]:
-    """The definition of a study that is there and is to go on, by its full name (`quick@synthetic-300`); and what it is called (`quick`).
+    """The definition of an existing study that is to be continued, by its full name (`quick@synthetic-300`); and its own name (`quick`).
 
     Raises:
         StudyError: there is none, or a newer one of its name is what would be continued.

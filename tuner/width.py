@@ -12,7 +12,8 @@ from tuner.definition import StudyDefinition
 from tuner.seam import Trainer, TrainerFactory
 
 STEPS, WORTH = 3, 1.2
-"""So many steps are timed; a larger width must bring this factor of trial-steps a second, for with it fewer trials learn from others."""
+"""How many steps are timed; and by what factor doubling the width must raise trial-steps a second, since fewer trials then learn from
+others."""
 WIDEST = 256
 FIRST = 16
 """So many are tried first: a GPU waits most of the time with fewer small models."""
@@ -95,8 +96,8 @@ def fitting(
     tell: Callable[[int], None] = lambda _: None,
     processes: int = 1,
 ) -> Measured:
-    """How many trials to train at once on a device. A CPU has two for each core, which side by side take
-    up to a fifth less than one after the other: more bring no more, end later, and to measure that takes longer than a trial."""
+    """How many trials to train at once on a device. A CPU has two for each core, which side by side take up to a fifth less time than one
+    after the other. More than two gain nothing and end later, and measuring that takes longer than a trial."""
     if device == "cpu":
         return Measured(A_CORE * torch.get_num_threads(), {})
     return measure(make_trainer, definition, tell, processes)

@@ -63,7 +63,7 @@ def _with_settings(trial: FrozenTrial) -> FrozenTrial:
 
 
 def standing(study: optuna.Study) -> dict[str, Any] | None:
-    """What was confirmed last, if it was; None once another trial is among the best, as many as were confirmed, and waits for it."""
+    """What was confirmed last; None if nothing was, or once a trial that was not confirmed is among the best (as many as were)."""
     found: dict[str, Any] = study.user_attrs.get(CONFIRMED, {"confirmed": []})
     ours = {entry["trial"] for entry in found["confirmed"] if not entry["baseline"]}
     ahead = candidates(study.get_trials(deepcopy=False))[: len(ours)]
@@ -167,10 +167,10 @@ def finding_of(found: Sequence[Confirmed], floor: float, uses: int, left_out: Ma
 
 
 def _gaps(ours: Confirmed, others: Sequence[Confirmed], level: float = LEVEL) -> list[Interval]:
-    """What ours scores above each; of all as many seeds as the one with the fewest has.
+    """How far ours scores above each of the others; all with as many seeds as the one with the fewest has.
 
-    The runs that choose among L leaders are those that are compared, so luck is chosen: up to L times as often as it alone would
-    lie above zero, which is half of `level`. With 2 / L of the level that is meant it stays within it (Bonferroni).
+    The runs that choose among L leaders are also those that are compared, so luck is chosen too: an interval lies above zero by luck alone
+    in up to L times half of `level` of cases. With `level` at 2 / L of the level that is meant, that stays within the latter (Bonferroni).
     """
     seeds = min(len(one.seeds) for one in (ours, *others))
     whole = [one.right_SN["component_accuracy"][:seeds] for one in (ours, *others)]
