@@ -36,6 +36,20 @@ def devices_of_workers(name: str, workers: int | None) -> list[str]:
     return [f"cuda:{number % gpus}" for number in range(workers or gpus)]
 
 
+NO_ROOM = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+
+
+def out_of_room(error: RuntimeError) -> bool:
+    """Whether torch says, in one of its ways, that the device has no memory left: not all memory is its own allocator's."""
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in NO_ROOM)
+
+
+def settle(device: torch.device) -> None:
+    """Makes a GPU that is named by its number this process's own: else what torch does for the current one takes memory of the first."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def held_by_others(device: torch.device) -> float:
     """The share of a GPU's memory that other programs hold; 0 of a CPU, which does not say."""
     if device.type != "cuda":

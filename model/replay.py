@@ -7,6 +7,7 @@ its inputs at the addresses they had when it was recorded, so each recording has
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+from model.devices import out_of_room
 
 Kind = TypeVar("Kind", bound=Hashable)
 Result = TypeVar("Result")
@@ -27,7 +30,7 @@ class Recorder(Protocol):
         """A function that does the work again, and where its result will then be. The work need not run for that.
 
         Raises:
-            OutOfMemoryError: there is no room for a recording.
+            RuntimeError: there is no room for a recording; see `out_of_room`.
         """
 
 
@@ -44,11 +47,23 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         with (
             _nothing_collected(),
+            _own_workspaces(),
             torch.cuda.stream(torch.cuda.current_stream(self._device)),  # whence we go on, also where recording breaks off
             torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
         ):
             result = work()
         return graph.replay, result
+
+
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """cuBLAS gets its workspaces anew, in the recording's own memory: torch keeps one for each stream, streams repeat, and what lies in the
+    memory of another trainer's recordings is gone with those (as `torch._inductor.cudagraph_trees` does)."""
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 @contextmanager
@@ -94,8 +109,8 @@ class Replayed(Generic[Kind, Result]):
         """Nothing is recorded yet; `make_recorder` gives what records, or None."""
         self._make_recorder = make_recorder
         self._recorder = make_recorder()
-        self._met: set[Hashable] = set()
-        self._recordings: dict[Hashable, _Recording[Result] | None] = {}  # None: there was no room for it
+        self._eager = Counter[Hashable]()
+        self._recordings: dict[Hashable, _Recording[Result]] = {}
 
     @property
     def records(self) -> bool:
@@ -116,15 +131,19 @@ class Replayed(Generic[Kind, Result]):
         if self._recorder is None:
             return work(inputs, kind)
         key = (kind, tuple((given.shape, given.dtype) for given in inputs))
-        if key in self._met and key not in self._recordings:
-            self._recordings[key] = _recorded(self._recorder, work, inputs, kind)
-        self._met.add(key)
         recording = self._recordings.get(key)
-        return work(inputs, kind) if recording is None else recording(inputs)
+        if recording is None and _power_of_two(self._eager[key]):  # where there is no room, it is tried again, less and less often
+            recording = _recorded(self._recorder, work, inputs, kind)
+            if recording is not None:
+                self._recordings[key] = recording
+        if recording is not None:
+            return recording(inputs)
+        self._eager[key] += 1
+        return work(inputs, kind)
 
     def forget(self) -> None:
         """Gives up all recordings: what they work with is elsewhere now."""
-        self._met.clear()
+        self._eager.clear()
         self._recordings.clear()
         self._recorder = self._make_recorder()  # the memory that recordings shared is gone with the last of them
 
@@ -133,5 +152,11 @@ def _recorded(recorder: Recorder, work: Callable[[Inputs, Kind], Result], inputs
     try:
         held = tuple(given.clone() for given in inputs)
         return _Recording(held, *recorder(lambda: work(held, kind)))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_room(error):
+            raise
         return None
+
+
+def _power_of_two(count: int) -> bool:
+    return count.bit_count() == 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from model.batches import Batches
 from model.config import COMPONENTS, MODEL_VERSION, Hyperparameters, ModelShape
 from model.corpus import Corpus, Split
-from model.devices import find_device
+from model.devices import find_device, settle
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.losses import Batch, ComponentLosses
 from model.network import Conditions, SymmetricNetwork
@@ -75,6 +75,7 @@ class FusedTrainer:
         """
         self.shape, self.corpus = shape, corpus
         self.device = find_device(device) if isinstance(device, str) else device
+        settle(self.device)
         self.network = SymmetricNetwork(shape, corpus.vocabulary, corpus.max_tokens, self.device)
         self.dtype = dtype
         self.losses = ComponentLosses(self.network, shape.proposition_loss, shortlist)

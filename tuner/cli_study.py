@@ -74,7 +74,7 @@ def worker(
         events=events,
         metrics=None if metrics_port is None else (metrics_host, metrics_port),
         began=of_search,
-        alone=alone,
+        alone=alone or of_search is None,  # of one that is begun by hand or by a cluster nobody else is known
     )
 
 

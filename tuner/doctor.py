@@ -73,9 +73,20 @@ def _devices() -> list[Check]:
         free, total = torch.cuda.mem_get_info(number)
         found.append(Check(f"cuda:{number}", "good", f"{torch.cuda.get_device_name(number)}, {_bytes(free)} of {_bytes(total)} free"))
     if len(found) == 1:
-        cause = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
+        cause = "this torch is built without CUDA" if torch.version.cuda is None else _why_none()
         found.append(Check("cuda", "missing", cause, "a GPU trains many trials at once; the CPU does as well, slower"))
     return found
+
+
+def _why_none() -> str:
+    """Why torch sees no GPU, in its own words: the driver may be too old for it."""
+    import torch
+
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0]
+    return "no GPU is visible"
 
 
 def _storage(url: str) -> Check:

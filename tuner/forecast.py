@@ -14,9 +14,16 @@ from tuner.definition import StudyDefinition
 from tuner.seam import TrainerFactory
 from tuner.width import rehearsed
 
+CPU = torch.device("cpu")
+
 
 def forecast(
-    make_trainer: TrainerFactory, definition: StudyDefinition, width: int, confirm: bool = True, processes: int = 1
+    make_trainer: TrainerFactory,
+    definition: StudyDefinition,
+    width: int,
+    confirm: bool = True,
+    processes: int = 1,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
@@ -25,7 +32,7 @@ def forecast(
     to take less; and a search with a budget of minutes takes no more than those.
     """
     budget = definition.budget
-    shapes = [_measured(make_trainer, definition, width, point) for point in _points(definition)]
+    shapes = [_measured(make_trainer, definition, width, point, device) for point in _points(definition)]
     mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
     every = budget.trials * budget.epochs
     epochs = min(every, budget.total_epochs) if budget.total_epochs else every
@@ -60,23 +67,25 @@ def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
     return [{**rest, **dict(zip(names, chosen, strict=True))} for chosen in choices]
 
 
-def _measured(make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any]) -> dict[str, Any]:
+def _measured(
+    make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any], device: torch.device
+) -> dict[str, Any]:
     shape, hyperparameters = definition.settings(point, 0)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     trainer = make_trainer(shape, width)
     seconds = rehearsed(trainer, hyperparameters, width) * trainer.steps_an_epoch / width
-    return {**_named(shape), "seconds_a_trial_epoch": round(seconds, 4), "memory_bytes": _memory()}
+    return {**_named(shape), "seconds_a_trial_epoch": round(seconds, 4), "memory_bytes": _memory(device)}
 
 
 def _named(shape: ModelShape) -> dict[str, Any]:
     return {name: value for name, value in vars(shape).items() if name in SHAPE_NAMES}
 
 
-def _memory() -> int:
+def _memory(device: torch.device) -> int:
     """The most memory that was held so far, in bytes: the device's, or on a CPU the process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 

@@ -96,10 +96,12 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
     aside = _aside(console, request.words)
     prepared = begin(request, aside, begun, plainly(console))
     study, lost = prepared.study, False
-    with shared_out(request.processes):
-        width = prepared.width(aside, keep=not request.others and request.ray is None)
+    width = None
+    if request.ray is None:  # its workers find out for themselves
+        with shared_out(request.processes):
+            width = prepared.width(aside, keep=not request.others)
     with prepared.publisher(plainly(console)) as publisher:
-        if request.ray is None:
+        if width is not None:
             lost = _search_here(prepared, width, console, publisher)
         else:
             _search_with_ray(prepared, console, publisher)
@@ -116,7 +118,7 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
                 f"the best is not confirmed: {prepared.device} has failed; tuner confirm {study.study_name} --device D confirms it"
             )
         elif request.confirm:
-            prepared.confirm(width, aside)
+            prepared.confirm(prepared.width(aside) if width is None else width, aside)
     found = report(request.storage, study.study_name, prepared.storage.patience)
     own = prepared.definition.trainer == SYMMETRIC
     return Report(found.summary, [*found.lines, _next(study.study_name, found.summary["best"] is not None, own)])
@@ -208,7 +210,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
     try:
         with shared_out(processes):
             width = request.width or min(trials, fitting(device.type, make_trainer, definition, processes=processes).width)
-            found = forecast(make_trainer, definition, width, request.confirm, devices)
+            found = forecast(make_trainer, definition, width, request.confirm, devices, device)
     except MemoryError as error:
         raise TunerError(f"{device} has no room for {width} trials of this study at once ({error}); try a smaller --width") from error
     return Report(found, told(found))
@@ -271,4 +273,4 @@ def run_confirm(
 
 def _work_for_ray(study: str, storage: str, artifacts: str, device: str, width: int | None, base: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    run_worker(study, storage, device, width, Console(stderr=True), artifacts, Path(base))
+    run_worker(study, storage, device, width, Console(stderr=True), artifacts, Path(base), alone=device != "cpu")

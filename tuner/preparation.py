@@ -18,12 +18,13 @@ from rich.console import Console
 
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
-from model.devices import find_device
+from model.devices import find_device, held_by_others
 from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
 from tuner.endings import trim
+from tuner.failures import device_failures
 from tuner.health import Pulse
 from tuner.lanes import lanes_of, shared_out
 from tuner.observer import Observer
@@ -31,7 +32,7 @@ from tuner.progress import BarProgress, plainly
 from tuner.publish import Publisher
 from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
-from tuner.search import Search
+from tuner.search import CROWDED, Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
 from tuner.study import BASELINE, check_data, check_same, definition_of, find_study, open_study, source_of
 from tuner.tables import CurveTable, RunTable
@@ -89,7 +90,8 @@ class SearchRequest:
 
     def alone(self, device: str) -> bool:
         """Whether one of its processes alone trains on this device."""
-        return (self.device, *self.others).count(device) == 1
+        names = [self.device, *self.others]
+        return [_same_device(name) for name in names].count(_same_device(device)) == 1
 
     @property
     def place(self) -> str:
@@ -104,6 +106,11 @@ def _folder(base: Path, storage: str, study: str) -> Path:
     base = base if usual else base / _mark(shown(storage))
     plain = re.sub(r"[^A-Za-z0-9@._-]", "_", study)
     return base / (plain if plain == study else f"{plain}-{_mark(study)}")
+
+
+def _same_device(name: str) -> str:
+    """One name for a device that has several."""
+    return "cuda:0" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else name
 
 
 def _mark(name: str) -> str:
@@ -132,7 +139,8 @@ class Prepared:
         processes: than its share of half of them).
 
         Args:
-            keep: whether what is measured holds for the study from now on: not if this process has only a share of a machine.
+            keep: whether what is measured holds for the study from now on: not if this process has only a share of a machine. Nor does
+                it where others hold the device's memory: there will be more room.
         """
         if self.request.width is not None:
             return self.request.width
@@ -141,10 +149,11 @@ class Prepared:
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
                 steps = WIDEST.bit_length()
-                measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
+                with device_failures():
+                    measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            if keep and not measured.bound:
+            if keep and not measured.bound and not measured.short and held_by_others(self.device) <= CROWDED:
                 self.study.set_user_attr("width", known)
         return min(known[self.device.type], trials if processes == 1 else half_of(trials, processes))  # what was known may be of one
 
@@ -263,7 +272,7 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     left, asked = sum(corpus.left_out.values()), definition.data.stories
     fewer = f"all there are, {asked:,} were asked for" if asked is not None and corpus.stories < asked else "--num-stories"
     console.print(
-        f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train",
+        f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train; on {device}",
         soft_wrap=not console.is_terminal,
     )
     return Prepared(request, definition, study, storage, corpus, device, begun)

@@ -14,6 +14,7 @@ import torch
 from model.checkpoint import save_checkpoint
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus
+from model.devices import out_of_room
 from model.evaluation import Evaluation
 from model.sources import DataSource
 from model.trainer import FusedTrainer, Snapshot
@@ -30,13 +31,11 @@ def no_room() -> Iterator[None]:
     try:
         yield
         return
-    except torch.OutOfMemoryError as error:
-        said = _let_go(error)
-        torch.cuda.empty_cache()
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+        if not out_of_room(error):
             raise
         said = _let_go(error)
+        torch.cuda.empty_cache()
     raise MemoryError(said)
 
 

@@ -36,6 +36,7 @@ from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
+from tuner.failures import device_failures
 from tuner.intake import Intake, Past, curve_of
 from tuner.judges import Peer
 from tuner.lanes import WATCH_SECONDS, shared_out
@@ -147,7 +148,7 @@ class Search:
             SnapshotError: the folder of snapshots cannot be written.
             StorageAway: the storage stayed away.
         """
-        with shared_out(self._lanes):
+        with shared_out(self._lanes), device_failures():
             self._run()
 
     def _run(self) -> None:

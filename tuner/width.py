@@ -29,9 +29,13 @@ class Measured:
     rates: dict[int, float]
     bound: bool = False
     """Whether it might be wider in a larger budget of trials."""
+    short: bool = False
+    """Whether nothing that was tried had room."""
 
     def said(self) -> str:
         """As the search says it."""
+        if self.short:
+            return f"width {self.width}: there is no room for more now"
         if not self.rates:
             return f"width {self.width}, {A_CORE} for each core"
         rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
@@ -79,7 +83,8 @@ def measure(
     while chosen == first > 1 and not worth(first):
         first = chosen = chosen // 2
     bound = widest < WIDEST and 2 * chosen > widest and rate(chosen) > 0
-    return Measured(chosen, {width: measured for width, measured in sorted(rates.items()) if measured}, bound)
+    had_room = {width: measured for width, measured in sorted(rates.items()) if measured}
+    return Measured(chosen, had_room, bound, short=not had_room)
 
 
 def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) -> float:

@@ -19,9 +19,12 @@ from model.devices import held_by_others
 from model.errors import DeviceFailed
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_failures import SPACE, Listener, plain
+from tuner import preparation
 from tuner.inspection import diagnose
-from tuner.saving import SavingTrainer
+from tuner.saving import SavingTrainer, no_room
+from tuner.seam import Held
 from tuner.training import SYNTHETIC
+from tuner.width import measure
 
 
 class Small(ScriptedTrainer):
@@ -236,6 +239,41 @@ def test_a_device_that_others_have_filled_costs_no_trial(
     assert {t.user_attrs["verdict"]["cause"] for t in study.get_trials()} == {"out_of_memory"}, "the others are our own"
 
 
+class Broken(ScriptedTrainer):
+    """Its device fails while a state is asked for, between two epochs."""
+
+    def held(self, slot: int) -> Held:
+        """As torch says it."""
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_device_that_fails_between_epochs_has_failed(tmp_path: Path) -> None:
+    """No traceback, and no trial is to blame: they wait for the next start."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 3, "epochs": 2})
+    with pytest.raises(DeviceFailed, match="the device has failed: CUDA error: an illegal memory access"):
+        scripted(tmp_path, made, 2, Broken)
+    study, _, _ = scripted(tmp_path, made, 2)
+    assert [t.user_attrs["verdict"]["cause"] for t in study.get_trials()] == ["finished"] * 3
+
+
+def test_a_width_for_which_there_was_no_room_is_said_and_not_of_cores() -> None:
+    """It says nothing of the device when that is free again."""
+
+    def full(shape: ModelShape, slots: int) -> ScriptedTrainer:
+        raise MemoryError("no room")
+
+    found = measure(full, plain(budget={"trials": 64, "epochs": 2}))
+    assert (found.width, found.short, found.rates) == (1, True, {})
+    assert found.said() == "width 1: there is no room for more now"
+
+
+def test_two_names_of_one_device_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process would take the other for a stranger."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    request = preparation.SearchRequest(plain(), "", None, "cuda", None, False, Path(), others=("cuda:0", "cuda:1"))
+    assert [request.alone(name) for name in ("cuda", "cuda:0", "auto", "cuda:1")] == [False, False, False, True]
+
+
 def test_hundreds_of_trials_without_room_are_no_recursion(tmp_path: Path) -> None:
     """Each ends, one after the other."""
 
@@ -247,6 +285,15 @@ def test_hundreds_of_trials_without_room_are_no_recursion(tmp_path: Path) -> Non
     finally:
         sys.setrecursionlimit(before)
     assert {t.user_attrs["verdict"]["cause"] for t in study.get_trials()} == {"out_of_memory"}
+
+
+@pytest.mark.parametrize("said", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"])
+def test_no_room_is_understood_in_all_ways_that_torch_has_of_saying_it(said: str) -> None:
+    """And what else goes wrong is raised as it is."""
+    with pytest.raises(MemoryError, match=said[:10]), no_room():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="index out of range"), no_room():
+        raise RuntimeError("index out of range")
 
 
 def test_what_others_hold_of_a_gpu_is_what_is_neither_free_nor_ours(monkeypatch: pytest.MonkeyPatch) -> None:
