@@ -19,8 +19,8 @@ def find_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or name.endswith(":") or (kind == "cpu" and number):
         raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # the driver counts GPUs that it is too old for
+    if kind == "cuda" and int(number or 0) >= count:
         raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
     return torch.device(name)
 
@@ -36,11 +36,15 @@ def devices_of_workers(name: str, workers: int | None) -> list[str]:
     return [f"cuda:{number % gpus}" for number in range(workers or gpus)]
 
 
-NO_ROOM = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED")
+NO_ROOM, NO_CUBLAS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"), "CUBLAS_STATUS_NOT_INITIALIZED"
+LITTLE = 1 << 30
+"""With less free memory than this cuBLAS may have had none to begin with; with more its installation, or the device, is broken."""
 
 
 def out_of_room(error: RuntimeError) -> bool:
     """Whether torch says, in one of its ways, that the device has no memory left: not all memory is its own allocator's."""
+    if NO_CUBLAS in str(error):
+        return bool(torch.cuda.mem_get_info()[0] < LITTLE)
     return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in NO_ROOM)
 
 

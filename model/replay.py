@@ -21,6 +21,8 @@ from model.devices import out_of_room
 Kind = TypeVar("Kind", bound=Hashable)
 Result = TypeVar("Result")
 Inputs = Sequence[Tensor]
+AGAIN = 64
+"""After so many times a recording for which there was no room is tried again."""
 
 
 class Recorder(Protocol):
@@ -132,7 +134,7 @@ class Replayed(Generic[Kind, Result]):
             return work(inputs, kind)
         key = (kind, tuple((given.shape, given.dtype) for given in inputs))
         recording = self._recordings.get(key)
-        if recording is None and _power_of_two(self._eager[key]):  # where there is no room, it is tried again, less and less often
+        if recording is None and _due(self._eager[key]):
             recording = _recorded(self._recorder, work, inputs, kind)
             if recording is not None:
                 self._recordings[key] = recording
@@ -158,5 +160,6 @@ def _recorded(recorder: Recorder, work: Callable[[Inputs, Kind], Result], inputs
         return None
 
 
-def _power_of_two(count: int) -> bool:
-    return count.bit_count() == 1
+def _due(times: int) -> bool:
+    """Whether what has been done so many times is to be recorded: at once, and where there was no room less and less often."""
+    return times == 1 or (times >= AGAIN and times.bit_count() == 1)

@@ -69,7 +69,7 @@ def _devices() -> list[Check]:
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = [Check("cpu", "good", f"{_bytes(memory)} of memory")]
-    for number in range(torch.cuda.device_count()):
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):  # else the driver is too old for them
         free, total = torch.cuda.mem_get_info(number)
         found.append(Check(f"cuda:{number}", "good", f"{torch.cuda.get_device_name(number)}, {_bytes(free)} of {_bytes(total)} free"))
     if len(found) == 1:

@@ -72,6 +72,7 @@ def _measured(
 ) -> dict[str, Any]:
     shape, hyperparameters = definition.settings(point, 0)
     if device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # a device that is named by its number does not begin it
         torch.cuda.reset_peak_memory_stats(device)
     trainer = make_trainer(shape, width)
     seconds = rehearsed(trainer, hyperparameters, width) * trainer.steps_an_epoch / width

@@ -151,9 +151,10 @@ class Prepared:
                 steps = WIDEST.bit_length()
                 with device_failures():
                     measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
+                    crowded = held_by_others(self.device) > CROWDED
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            if keep and not measured.bound and not measured.short and held_by_others(self.device) <= CROWDED:
+            if keep and not measured.bound and not measured.short and not crowded:
                 self.study.set_user_attr("width", known)
         return min(known[self.device.type], trials if processes == 1 else half_of(trials, processes))  # what was known may be of one
 

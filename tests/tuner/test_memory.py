@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from model.config import ModelShape, settings_from
 from model.corpus import load_corpus
-from model.devices import held_by_others
+from model.devices import held_by_others, out_of_room
 from model.errors import DeviceFailed
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_failures import SPACE, Listener, plain
@@ -294,6 +294,13 @@ def test_no_room_is_understood_in_all_ways_that_torch_has_of_saying_it(said: str
         raise RuntimeError(said)
     with pytest.raises(RuntimeError, match="index out of range"), no_room():
         raise RuntimeError("index out of range")
+
+
+@pytest.mark.parametrize(("free", "short"), [(100 << 20, True), (50 << 30, False)])
+def test_cublas_that_cannot_begin_lacks_memory_only_where_there_is_none(free: int, short: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is broken: were that taken for no room every trial would end so."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 80 << 30))
+    assert out_of_room(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`")) is short
 
 
 def test_what_others_hold_of_a_gpu_is_what_is_neither_free_nor_ours(monkeypatch: pytest.MonkeyPatch) -> None:
