@@ -19,10 +19,15 @@ def find_device(name: str) -> torch.device:
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()) or name.endswith(":") or (kind == "cpu" and number):
         raise DeviceError(f"device {name!r} is not known; allowed: auto, cpu, cuda, cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0  # the driver counts GPUs that it is too old for
-    if kind == "cuda" and int(number or 0) >= count:
-        raise DeviceError(f"device {name!r} is not here: torch {torch.__version__} sees {count} CUDA devices; use --device cpu or auto")
+    if kind == "cuda" and int(number or 0) >= usable_gpus():
+        sees = f"torch {torch.__version__} sees {usable_gpus()} CUDA devices"
+        raise DeviceError(f"device {name!r} is not here: {sees}; use --device cpu or auto")
     return torch.device(name)
+
+
+def usable_gpus() -> int:
+    """How many GPUs torch can use: a driver that is too old for it counts them all the same."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def devices_of_workers(name: str, workers: int | None) -> list[str]:
@@ -30,7 +35,7 @@ def devices_of_workers(name: str, workers: int | None) -> list[str]:
 
     With `auto` the workers take the GPUs in turn; a device that is named is that of all.
     """
-    gpus = torch.cuda.device_count() if name == "auto" and torch.cuda.is_available() else 0
+    gpus = usable_gpus() if name == "auto" else 0
     if gpus < 2:
         return [name] * (workers or 1)
     return [f"cuda:{number % gpus}" for number in range(workers or gpus)]

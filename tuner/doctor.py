@@ -67,9 +67,11 @@ def _torch() -> Check:
 def _devices() -> list[Check]:
     import torch
 
+    from model.devices import usable_gpus
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = [Check("cpu", "good", f"{_bytes(memory)} of memory")]
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):  # else the driver is too old for them
+    for number in range(usable_gpus()):
         free, total = torch.cuda.mem_get_info(number)
         found.append(Check(f"cuda:{number}", "good", f"{torch.cuda.get_device_name(number)}, {_bytes(free)} of {_bytes(total)} free"))
     if len(found) == 1:

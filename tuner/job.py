@@ -206,7 +206,7 @@ def dry_run(request: SearchRequest, console: Console) -> Report:
         return find_trainer(definition.trainer)(shape, corpus, slots, str(device), data)
 
     processes, trials = request.processes, definition.budget.trials
-    devices = len({request.device, *request.others}) if device.type == "cuda" else processes
+    devices = len(set(request.devices)) if device.type == "cuda" else processes
     try:
         with shared_out(processes):
             width = request.width or min(trials, fitting(device.type, make_trainer, definition, processes=processes).width)

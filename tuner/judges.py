@@ -128,12 +128,11 @@ class ExplosionRule:
         limit = best + self.factor * fallen
         if min(loss[-self.stay :]) <= limit:
             return None
-        if not history.loss and history.sign > 0:
-            reason = f"the objective fell from {-best:.4g} to {-loss[-1]:.4g} and has stayed below {-limit:.4g} for {self.stay} epochs"
-            return Verdict("exploded", epoch, reason, {"best": -best, "objective": -loss[-1], "limit": -limit})
-        what, was = ("loss", "best_loss") if history.loss else ("objective", "best")
-        reason = f"the {what} rose from {best:.4g} to {loss[-1]:.4g} and has stayed above {limit:.4g} for {self.stay} epochs"
-        return Verdict("exploded", epoch, reason, {was: best, what: loss[-1], "limit": limit})
+        what, was, sign = ("loss", "best_loss", 1.0) if history.loss else ("objective", "best", -history.sign)
+        best, last, limit = sign * best, sign * loss[-1], sign * limit  # as they were reported
+        moved, beyond = ("rose", "above") if sign > 0 else ("fell", "below")
+        reason = f"the {what} {moved} from {best:.4g} to {last:.4g} and has stayed {beyond} {limit:.4g} for {self.stay} epochs"
+        return Verdict("exploded", epoch, reason, {was: best, what: last, "limit": limit})
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,14 @@ class SearchRequest:
         """How many search on this machine, and share its cores."""
         return 1 + len(self.others)
 
+    @property
+    def devices(self) -> list[str]:
+        """The device of each of its processes, by one name where it has several."""
+        return [_same_device(name) for name in (self.device, *self.others)]
+
     def alone(self, device: str) -> bool:
         """Whether one of its processes alone trains on this device."""
-        names = [self.device, *self.others]
-        return [_same_device(name) for name in names].count(_same_device(device)) == 1
+        return self.devices.count(_same_device(device)) == 1
 
     @property
     def place(self) -> str:

@@ -53,11 +53,11 @@ class RulePruner(optuna.pruners.BasePruner):
         others = study.get_trials(deepcopy=False, states=states)
         told = [other for other in others if other.intermediate_values or other.state != TrialState.COMPLETE]
         others = [other for other in told if other.number != trial.number]
-        peers = [self._peer(study._study_id, other, sign) for other in others]
-        begins = {_begins(trial), *(begin for _, begin in peers if begin is not None)}
+        peers, starts = zip(*(self._peer(study._study_id, other, sign) for other in others), strict=True) if others else ((), ())
+        begins = {_begins(trial), *starts} - {None}
         if len(begins) > 1 or SPARSE in begins:
             return self.rule(self._by_step(trial, others, sign))
-        return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=tuple(peer for peer, _ in peers), sign=sign))
+        return self.rule(History(_curve(trial, sign), epochs=self.epochs, peers=peers, sign=sign))
 
     def _by_step(self, trial: FrozenTrial, others: list[FrozenTrial], sign: float) -> History:
         """The trial's own values one after the other, beside what its peers had at the same steps."""

@@ -62,7 +62,8 @@ def rewritten(text: str, rows: Sequence[Row], name: str = USUAL_ROWS) -> str:
             return mark[0]
         stories, minutes, epochs = int(mark[2]), float(mark[3]), int(mark[4])
         every = [row for row in rows if of_race(row, stories, epochs, minutes)]
-        own = [row for row in every if row["task"]["corpus"] == corpora(every)[0]]  # those that were there first
+        first = next(iter(corpora(every)), None)
+        own = [row for row in every if row["task"]["corpus"] == first]
         return f"{mark[1]}\n{tables(own, minutes)}{mark[6]}"
 
     return MARKED.sub(anew, text)
