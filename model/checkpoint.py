@@ -5,14 +5,13 @@ A checkpoint names its own shape, settings, symbol table, data and most frequent
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from model.config import MODEL_VERSION, ROLES, ModelShape, flat_settings, settings_from
@@ -20,7 +19,7 @@ from model.corpus import Split, answer_always, ceiling, encode_sentences, finger
 from model.errors import CheckpointError, ConfigError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
-from model.files import HEADER, is_there, save_numbers
+from model.files import is_there, read_numbers, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.sources import DataSource, load_sentences
@@ -197,9 +196,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
             "nor its vocabulary. Train a model that can be loaded with `tuner train` or `tuner search`"
         )
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        header, tensors = read_numbers(path)
     except (SafetensorError, KeyError, ValueError, OSError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is no checkpoint of `tuner` ({type(error).__name__}: {error}); give a file made by `tuner train`"

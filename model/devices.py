@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from model.errors import DeviceError
 
+GROUPS = Path("/sys/fs/cgroup")
+"""Where Linux tells a container what it may use."""
+
 
 def find_device(name: str) -> torch.device:
-    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`; torch uses no more cores from now on than a container's quota pays for.
 
     Raises:
         DeviceError: the device does not exist here.
@@ -22,7 +27,21 @@ def find_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= usable_gpus():
         sees = f"torch {torch.__version__} sees {usable_gpus()} CUDA devices"
         raise DeviceError(f"device {name!r} is not here: {sees}; use --device cpu or auto")
+    if (quota := quota_of_cores()) is not None and quota < torch.get_num_threads():
+        torch.set_num_threads(quota)  # torch counts the cores that it may run on, however little of their time it has
     return torch.device(name)
+
+
+def quota_of_cores() -> int | None:
+    """The whole cores' worth of time that a container has (`docker run --cpus`), at least one; None where nothing bounds it."""
+    try:
+        if (GROUPS / "cpu.max").is_file():
+            quota, period = (GROUPS / "cpu.max").read_text().split()
+        else:
+            quota, period = ((GROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return max(1, int(quota) // int(period)) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no container, another system, or "max"
+        return None
 
 
 def usable_gpus() -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from model.errors import DataError
-from model.files import is_there, whole
+from model.files import is_there, room_for_text, whole
 from model.stories import Proposition, Sentence
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ FEWEST_TOKENS, MOST_TOKENS = 3, 20
 RULES_VERSION = 1
 STORIES_A_PART = 50
 LONGEST_STORY = 100_000
+STORY_BYTES = 64
+"""So much memory the shortest story takes."""
 NOUNS = ("NOUN", "PROPN")
 
 Progress = Callable[[int, int], None]
@@ -106,7 +108,8 @@ def read_stories(path: Path, count: int | None = None) -> list[str]:
     """The first `count` stories (None: all) of a `.txt` or `.txt.gz` file, which is read no further than that.
 
     Raises:
-        DataError: it is missing, empty, not UTF-8, or holds a story that is too long (LONGEST_STORY).
+        DataError: it is missing, empty, not UTF-8, or holds a story that is too long (LONGEST_STORY), or more stories than there is
+            memory for.
     """
     if not is_there(path, DataError):
         raise DataError(f"there is no data file {path}; give a .txt[.gz] file of stories with {END_OF_STORY} between them")
@@ -124,13 +127,16 @@ def read_stories(path: Path, count: int | None = None) -> list[str]:
 
 def _cut(path: Path, file: TextIO) -> Iterator[str]:
     """The stories between the separators, block by block."""
-    rest, number = "", 0
+    rest, number, room = "", 0, room_for_text()
     while True:
         block = file.read(LONGEST_STORY)
         *whole, rest = (rest + block).split(END_OF_STORY)
         for story in whole if block else [*whole, rest]:
             number += 1
             if stripped := story.strip():
+                room -= len(stripped) + STORY_BYTES
+                if room < 0:
+                    raise DataError(f"{path} has more stories than this machine has memory for (story {number:,}); name --num-stories N")
                 yield stripped
         if not block:
             return

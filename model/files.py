@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole; numbers with a header of JSON."""
+"""Files that appear under their name only when they are whole; numbers with a header of JSON; how much text may be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEADER = "tuner"
+_HEADER = "tuner"
+MEMORY_SHARE = 1 / 20
+"""Sentences take some ten times the bytes of their text; more text than this share of the machine's memory is not read."""
 
 
 def is_there(path: Path, fault: type[Exception]) -> bool:
@@ -25,6 +27,11 @@ def is_there(path: Path, fault: type[Exception]) -> bool:
         return path.is_file()
     except OSError as error:
         raise fault(f"{path!s:.200} cannot be looked at ({error.strerror})") from error
+
+
+def room_for_text() -> int:
+    """How many bytes of text this machine has memory for."""
+    return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 @contextlib.contextmanager
@@ -56,6 +63,19 @@ def save_numbers(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
 
     with whole(path) as partial:
         try:
-            save_file(dict(tensors), partial, metadata={HEADER: json.dumps(header)})
+            save_file(dict(tensors), partial, metadata={_HEADER: json.dumps(header)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+def read_numbers(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """The header and the tensors that `save_numbers` wrote, on the CPU.
+
+    Raises:
+        SafetensorError, KeyError, ValueError, OSError, RecursionError: it is another file, or damaged.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        header = json.loads((file.metadata() or {})[_HEADER])
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping

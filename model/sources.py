@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 from model.errors import DataError
 from model.extraction import Progress, parse_stories, read_stories, silent
-from model.files import is_there
+from model.files import is_there, room_for_text
 from model.hub import hub_stories
 from model.stories import Sentence, tell_stories
 
@@ -27,8 +26,6 @@ WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
 MOST_PROPOSITIONS = 1000
 """Every sentence has as much room as the one with the most."""
-MEMORY_SHARE = 1 / 20
-"""Sentences take some ten times the bytes of their lines; more of them than this share of the machine's memory are not read."""
 MOST_SYNTHETIC = 1_000_000
 PARSED_STORIES = Path("runs/cache/stories")
 
@@ -98,7 +95,7 @@ def read_jsonl(path: Path, stories: int | None = None) -> list[Sentence]:
         raise DataError(f"there is no data file {path}; allowed: {SOURCES}")
     sentences: list[Sentence] = []
     seen: set[str] = set()
-    room = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    room = room_for_text()
     try:
         for number, raw in _lines(path):
             sentence = _parse_line(path, number, raw)

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+WAIT = 240_000
+"""Milliseconds in which a browser starts, or shows what is waited for, on a machine that does something else too."""
 PICTURES = Path(os.environ.get("TUNER_SCREENSHOTS", Path(__file__).resolve().parents[1] / "runs" / "screenshots"))
 
 
@@ -39,8 +41,9 @@ def browser(width: int = 1280, height: int = 900) -> Iterator[Seen]:
     if program is None:
         pytest.skip("needs Debian's chromium: apt-get install chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=WAIT)
         seen = Seen(started.new_page(viewport={"width": width, "height": height}))
+        seen.page.set_default_timeout(WAIT)
         seen.page.on("request", lambda request: seen.hosts.add(urlsplit(request.url).hostname or urlsplit(request.url).scheme))
         seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         yield seen

@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from rich.console import Console
@@ -41,7 +42,7 @@ CONTENT: dict[str, Any] = {
 
 COUNTING = (
     "from tuner import cli, progress, snapshots\n"
-    "snapshots.KEEP_SECONDS, snapshots.KEEP_SHARE = 0.0, float('inf')\n"
+    "snapshots.KEEP_SECONDS, snapshots.KEEP_SHARE, snapshots.Seat.writing = 0.0, float('inf'), False\n"
     "progress.PlainProgress.epoch = lambda self, search: self._say(f'epoch of {len(search.running)}')\n"
     "cli.entry()"
 )
@@ -65,12 +66,10 @@ def request(folder: Path, definition: StudyDefinition, url: str | None = None) -
 def search(folder: Path, url: str | None = None) -> None:
     """Searches, or goes on, in this process; every state is written, so that kills fall into the writing too."""
     torch.set_num_threads(2)
-    before = tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE
-    tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE = 0.0, float("inf")
-    try:
+    each = patch.multiple(tuner.snapshots, KEEP_SECONDS=0.0, KEEP_SHARE=float("inf"))
+    waited_for = patch.object(tuner.snapshots.Seat, "writing", False)  # however slow the disk is
+    with each, waited_for:
         run_search(request(folder, validated(CONTENT, "the test"), url), Console(stderr=True))
-    finally:
-        tuner.snapshots.KEEP_SECONDS, tuner.snapshots.KEEP_SHARE = before
 
 
 def started(folder: Path, url: str | None = None, processes: bool = False) -> subprocess.Popen[str]:

@@ -29,7 +29,7 @@ source = "synthetic"
 stories = 30
 [budget]
 trials = 3
-epochs = 6
+epochs = 40
 [search]
 lr = { low = 1e-3, high = 1e-2, log = true }
 [fixed]
@@ -134,6 +134,8 @@ def test_the_kubernetes_job_says_what_there_is() -> None:
     assert rules == {"FailJob": [2], "Ignore": [143]}
     assert pod["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert pod["automountServiceAccountToken"] is False
+    assert "envFrom" not in container, "the password would be in the environment of every process"
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
@@ -153,24 +155,25 @@ def test_what_compose_starts_runs_by_hand(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SMALL)
     composed = substituted(yaml.safe_load((ROOT / "compose.yaml").read_text()), {"STUDY": str(tmp_path / "small.toml")})
     search, dashboard = composed["services"]["search"], composed["services"]["dashboard"]
+    assert search["secrets"] == ["postgres"], "the dashboard's token is for the dashboard alone"
+    assert search["cap_drop"] == dashboard["cap_drop"] == ["ALL"]
     assert all(port.startswith("127.0.0.1:") for service in composed["services"].values() for port in service.get("ports", []))
     for name, secret in (("postgres", PASSWORD), ("dashboard", "a token of some length")):
         (tmp_path / name).write_text(secret)
     ports = {"9464": str(Server.free_port()), "8080": str(Server.free_port())}
     with serving() as server:
         server.create("tuner")
-        told = {
-            name: value.replace("@postgres/", f"@127.0.0.1:{server.port}/").replace("/run/secrets", str(tmp_path))
-            for name, value in search["environment"].items()
-        }
-        environment = {**os.environ, **told}
 
-        def begun(command: list[str]) -> subprocess.Popen[str]:
-            options_of(command)
-            words, pipe = [str(BIN / "tuner"), *(ports.get(word, word) for word in command)], subprocess.PIPE
-            return subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=pipe, stdout=pipe, text=True)
+        def begun(service: dict[str, Any]) -> subprocess.Popen[str]:
+            options_of(service["command"])
+            told = {
+                name: value.replace("@postgres/", f"@127.0.0.1:{server.port}/").replace("/run/secrets", str(tmp_path))
+                for name, value in service["environment"].items()
+            }
+            words, pipe = [str(BIN / "tuner"), *(ports.get(word, word) for word in service["command"])], subprocess.PIPE
+            return subprocess.Popen(words, cwd=tmp_path, env={**os.environ, **told}, stderr=pipe, stdout=pipe, text=True)
 
-        searching = begun(search["command"])
+        searching = begun(search)
         assert searching.stderr is not None
         assert any('"event": "started"' in line for line in searching.stderr), "the search began no trial"
         figures = urllib.request.urlopen(f"http://127.0.0.1:{ports['9464']}/metrics", timeout=60).read().decode()
@@ -180,7 +183,7 @@ def test_what_compose_starts_runs_by_hand(tmp_path: Path) -> None:
         found, said = searching.communicate()
         assert searching.returncode == 0, said
         assert PASSWORD not in found + said
-        dashing = begun(dashboard["command"])
+        dashing = begun(dashboard)
         try:
             assert dashing.stderr is not None
             assert any(ports["8080"] in line for line in dashing.stderr)

@@ -68,15 +68,16 @@ class Admission:
     # ---- how fast it goes
 
     def begin(self, make_trainer: TrainerFactory) -> None:
-        """Sets how many trials begin with cheap settings; in a new study with a budget of minutes, a few timed steps show how many fit."""
-        if self._pace.limits and self._definition.starting and not self._begun():
-            self._rehearse(make_trainer)
+        """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
+        study how many of these fit."""
+        if self._pace.limits and self._definition.starting and (shape := self._timed(make_trainer)) and not self._begun():
+            self._fit(shape)
         attributes = self._study.user_attrs
         self._starters = starters_of(attributes, self._definition)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
 
-    def _rehearse(self, make_trainer: TrainerFactory) -> None:
-        """A few steps of the cheapest shape, with the cores that it will have."""
+    def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
+        """The cheapest shape, after a few steps of it with the cores that it will have; None where they could not be made."""
         shape, hyperparameters = self._definition.settings({**self._definition.usual, **self._definition.cheap}, 0)
         slots = math.ceil(self._definition.starting / self._lanes)
         try:
@@ -84,16 +85,21 @@ class Admission:
             seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
             self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
-            return
+            return None
         self._pace.measured([shape] * slots, seconds)
+        return shape
+
+    def _fit(self, shape: ModelShape) -> None:
+        """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
         room = self._pace.starters(shape, self._definition.starting, rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
-        if self._pace.known and room < self._definition.starting:
-            self._study.set_user_attr(STARTERS, room)
+        starters = min(room, self._definition.starting) if self._pace.known else self._definition.starting
         if rung is not None:
             self._study.set_user_attr(RUNG, rung)
+        if rung is not None or starters < self._definition.starting:  # with more trials later there would be more of them
+            self._study.set_user_attr(STARTERS, starters)
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then

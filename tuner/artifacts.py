@@ -35,13 +35,9 @@ def curve_name(trial: int) -> str:
 class Folder(FileSystemArtifactStore):
     """A folder in which an artifact is whole or not there; one that lies on the same disk already takes no room a second time."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._path = path
-
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Links the file if that can be, else copies it; OSError where it cannot be written."""
-        with whole(self._path / artifact_id) as partial:
+        """Links the file if that can be, else copies it; OSError where it cannot be written, ValueError if outside the folder."""
+        with whole(self._get_filepath(artifact_id)) as partial:
             try:
                 os.link(content_body.name, partial)
             except (OSError, AttributeError, TypeError):  # another disk, a disk without links, a body without a name

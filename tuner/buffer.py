@@ -107,14 +107,18 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             self._claim(study_id, trial_id)
             return self._seen[study_id].trials[trial_id]
 
-    def flush(self) -> list[int]:
-        """Writes what is waiting, in one transaction; returns the trials that somebody else has ended or taken: of these nothing is."""
+    def flush(self, patience: Patience | None = None) -> list[int]:
+        """Writes what is waiting, in one transaction; returns the trials that somebody else has ended or taken: of these nothing is.
+
+        Args:
+            patience: another than the storage's.
+        """
         with self._lock:
             waiting, self._queue = self._queue, []
             if not waiting:
                 return []
             try:
-                lost = self.patience(write_rows, self.backend, waiting, self._fenced(waiting))
+                lost = (patience or self.patience)(write_rows, self.backend, waiting, self._fenced(waiting))
             except BaseException:
                 self._queue = waiting + self._queue  # nothing was written: it waits on
                 raise
@@ -144,14 +148,26 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """The trials of a study that run or wait, with an attribute of each, as the database has them now."""
         return self.patience(read_unfinished, self.backend, study_id, key)
 
-    def mark_own(self, key: str, value: Any) -> None:
-        """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us."""
+    def as_now(self, study_id: int, trial_ids: Iterable[int]) -> list[FrozenTrial]:
+        """These trials of others, and all that are new, read from the database; these in the order of their numbers."""
         with self._lock:
-            self.flush()
+            wanted, seen = set(trial_ids), self._known(study_id)
+            self._add(study_id, self.patience(read_trials, self.backend, study_id, wanted, seen.newest))
+            return sorted((seen.trials[trial_id] for trial_id in wanted), key=lambda trial: trial.number)
+
+    def mark_own(self, key: str, value: Any, wait: bool = True) -> None:
+        """Sets an attribute of all trials that are our own, if it is what we know; one whose is not has been taken from us.
+
+        Args:
+            wait: whether a storage that is away is waited for: meanwhile nobody else can use this one.
+        """
+        patience = self.patience if wait else Patience(seconds=0)
+        with self._lock:
+            self.flush(patience)
             for trial_id, study_id in list(self._own.items()):
                 trials = self._seen[study_id].trials
                 was = trials[trial_id].user_attrs.get(key)
-                if self.patience(take_over, self.backend, trial_id, key, was, value):
+                if patience(take_over, self.backend, trial_id, key, was, value):
                     changed = copy.copy(trials[trial_id])
                     changed.user_attrs = {**changed.user_attrs, key: value}
                     trials[trial_id] = changed

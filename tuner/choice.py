@@ -139,10 +139,10 @@ def settings_toml(settings: Mapping[str, Any], epochs: int) -> str:
 
 def options(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any], seed: int | None = None) -> list[str]:
     """The options with which `tuner train` trains these settings on the study's data."""
-    stories = [] if data["stories"] is None else [f"--num-stories {data['stories']}"]
+    stories = [] if data["stories"] is None else [f"--num-stories {_quoted(data['stories'])}"]
     own = [] if seed is None else [f"--seed {seed}"]
-    flags = [f"{_flag(name)} {value}" for name, value in settings.items()]
-    return [f"--data {shlex.quote(data['source'])}", *stories, f"--split-seed {data['seed']}", *own, f"--epochs {epochs}", *flags]
+    flags = [f"{_quoted(_flag(name))} {_quoted(value)}" for name, value in settings.items()]
+    return [f"--data {_quoted(data['source'])}", *stories, f"--split-seed {_quoted(data['seed'])}", *own, f"--epochs {epochs}", *flags]
 
 
 def settings_command(settings: Mapping[str, Any], epochs: int, data: Mapping[str, Any]) -> str:
@@ -154,6 +154,11 @@ def settings_command(settings: Mapping[str, Any], epochs: int, data: Mapping[str
         else:
             lines.append(f"  {part}")
     return " \\\n".join(lines)
+
+
+def _quoted(value: Any) -> str:
+    """As one word of a shell, whatever a row of the database holds."""
+    return shlex.quote(str(value))
 
 
 def _flag(name: str) -> str:

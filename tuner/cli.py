@@ -25,6 +25,7 @@ from tuner.options import (
     device_option,
     json_option,
     metrics_options,
+    printable,
     show,
     storage_option,
     stories_option,
@@ -301,7 +302,7 @@ def _say_last(event: str, text: str, arguments: list[str]) -> None:
         from tuner.events import line
 
         text = line(event, "error" if event == "error" else "info", message=text.removeprefix("error: "))
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -49,8 +50,8 @@ def dashboard(
 ) -> None:
     """Serves optuna-dashboard over the storage: on this machine only, unless --host says otherwise.
 
-    On another address everybody must log in with a token: TUNER_DASHBOARD_TOKEN, the file that TUNER_DASHBOARD_TOKEN_FILE names, or one
-    that is made and printed at the first start.
+    On another address, and where the storage is a server with a password, everybody must log in with a token: TUNER_DASHBOARD_TOKEN, the
+    file that TUNER_DASHBOARD_TOKEN_FILE names, or one that is made and printed at the first start.
 
     Example: tuner dashboard quick --port 8080
     """
@@ -68,6 +69,7 @@ def dashboard(
         lambda line: click.echo(line, err=True),
         host=host,
         port=port,
+        open_here=served.backend.engine.dialect.name == "sqlite",
         names=names,
         read_only=read_only,
         study=number,
@@ -95,7 +97,7 @@ def report(study: str, storage: str, output: Path | None) -> None:
 
     opened = open_storage(storage, create=False)
     found = find_study(opened, study)
-    path = output or Path(f"{found.study_name}.html")
+    path = output or Path(re.sub(r"[^\w@. -]", "_", found.study_name) + ".html")  # here, whatever others call their studies
     text = render(view(found, CurveTable(opened, found._study_id), shown(storage)), path.suffix.removeprefix("."))
     try:
         with whole(path) as partial:

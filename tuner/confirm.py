@@ -7,6 +7,7 @@ import datetime
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,9 +19,10 @@ from model.noise import derived_seed
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import Outcome, device_failures
+from tuner.halfway import Halfway, Key, UnderWay
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
-from tuner.seam import Scored, Tally, Trainer, TrainerFactory
+from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
 from tuner.study import BASELINE
 from tuner.tables import RunTable
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
@@ -47,12 +49,14 @@ class Run:
 
 @dataclass(eq=False)
 class _Array:
-    """Runs of one shape, side by side, from their first epoch on; `spare`: of baselines that the search has not ended."""
+    """Runs of one shape, side by side; `spare`: of baselines that the search has not ended."""
 
     shape: ModelShape
     runs: Sequence[Run]
     spare: bool = False
     epochs: int = 0
+    held: Sequence[Held] = ()
+    """The states to go on from; none: from the beginning."""
     trainer: Trainer | None = None
     scored: Sequence[Scored | None] = ()
     seconds: float = 0.0
@@ -65,11 +69,35 @@ class _Array:
     def job(self, lane: int, make_trainer: TrainerFactory) -> Job:
         """Its next epoch."""
         if self.trainer is None:
-            trainer = make_trainer(self.shape, len(self.runs))
+            self.trainer = self._filled(make_trainer)
+        return Job(lane, self.trainer, len(self.runs), max(WATCH_SECONDS, WATCH_TIMES * self.seconds), self.seconds)
+
+    def _filled(self, make_trainer: TrainerFactory) -> Trainer:
+        trainer, held = make_trainer(self.shape, len(self.runs)), self.held
+        self.held = ()
+        if not held:
             for slot, run in enumerate(self.runs):
                 trainer.load(slot, run.hyperparameters)
-            self.trainer = trainer
-        return Job(lane, self.trainer, len(self.runs), max(WATCH_SECONDS, WATCH_TIMES * self.seconds), self.seconds)
+            return trainer
+        try:
+            with device_failures():
+                for slot, run in enumerate(self.runs):
+                    trainer.resume(slot, run.hyperparameters, held[slot])
+        except (ValueError, KeyError, RuntimeError):  # what was held is of another form: from the beginning
+            self.epochs = 0
+            return self._filled(make_trainer)
+        return trainer
+
+    @property
+    def key(self) -> tuple[Key, ...]:
+        """Which runs these are."""
+        return tuple((run.trial, run.hyperparameters.seed) for run in self.runs)
+
+    def under_way(self) -> tuple[int, UnderWay]:
+        """How many epochs its runs have made, and their states."""
+        if self.trainer is None:
+            return self.epochs, dict(zip(self.key, self.held, strict=True))
+        return self.epochs, {key: self.trainer.held(slot) for slot, key in enumerate(self.key)}
 
     def take(self, tried: Attempt) -> None:
         """What came of an epoch; the trainer's error where it failed."""
@@ -135,6 +163,7 @@ def confirm(
     progress: Callable[[int, int], None],
     tell: Callable[[str], None],
     lanes: int = 1,
+    halfway: Path | None = None,
 ) -> dict[str, Any]:
     """Trains leaders and baselines with the fresh seeds they lack, at the study's full epochs, and stores what came of it array by array.
 
@@ -143,6 +172,7 @@ def confirm(
         progress: is told how many epochs of how many are trained.
         tell: is told what is trained, and when the test split is used once more.
         lanes: how many arrays train at the same time.
+        halfway: the file that holds the runs under way; None: those of a confirmation that is broken off begin anew.
 
     Returns:
         The finding, which is stored with the study; see `finding_of`.
@@ -161,6 +191,8 @@ def confirm(
     epochs = definition.budget.epochs
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
+    kept = Halfway(halfway, study.user_attrs["mark"], tell)
+    _go_on(arrays, kept, epochs)
     over, failed, left_out = 0, list[Exception](), dict[int, str]()
     while arrays and not failed:
         for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
@@ -176,9 +208,21 @@ def confirm(
         progress(over * epochs + trained, (over + whole) * epochs)
         over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
         arrays = [array for array in arrays if array.epochs < epochs]
+        if kept.due:
+            kept.hold([array.under_way() for array in arrays if array.epochs])
     if failed:
         raise failed[0]
+    kept.forget()
     return _conclude(study, definition, runs, trials, left_out)
+
+
+def _go_on(arrays: Sequence[_Array], kept: Halfway, epochs: int) -> None:
+    """Gives arrays what is held of them."""
+    found = kept.found()
+    for array in arrays:
+        made, held = found.get(array.key, (0, []))
+        if 0 < made < epochs:
+            array.epochs, array.held = made, held
 
 
 def _covering(study: optuna.Study, definition: StudyDefinition, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:

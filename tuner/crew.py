@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from types import TracebackType
+
+from tuner.remote import module
 
 POLL_SECONDS = 2.0
 
@@ -43,20 +43,19 @@ class Crew:
         telling: Sequence[str] = (),
     ) -> None:
         self._study, self._devices, self._width, self._began, self._telling = study, devices, width, began, telling
-        shared = {"OMP_NUM_THREADS": str(threads), "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
-        self._environment = {**os.environ, **shared}
+        self._shared = {"OMP_NUM_THREADS": str(threads), "TUNER_STORAGE": storage, "TUNER_ARTIFACTS": artifacts}
         self._workers: list[subprocess.Popen[bytes]] = []
         self._tell, self._alone, self._meanwhile = tell, alone, meanwhile
 
     def __enter__(self) -> Crew:
         try:
             for device in self._devices:
-                command = [sys.executable, "-m", "tuner", "worker", self._study, "--device", device]
+                command, environment = module("tuner", "worker", self._study, "--device", device)
                 command += ["--width", str(self._width), "--of-search", repr(self._began), *self._telling]
                 command += ["--alone"] if self._alone(device) else []
                 started = subprocess.Popen(
                     command,
-                    env=self._environment,
+                    env={**environment, **self._shared},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C reaches them through us alone: a second signal would end them without a snapshot

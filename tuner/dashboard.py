@@ -76,6 +76,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8080,
+    open_here: bool = True,
     names: Iterable[str] = (),
     read_only: bool = False,
     study: int | None = None,
@@ -84,6 +85,7 @@ def serve(
     """Serves the dashboard until interrupted; on any address but loopback everybody must log in.
 
     Args:
+        open_here: whether nobody need log in on loopback: whoever is on this machine can reach the storage without us too.
         names: further names under which it may be reached.
         study: the id of the study whose page is told of.
         show: whether to open it in a browser.
@@ -100,7 +102,7 @@ def serve(
         raise TunerError(f"cannot listen on port {port} of {host} ({error.strerror}); {advice}") from error
     with listening:
         token = given_token(os.environ)
-        if token is None and not is_loopback(host):
+        if token is None and not (open_here and is_loopback(host)):
             token = made_token(KEPT_TOKEN, tell)
         gate = Gate(wsgi(storage, artifact_store=artifacts), token, (*names, host), read_only)
         page = "/dashboard" if study is None else f"/dashboard/studies/{study}"

@@ -268,15 +268,20 @@ class StudyDefinition(_Section):
         if not isinstance(name := trial.get("name"), str) or not name.strip():
             raise ValueError(f"{label}: each needs a name")
         point = self.point(trial)
-        for name, space in self.search.items():
-            value = point[name]
-            if not self._holds(space, value):
-                allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())
-                raise ValueError(f"{label}: {name} = {value!r} cannot be reached; allowed: {allowed}")
+        if (fault := self.fault(point)) is not None:
+            raise ValueError(f"{label}: {fault}")
         for name, given in trial.items():
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
         self._check(self.filled(point), label)  # 128.0 is one of [64, 128], and no number of dimensions
+
+    def fault(self, settings: Mapping[str, Any]) -> str | None:
+        """What of these settings lies outside the space, and what is allowed; None if nothing does. Others do not matter."""
+        for name, space in self.search.items():
+            if name in settings and not self._holds(space, settings[name]):
+                allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())
+                return f"{name} = {settings[name]!r} cannot be reached; allowed: {allowed}"
+        return None
 
     @staticmethod
     def _holds(space: Numbers | Choices, value: Value) -> bool:

@@ -82,7 +82,8 @@ class Endings:
         counts = value is not None and running.above(self._definition.objective.round_trip_floor)
         self._observer.ended(running, verdict, value if counts else None)
         if self._keep is not None and value is not None:
-            self._trimmed |= trim(self._study, self._definition, self._artifacts, self._keep, self._observer.noticed, self._trimmed)
+            of_study = self._study, self._definition, self._checkpoints, self._artifacts
+            self._trimmed |= trim(*of_study, self._keep, self._observer.noticed, self._trimmed)
         self._failures = self._failures + 1 if verdict.cause == "failed" else 0
         if self._failures >= FAILURES_IN_A_ROW:
             raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; fix that and run it again")
@@ -92,7 +93,7 @@ class Endings:
         """Saves a finished trial's model; where."""
         if running.scored is None:
             raise ValueError(f"trial {running.number} was never evaluated")
-        path = self._checkpoints / f"trial-{running.number}.safetensors"
+        path = model_of(self._checkpoints, running.number)
         try:
             with device_failures():
                 save(path, running.scored)
@@ -125,9 +126,15 @@ class Endings:
             trial.set_constraint(name, value)
 
 
+def model_of(checkpoints: Path, number: int) -> Path:
+    """Where a trial's model is."""
+    return checkpoints / f"trial-{number}.safetensors"
+
+
 def trim(
     study: optuna.Study,
     definition: StudyDefinition,
+    checkpoints: Path,
     artifacts: Artifacts,
     keep: int,
     tell: Callable[[str], None],
@@ -136,6 +143,7 @@ def trim(
     """Removes the models of all but the best finished trials.
 
     Args:
+        checkpoints: the study's folder of them: no other file is removed, whatever a row of the database says of where a model is.
         keep: how many stay; as many as are confirmed do in any case.
         trimmed: trials whose model is gone.
 
@@ -146,7 +154,7 @@ def trim(
     best, removed = {trial.number for trial in (*feasible(trials)[:keep], *candidates(trials)[: definition.confirm.top])}, set[int]()
     for trial in trials:
         if trial.number not in best and trial.number not in trimmed and "checkpoint" in trial.user_attrs:
-            path = Path(trial.user_attrs["checkpoint"])
+            path = model_of(checkpoints, trial.number)
             try:
                 path.unlink(missing_ok=True)
                 artifacts.remove(path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import json
@@ -74,8 +75,9 @@ class JsonEvents(Observer):
 
     def _say(self, event: str, level: str = "info", **what: Any) -> None:
         if level != "info" or self._words >= 0:
-            self._stream.write(line(event, level, study=self._study, **what) + "\n")
-            self._stream.flush()
+            with contextlib.suppress(OSError):  # a log on a disk that is full costs its lines, not the search
+                self._stream.write(line(event, level, study=self._study, **what) + "\n")
+                self._stream.flush()
 
     def _where(self, running: Running) -> dict[str, Any]:
         """Its slot as one counts from outside: the lowest number that no other running trial has."""

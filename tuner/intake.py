@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from model.config import Hyperparameters
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
 from tuner.climb import Room, guide, starters_of
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
-from tuner.ownership import OWNER, alive, in_seat, itself, owner
+from tuner.ownership import OWNER, alive, in_seat, itself, owner, seat_of
 from tuner.promotion import STEP
 from tuner.slots import Running
 from tuner.snapshots import SearchState, Seat, SlotState
@@ -123,6 +124,8 @@ class Intake:
     def next(self, fresh: bool = True, may_begin: MayBegin = _always) -> Running | None:
         """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
 
+        It has an error where its settings are none of the study's.
+
         Args:
             fresh: whether a new one may begin.
             may_begin: whether that may be a certain baseline.
@@ -135,12 +138,12 @@ class Intake:
                 return running
         trials = self.storage.unfinished(self.study._study_id, OWNER)
         if strays := [t for t in trials if self._stray(t)]:
-            places = {(stray.value["host"], int(stray.value["seat"])) for stray in strays if stray.value is not None}
+            places = {place for stray in strays if (place := seat_of(stray.value)) is not None}
             found = [(self.storage.get_trial(t.trial_id), t.value) for t in strays]  # before what takes long: others look for them too
             self._left = [frozen for frozen, judged in found if frozen.user_attrs.get(OWNER) == judged]
             self._behind = self.seat.left_behind(self.mark, places)
             return self.next(fresh, may_begin)
-        return self._new(sum(t.state == TrialState.WAITING for t in trials), may_begin) if fresh else None
+        return self._new([t.trial_id for t in trials if t.state == TrialState.WAITING], may_begin) if fresh else None
 
     @property
     def coming(self) -> frozenset[int]:
@@ -172,37 +175,42 @@ class Intake:
 
     def _again(self, frozen: FrozenTrial, state: SlotState | None) -> Running | None:
         """An earlier trial, where it was held. If it has not ended it becomes ours again; None if another process took it over first."""
-        trial: Trial | FrozenTrial = frozen
-        if not frozen.state.is_finished():
-            if not self.storage.take_over(frozen, OWNER, owner(self.seat.number)):
-                return None
-            trial = self._suggested(frozen._trial_id, frozen.number)
-        running = self._running(trial)
+        over = frozen.state.is_finished()
+        if not over and not self.storage.take_over(frozen, OWNER, owner(self.seat.number)):
+            return None
+        if (fault := self._foreign(frozen)) is not None:
+            return self._refused(frozen if over else Trial(self.study, frozen._trial_id), fault)
+        running = self._running(frozen if over else self._suggested(frozen._trial_id, frozen.number))
         running.reached = max(frozen.intermediate_values, default=0)
         if state is not None:
             running.go_on(state)
         return running
 
-    def _new(self, waiting: int, may_begin: MayBegin) -> Running | None:
+    def _new(self, waiting: Sequence[int], may_begin: MayBegin) -> Running | None:
         """A trial that has not begun, while the budget lasts. Its parameters are drawn after the lock is released, so that others can ask.
 
         Args:
-            waiting: how many trials wait to begin, put in by the definition or by a user.
+            waiting: the ids of the trials that wait to begin, put in by the definition or by a user.
         """
         with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
             begun = self.storage.begun(self.study._study_id)
             left = self.definition.budget.trials - begun
-            trial_id = self._claimed(waiting, may_begin, waiting >= left) if left > 0 else None
+            trial_id = self._claimed(waiting, may_begin, len(waiting) >= left) if left > 0 else None
         if trial_id is None:
             return None
-        trial = self._suggested(trial_id, self.storage.get_trial(trial_id).number)
+        frozen = self.storage.get_trial(trial_id)
+        if (fault := self._foreign(frozen)) is not None:
+            return self._refused(Trial(self.study, trial_id), fault)
+        trial = self._suggested(trial_id, frozen.number)
         trial.set_user_attr("device", self.device)
         return self._running(trial)
 
-    def _claimed(self, waiting: int, may_begin: MayBegin, last: bool) -> int | None:
+    def _claimed(self, waiting: Sequence[int], may_begin: MayBegin, last: bool) -> int | None:
         """A waiting trial that may begin; else a new one, unless the waiting ones take up all that is left of the budget."""
         mine = owner(self.seat.number)
-        for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if waiting else ():
+        for frozen in self.storage.as_now(self.study._study_id, waiting) if waiting else ():
+            if frozen.state != TrialState.WAITING:
+                continue
             if BASELINE in frozen.user_attrs and not may_begin(frozen, last):
                 continue
             # only if no other process was faster; and until it has an owner, anybody can take it
@@ -213,6 +221,16 @@ class Intake:
         if last and waiting:
             return None
         return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
+
+    def _foreign(self, frozen: FrozenTrial) -> str | None:
+        """What is wrong with the settings of a trial that somebody has put in without `tuner enqueue`."""
+        return self.definition.fault({**frozen.system_attrs.get(FIXED, {}), **frozen.params})
+
+    @staticmethod
+    def _refused(trial: Trial | FrozenTrial, fault: str) -> Running:
+        """A trial that cannot be trained, with the reason: it is to end at once."""
+        error = f"its settings are not of this study: {fault}; `tuner enqueue` says so before they are put in"
+        return Running(trial, Hyperparameters(), error=error)
 
     def _suggested(self, trial_id: int, number: int) -> Trial:
         """A trial with its parameters: as they were, or drawn by a sampler of its own, since a shared one would differ after a resume."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import torch
 
@@ -17,6 +20,7 @@ from tuner.observer import Observer, Watched
 from tuner.slots import Running
 from tuner.verdict import CAUSES, Verdict
 
+PATIENCE_SECONDS = 10.0
 ACTIVITIES = ("training", "evaluating", "asking", "storing", "keeping")
 
 
@@ -89,8 +93,23 @@ def _of_device(device: str) -> dict[str, tuple[str, float]]:
     return found
 
 
+class _OfItsFamily(WSGIServer):
+    """On an IPv6 address."""
+
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    """Says nothing of who asks, and waits for nobody long: the next one waits for him."""
+
+    timeout = PATIENCE_SECONDS
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Nothing."""
+
+
 class MetricsServer:
-    """Serves figures on an address while it is open.
+    """Serves figures on an address while it is open; one at a time, so that whoever holds connections open takes nothing from the search.
 
     Raises:
         TunerError: the client is not installed, or the address cannot be bound.
@@ -98,15 +117,17 @@ class MetricsServer:
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
         try:
-            from prometheus_client import CollectorRegistry, start_http_server
+            from prometheus_client import CollectorRegistry, make_wsgi_app
         except ModuleNotFoundError as error:
             raise TunerError("--metrics-port needs the Prometheus client: pip install 'tuner[metrics]'") from error
         registry = CollectorRegistry()
         registry.register(metrics)
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server = make_server(host, port, make_wsgi_app(registry), _OfItsFamily if ":" in host else WSGIServer, _Quiet)
         except (OSError, OverflowError) as error:
             raise TunerError(f"{host}:{port} cannot be served on ({error}); name another with --metrics-port and --metrics-host") from error
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
 
     @property
     def port(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -95,4 +96,9 @@ def plain(value: Any) -> Any:
 
 def show(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
     """One JSON object, or the lines."""
-    click.echo(json.dumps(plain(summary), allow_nan=False) if as_json else "\n".join(lines))
+    click.echo(json.dumps(plain(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
+
+
+def printable(text: str) -> str:
+    """Text of a database or a file, without what a terminal would obey; lines stay lines."""
+    return text.translate(CONTROLS)

@@ -16,6 +16,7 @@ from tuner.errors import StorageError
 
 OWNER = "owner"
 """The attribute of a running trial that says whose it is."""
+SAID: dict[str, type | tuple[type, ...]] = {"host": str, "pid": int, "started": str, "seat": int, "seen": (int, float)}
 BEAT_SECONDS, SILENT_SECONDS = 30.0, 300.0
 PROCESSES, GONE = Path("/proc"), ("Z", "X")
 """Where Linux tells of processes, and the states of those that only their parents still know."""
@@ -27,16 +28,28 @@ def owner(seat: int) -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": pid, "started": _started_at(pid), "seat": seat, "seen": time.time()}
 
 
-def in_seat(owner: Mapping[str, Any] | None, seat: int) -> bool:
+def _readable(owner: Any) -> Mapping[str, Any] | None:
+    """An owner as `owner` says it; None of anything else, for whoever can write to the database can write what he likes."""
+    if isinstance(owner, Mapping) and all(isinstance(owner.get(name), kind) for name, kind in SAID.items()):
+        return owner
+    return None
+
+
+def seat_of(owner: Any) -> tuple[str, int] | None:
+    """The host and the seat of an owner."""
+    known = _readable(owner)
+    return None if known is None else (known["host"], known["seat"])
+
+
+def in_seat(owner: Any, seat: int) -> bool:
     """Whether the owner was in this seat of this host: a process before this one that is dead, or this one itself."""
-    here = owner is not None and owner["host"] == socket.gethostname() and owner["seat"] == seat
-    return here and (itself(owner) or not alive(owner))
+    return seat_of(owner) == (socket.gethostname(), seat) and (itself(owner) or not alive(owner))
 
 
-def itself(owner: Mapping[str, Any] | None) -> bool:
+def itself(owner: Any) -> bool:
     """Whether the owner is this very process."""
-    pid = os.getpid()
-    return owner is not None and (owner["host"], owner["pid"], owner["started"]) == (socket.gethostname(), pid, _started_at(pid))
+    known, pid = _readable(owner), os.getpid()
+    return known is not None and (known["host"], known["pid"], known["started"]) == (socket.gethostname(), pid, _started_at(pid))
 
 
 def gone(seat: int) -> dict[str, Any]:
@@ -44,18 +57,19 @@ def gone(seat: int) -> dict[str, Any]:
     return {**owner(seat), "started": "", "seen": 0.0}
 
 
-def alive(owner: Mapping[str, Any] | None, back: float = 0.0) -> bool:
+def alive(owner: Any, back: float = 0.0) -> bool:
     """Whether the process that owns a trial still runs; one on another host (or in another container) must have been seen of late.
 
     Args:
         back: when the storage came back after it had been away: nobody could be seen before.
     """
-    if owner is None:
+    known = _readable(owner)
+    if known is None:
         return False
-    if owner["host"] != socket.gethostname():
-        seen = float(owner["seen"])
+    if known["host"] != socket.gethostname():
+        seen = float(known["seen"])
         return seen > 0 and time.time() - max(seen, back) < SILENT_SECONDS
-    return bool(owner["started"]) and _started_at(owner["pid"]) == owner["started"]
+    return bool(known["started"]) and _started_at(known["pid"]) == known["started"]
 
 
 def _started_at(pid: int) -> str:

@@ -144,21 +144,22 @@ class Prepared:
 
         Args:
             keep: whether what is measured holds for the study from now on: not if this process has only a share of a machine. Nor does
-                it where others hold the device's memory: there will be more room.
+                it where others hold the device's memory: there will be more room. What a CPU's cores are is seen anew on each machine.
         """
         if self.request.width is not None:
             return self.request.width
-        known: dict[str, int] = self.study.user_attrs.get("width", {})
-        trials, processes = self.definition.budget.trials, 1 if self.device.type == "cpu" else self.request.processes
+        known: dict[str, int] = {} if self.device.type == "cpu" else self.study.user_attrs.get("width", {})
+        trials, sharing = self.definition.budget.trials, self.request.processes
+        processes = 1 if self.device.type == "cpu" else sharing  # they share out its cores
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
                 steps = WIDEST.bit_length()
                 with device_failures():
-                    measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), processes)
+                    measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), sharing)
                     crowded = held_by_others(self.device) > CROWDED
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
-            if keep and not measured.bound and not measured.short and not crowded:
+            if keep and self.device.type != "cpu" and not measured.bound and not measured.short and not crowded:
                 self.study.set_user_attr("width", known)
         return min(known[self.device.type], trials if processes == 1 else half_of(trials, processes))  # what was known may be of one
 
@@ -174,19 +175,30 @@ class Prepared:
         curves = CurveTable(backend, study._study_id, patience)
         return Publisher(study, curves, self.artifacts, patience, shown(self.request.storage), tell)
 
+    @property
+    def _checkpoints(self) -> Path:
+        """The folder for the models of the study's trials."""
+        return _folder(self.request.base / "checkpoints", self.request.storage, self.study.study_name)
+
+    @property
+    def _snapshots(self) -> Path:
+        """The folder for what a killed run goes on from."""
+        return _folder(self.request.base / "snapshots", self.request.storage, self.study.study_name)
+
     def trim(self, tell: Callable[[str], None]) -> None:
         """Removes the models that are not to be kept, of whichever process."""
         if self.request.keep is not None:
-            trim(self.study, self.definition, self.artifacts, self.request.keep, tell)
+            trim(self.study, self.definition, self._checkpoints, self.artifacts, self.request.keep, tell)
 
     def confirm(self, width: int, console: Console) -> dict[str, Any]:
         """Trains the leaders and the baselines again and scores them on the test split."""
         with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
             runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
             lanes, trials = min(width, lanes_of(self.device.type)), self.definition.confirm.top + len(self.definition.baselines)
+            halfway = self._snapshots / "confirming.safetensors"
             missing = self.definition.confirm.seeds * trials - sum(map(len, runs.by_key().values()))
             with self._makers(lanes, missing) as make_trainer:
-                return confirm(self.study, self.definition, runs, make_trainer, width, _alive(bar), plainly(console), lanes)
+                return confirm(self.study, self.definition, runs, make_trainer, width, _alive(bar), plainly(console), lanes, halfway)
 
     @contextlib.contextmanager
     def _makers(self, lanes: int, trials: int) -> Iterator[TrainerFactory]:
@@ -204,7 +216,7 @@ class Prepared:
         Args:
             alone: whether no other process of ours is known to train on the device.
         """
-        request, name, lanes = self.request, self.study.study_name, lanes_of(self.device.type)
+        request, lanes = self.request, lanes_of(self.device.type)
         ended = sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
         with self._makers(lanes, self.definition.budget.trials - ended) as make_trainer:
             Search(
@@ -214,8 +226,8 @@ class Prepared:
                 CurveTable(self.storage.backend, self.study._study_id, self.storage.patience),
                 width=width,
                 device=str(self.device),
-                checkpoints=_folder(request.base / "checkpoints", request.storage, name),
-                snapshots=_folder(request.base / "snapshots", request.storage, name),
+                checkpoints=self._checkpoints,
+                snapshots=self._snapshots,
                 artifacts=open_artifacts(request.place),
                 observer=observer,
                 keep=request.keep,
@@ -279,6 +291,7 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     console.print(
         f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train; on {device}",
         soft_wrap=not console.is_terminal,
+        markup=False,
     )
     return Prepared(request, definition, study, storage, corpus, device, begun)
 

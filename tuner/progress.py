@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import time
 from collections import Counter
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from model.config import ROLES
 from tuner.observer import Observer, Watched
+from tuner.options import printable
 from tuner.study import BASELINE, epochs_of, feasible
 from tuner.summary import cause_of, reason_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
@@ -53,8 +54,13 @@ def _bar(value: float, low: float, high: float) -> str:
 
 
 def plainly(console: Console) -> Callable[[str], None]:
-    """Says something in one line, as it is."""
-    return functools.partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    """Says something in one line, as it is; where it cannot be said, for a log on a disk that is full, nothing else is lost by that."""
+
+    def say(text: str) -> None:
+        with contextlib.suppress(OSError):
+            console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
+
+    return say
 
 
 class BarProgress:
@@ -191,12 +197,12 @@ class Line:
 
 def screen(title: str, lines: Sequence[Line], totals: Sequence[str], verdicts: Sequence[str], width: int) -> Group:
     """The table of slots, the totals and the last verdicts; what is too long for the width is cut, nothing is wrapped."""
-    below = [Text(line, no_wrap=True, overflow="ellipsis") for line in (*totals, *verdicts)]
+    below = [Text(printable(line), no_wrap=True, overflow="ellipsis") for line in (*totals, *verdicts)]
     return Group(_table(title, lines, wide=width >= WIDE), *below)
 
 
 def _table(title: str, lines: Sequence[Line], wide: bool) -> Table:
-    table = Table(title=title, expand=False, pad_edge=False, box=SIMPLE_HEAD)
+    table = Table(title=Text(printable(title)), expand=False, pad_edge=False, box=SIMPLE_HEAD)
     columns = ("trial", "lr", "shape", "epoch", "loss", "accuracy", *(ROLES if wide else ()), "curve")
     for name in columns:
         table.add_column(name, justify="left" if name in ("shape", "curve") else "right", no_wrap=True)

@@ -151,6 +151,14 @@ class RemoteTrainer:
         return found
 
 
+def module(name: str, *words: str) -> tuple[list[str], dict[str, str]]:
+    """The command that runs a module of ours in a process of its own, and its environment.
+
+    It finds modules where this process does: by itself `-m` looks first in the folder that it is started in, where a `model.py` may lie.
+    """
+    return [sys.executable, "-P", "-m", name, *words], {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+
+
 class Killed(MemoryError):
     """A process was killed, as is done where memory runs short."""
 
@@ -165,13 +173,14 @@ class Process:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
+            command, environment = module("tuner.remote_end", str(theirs.fileno()))
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "tuner.remote_end", str(theirs.fileno())],  # -P: not the folder it is started in
+                    command,
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=sys.__stderr__,  # standard output is for what the command prints
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                    env=environment,
                     start_new_session=True,  # ctrl-C is for this process, which then ends that one
                 )
             except OSError as error:

@@ -158,7 +158,7 @@ class Search:
         self._keeper = Keeper(self._seat, self._clock, self.observer.noticed)
         self._ledger = Ledger(self.study, self._seat.number, {})
         patience = self.storage.patience.seconds
-        heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number)))
+        heart = Heart(lambda: self.storage.mark_own(OWNER, owner(self._seat.number), wait=False))
         try:
             self._take_up()
             self._admission.begin(self._make_trainer)
@@ -202,6 +202,8 @@ class Search:
         if state is not None:
             self._ledger = Ledger(self.study, self._seat.number, state.seconds, state.ledger)
         self._allowance.earlier = self._ledger.gpu_seconds
+        if state is not None and self.asked < state.width[1]:
+            arrays = self._fewer(arrays)
         outside = list[Running]()
         for slots, lane in zip(arrays, state.lanes if state else (), strict=True):
             for running in slots:
@@ -213,6 +215,16 @@ class Search:
             self._arrays.narrow(len(self.running))
             self.observer.noticed(f"no room for {len(outside)} of the trials that go on; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
+
+    def _fewer(self, arrays: Sequence[Sequence[Running]]) -> list[list[Running]]:
+        """Only so many of the trials that were in slots as are asked for now, array by array; the others wait."""
+        kept, over = list[list[Running]](), list[Running]()
+        for slots in arrays:
+            room = self.asked - sum(map(len, kept))
+            kept.append(list(slots[:room]))
+            over += slots[room:]
+        self._intake.park(over)
+        return kept
 
     def _place(self, ended: Sequence[Slot]) -> None:
         """Fills the free slots, and again as long as some trials did not fit and none trains."""
@@ -234,9 +246,12 @@ class Search:
             if (running := self._intake.next(self._admission.trial(going[lane], coming), may_begin)) is None:
                 full.add(lane)
                 continue
+            begun += 1
+            if running.error is not None:
+                self._end(running, Verdict("failed", 0, running.error), _no_model)
+                continue
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
-            begun += 1
         if fresh:
             self._learn()
         self.storage.flush()  # a trial is stored before it trains, so that another process can take it over

@@ -25,15 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from model.files import HEADER, save_numbers
+from model.files import read_numbers, save_numbers
 from tuner.artifacts import Artifacts
 from tuner.errors import SnapshotError
 from tuner.seam import Held
 
-FORMAT, VERSION, KEPT = "tuner snapshot", 5, 2
+FORMAT, VERSION, KEPT = "tuner snapshot", 6, 2
+SLOTS = "slots"
+"""The tensor with what is no tensor of the slots, as JSON: a header of safetensors has no room for the curves of many long trials."""
 KEEP_SECONDS, KEEP_SHARE = 10.0, 0.02
 """States are written so many seconds apart at least, and so far that writing takes no more than this share of the time."""
 FILE = re.compile(r"\d{6,}\.safetensors")
@@ -95,7 +97,8 @@ def write_state(path: Path, state: SearchState) -> None:
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
     own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks, "under_way": state.under_way}
     own["ledger"] = state.ledger
-    save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own, "arrays": arrays})
+    tensors[SLOTS] = torch.frombuffer(bytearray(json.dumps(arrays).encode()), dtype=torch.uint8)
+    save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own})
 
 
 def _fetched(held: Held) -> dict[str, Tensor]:
@@ -113,9 +116,7 @@ def read_state(path: Path) -> SearchState:
         SnapshotError: it is cut short, damaged or of another version.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  safe_open is no mapping
+        header, tensors = read_numbers(path)
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise SnapshotError(f"the snapshot {path} is of version {header['version']}, this program reads {VERSION}")
         return _state(header, tensors)
@@ -125,7 +126,10 @@ def read_state(path: Path) -> SearchState:
 
 def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState:
     apart: dict[tuple[int, int], dict[str, Any]] = {}
+    said = json.loads(tensors[SLOTS].numpy().tobytes())
     for name, tensor in tensors.items():
+        if name == SLOTS:
+            continue
         place, number, own = name.split(".", 2)
         apart.setdefault((int(place), int(number)), {})[own] = tensor
     *arrays, waiting = (
@@ -133,7 +137,7 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
             SlotState(int(slot["trial"]), tuple(slot["curve"]), float(slot["seconds"]), Held(apart.get((p, n), {}), dict(slot["notes"])))
             for n, slot in enumerate(array)
         )
-        for p, array in enumerate(header["arrays"])
+        for p, array in enumerate(said)
     )
     past, (width, asked) = tuple(map(int, header["past"])), header["width"]
     seconds = {str(name): float(value) for name, value in header["seconds"].items()}
@@ -184,7 +188,7 @@ class Seat:
     def _take(self, number: int) -> int | None:
         """A seat's lock, None if somebody has it."""
         self._place(number).mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._place(number) / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(self._place(number) / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # who may read it could hold it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -29,6 +29,10 @@ PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
 SCHEMA_VERSION = 1
 LOCK = 0x74756E65
 BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE, AGAIN_SECONDS = 60, 5, 900.0, 2.0, 60.0
+GONE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+"""What libpq needs to notice within a minute or so that a server has vanished without a word."""
+HOLD_SECONDS = 60.0
+"""Who asks may let the others wait no longer, should it be suspended or vanish."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,7 +65,7 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         if parsed.get_backend_name() == "sqlite":
             arguments["connect_args"] = {"timeout": BUSY_SECONDS}
         elif parsed.get_backend_name() == "postgresql":
-            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
+            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS, **GONE}
         storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=arguments)
         if parsed.get_backend_name() == "sqlite":
             event.listen(storage.engine, "connect", _tune_sqlite)
@@ -212,7 +216,7 @@ def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[N
             with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
                 connection.close()  # ends the transaction, and with it the lock
         return
-    lock = os.open(f"{storage.engine.url.database}.asking", os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(f"{storage.engine.url.database}.asking", os.O_RDWR | os.O_CREAT, 0o600)  # who may read it could hold it
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -223,6 +227,8 @@ def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[N
 def _locked(engine: Engine, study_id: int) -> sqlalchemy.Connection:
     connection = engine.connect()
     try:
+        # one that is suspended, or whose host is gone, must not keep all others waiting
+        connection.execute(sqlalchemy.text(f"SET LOCAL idle_in_transaction_session_timeout = {int(1000 * HOLD_SECONDS)}"))
         connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(LOCK, study_id)))
     except BaseException:
         connection.close()

@@ -17,8 +17,8 @@ others."""
 WIDEST = 256
 FIRST = 16
 """So many are tried first: a GPU waits most of the time with fewer small models."""
-A_CORE = 2
-"""Trials at once for each core of a CPU."""
+A_CORE, FEWEST = 2, 4
+"""Trials at once for each core of a CPU; so many at once learn from each other even where they are more than half of all."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Measured:
         if self.short:
             return f"width {self.width}: there is no room for more now"
         if not self.rates:
-            return f"width {self.width}, {A_CORE} for each core"
+            return f"width {self.width}, " + ("half of the trials" if self.bound else f"{A_CORE} for each core")
         rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
         return f"width {self.width}, of trial-steps a second by width ({rates})"
 
@@ -102,7 +102,9 @@ def fitting(
     processes: int = 1,
 ) -> Measured:
     """How many trials to train at once on a device. A CPU has two for each core, which side by side take up to a fifth less time than one
-    after the other. More than two gain nothing and end later, and measuring that takes longer than a trial."""
+    after the other. More than two gain nothing and end later, and measuring that takes longer than a trial. With many cores they are no
+    more than half of the trials, from which the others can learn."""
     if device == "cpu":
-        return Measured(A_CORE * torch.get_num_threads(), {})
+        wished, most = A_CORE * torch.get_num_threads(), max(FEWEST, half_of(definition.budget.trials, processes))
+        return Measured(min(wished, most), {}, bound=wished > most)
     return measure(make_trainer, definition, tell, processes)

@@ -8,6 +8,8 @@ import torch
 from benchmarks.trainer_speed import operations_per_step
 from model.config import Hyperparameters, LossWeights, ModelShape
 from model.corpus import Corpus
+from model.network import Conditions
+from model.optimizer import BETA1, BETA2, EPSILON, learning_rate
 from model.trainer import FusedTrainer
 
 SHAPE = ModelShape(hidden_dim=32, batch_size=8, max_rules=8)
@@ -134,3 +136,43 @@ def test_the_number_of_operations_does_not_grow_with_slots(small_corpus: Corpus)
             trainer.load(slot, dataclasses.replace(TRIALS[0], seed=slot))
         counts.append(operations_per_step(trainer))
     assert counts[1] == counts[2] == pytest.approx(counts[0], rel=0.05)
+
+
+def test_a_step_follows_the_gradient_of_the_weighted_losses(small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each slot with its own weights; both generating passes count; then as torch's own AdamW with the slot's rate, decay and clip norm."""
+    weights = [(1.0, 0.3, 2.0, 0.1), (0.5, 1.0, 0.0, 0.7)]
+    usual = {"num_rules": 4, "epochs": 2, "dropout": 0.0}
+    trials = [Hyperparameters(seed=slot, loss_weights=LossWeights(*own), **usual) for slot, own in enumerate(weights)]
+    trials[1] = dataclasses.replace(trials[1], lr=5e-3, weight_decay=0.5, clip_norm=0.05)
+    trainer = FusedTrainer(dataclasses.replace(SHAPE, max_rules=4), small_corpus, 2, dtype=torch.float64)
+    for slot, trial in enumerate(trials):
+        trainer.load(slot, trial)
+    settings = trainer._settings()
+    batch, found = trainer._batches.epoch(settings.draw)[0], dict[str, torch.Tensor]()
+    leaves = {name: value.detach().clone().requires_grad_() for name, value in trainer.store.views.items()}
+    losses_4K = trainer.losses(trainer.network.with_tables(leaves, train=True), batch, Conditions())
+    (losses_4K * torch.tensor(weights, dtype=torch.float64).T).sum().backward()
+    backward = trainer._backward
+
+    def noted(loss: torch.Tensor) -> None:
+        backward(loss)
+        found.update({name: gradient.clone() for name, gradient in trainer.store.gradient_views.items()})
+
+    monkeypatch.setattr(trainer, "_backward", noted)
+    rows = [trainer.store.read(slot)[0].clone() for slot in range(2)]
+    trainer._step(*settings.step(0, batch, trainer.shape, 0))
+    assert found.keys() == leaves.keys()
+    for name, leaf in leaves.items():
+        wanted = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        assert torch.allclose(found[name], wanted, rtol=1e-9, atol=1e-12), name
+    for slot, trial in enumerate(trials):
+        values = {name: value.clone().requires_grad_() for name, value in trainer.store.named(rows[slot]).items()}
+        for name, value in values.items():
+            value.grad = found[name][slot].clone()
+        torch.nn.utils.clip_grad_norm_(values.values(), trial.clip_norm)
+        decays = {spec.name: trial.weight_decay if spec.decays else 0.0 for spec in trainer.store.specs}
+        groups = [{"params": [value], "weight_decay": decays[name]} for name, value in values.items()]
+        rate = learning_rate(trial, 0, trainer.steps_an_epoch)
+        torch.optim.AdamW(groups, lr=rate, betas=(BETA1, BETA2), eps=EPSILON).step()
+        ours = trainer.store.named(trainer.store.read(slot)[0])
+        assert all(torch.allclose(ours[name], value, rtol=1e-6, atol=1e-9) for name, value in values.items())

@@ -21,6 +21,7 @@ def test_tallies_add_up_to_the_figures_of_the_split(split: str) -> None:
     stories = list(dict.fromkeys(s.story_id for s in corpus.sentences[split] if s.propositions))
     wanted = [sum(len(s.propositions) for s in corpus.sentences[split] if s.story_id == story) for story in stories]
     tallies, figures = trainer.tally(split), trainer.evaluate(split)
+    assert trainer.tally() == trainer.tally("test") != trainer.tally("valid"), "what is confirmed is scored on the test split"
     assert tallies[1] is None
     assert tallies[0] != tallies[2]
     for slot in (0, 2):

@@ -22,7 +22,7 @@ from tuner.study import open_study
 from tuner.tables import CurveTable
 from tuner.warm import remember
 
-__all__ = ["ScriptedTrainer", "Step", "scripted"]
+__all__ = ["ScriptedTrainer", "Step", "corpus_of", "scripted"]
 
 corpus_of = functools.cache(load_corpus)
 """The same data for every study of scripted trainers."""
@@ -36,6 +36,7 @@ def scripted(
     observer: Observer | None = None,
     warm_start: str | None = None,
     keep_trainers: bool = True,
+    device: str = "cpu",
     **options: Any,
 ) -> tuple[optuna.Study, list[ScriptedTrainer], CurveTable]:
     """A search over scripted trainers, to its end; the study, all trainers that were made, the curves."""
@@ -53,5 +54,5 @@ def scripted(
 
     curves = CurveTable(storage, study._study_id)
     places = {"checkpoints": folder / "checkpoints", "snapshots": folder / "snapshots", "artifacts": Folder(folder / "artifacts")}
-    Search(study, made, noted, curves, width=width, device="cpu", observer=observer, **places, **options).run()
+    Search(study, made, noted, curves, width=width, device=device, observer=observer, **places, **options).run()
     return study, trainers, curves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def test_a_download_that_breaks_off_is_an_error_of_ours(bucket: str, tmp_path: P
 
 
 def test_a_model_that_cannot_be_removed_from_a_store_costs_nothing_and_each_is_removed_once(tmp_path: Path) -> None:
-    """With `--keep`; a trial that somebody ended in the dashboard has none."""
+    """With `--keep`; a trial that somebody ended in the dashboard has none. No other file goes, whatever a row says of where a model is."""
     removed: list[str] = []
 
     class Away(Artifacts):
@@ -104,14 +105,18 @@ def test_a_model_that_cannot_be_removed_from_a_store_costs_nothing_and_each_is_r
     study.set_user_attr("mark", "ours")
     made, artifacts, told, gone = plain(confirm={"top": 1, "seeds": 1}), Away(Folder(tmp_path), "ours"), list[str](), set[int]()
     space = {"lr": FloatDistribution(0, 1)}
+    precious = tmp_path / "precious"
+    precious.touch()
     for number in range(4):
-        marks = {"checkpoint": str(tmp_path / f"trial-{number}.safetensors")} if number != 1 else {}
+        (tmp_path / f"trial-{number}.safetensors").touch()
+        marks = {"checkpoint": [str(precious), None, 5, ""][number]} if number != 1 else {}
         study.add_trial(create_trial(value=number / 10, params={"lr": 0.5}, distributions=space, user_attrs=marks))
     for _ in range(3):
-        gone |= trim(study, made, artifacts, 1, told.append, gone)
+        gone |= trim(study, made, tmp_path, artifacts, 1, told.append, gone)
     assert removed == ["trial-0.safetensors", "trial-2.safetensors", "trial-0.safetensors"]
     assert told == ["the model of trial 0 could not be removed (S3: away)"]
     assert gone == {0, 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "trial-1.safetensors", "trial-3.safetensors"]
 
 
 def test_in_a_folder_nothing_takes_room_twice(tmp_path: Path) -> None:
@@ -123,6 +128,9 @@ def test_in_a_folder_nothing_takes_room_twice(tmp_path: Path) -> None:
     assert path.stat().st_nlink == 2
     with pytest.raises(ArtifactNotFound):
         store.open_reader("b")
+    with pytest.raises(ValueError, match="Invalid artifact_id"):
+        store.write("../b", io.BytesIO(b"x"))
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize(("target", "why"), [("s3://", "names no bucket"), ("s3:///x/", "NoSuchBucket|bucket")])

@@ -2,11 +2,13 @@
 
 import io
 import json
+import math
 import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import optuna
@@ -18,6 +20,7 @@ from rich.console import Console
 
 from model.config import Hyperparameters, ModelShape
 from model.tally import StoryTally
+from tuner import halfway as kept
 from tuner.buffer import BufferedStorage
 from tuner.choice import best_choice
 from tuner.cli import cli
@@ -25,6 +28,7 @@ from tuner.confirm import TEST_USES, confirm
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import SearchError, StudyError, TunerError
 from tuner.preparation import again
+from tuner.seam import Held
 from tuner.storage import DEFAULT_URL, open_storage
 from tuner.study import find_study
 from tuner.summary import audit, audit_line, finding, summarise
@@ -108,6 +112,7 @@ class Confirming:
     def __init__(self, folder: Path, values: dict[float, float]) -> None:
         storage = open_storage(f"sqlite:///{folder}/t.db")
         self.study = optuna.create_study(study_name="luck@test", direction="maximize", storage=BufferedStorage(storage))
+        self.study.set_user_attr("mark", "ours")
         for lr, value in values.items():
             self.study.add_trial(create_trial(value=value, params={"lr": lr}, distributions={"lr": SPACE}))
         marks = {"baseline": "notes"}
@@ -117,15 +122,21 @@ class Confirming:
         self.made: list[list[tuple[float, int]]] = []
         self.asked: list[tuple[int, int]] = []
         self.told: list[str] = []
+        self.patience = math.inf
+        """After so many entries of `made` it is interrupted."""
 
-    def __call__(self, made: StudyDefinition, width: int = 4, room: int = 100, lanes: int = 1, kind: Any = None) -> dict[str, Any]:
+    def __call__(
+        self, made: StudyDefinition, width: int = 4, room: int = 100, lanes: int = 1, kind: Any = None, halfway: Path | None = None
+    ) -> dict[str, Any]:
         def trainer(shape: ModelShape, slots: int) -> Any:
             return (kind or TruthfulTrainer)(self.made, slots, room)
 
         def progress(done: int, total: int) -> None:
             self.asked.append((done, total))
+            if len(self.made) >= self.patience:
+                raise KeyboardInterrupt
 
-        return confirm(self.study, made, self.runs, trainer, width, progress, self.told.append, lanes)
+        return confirm(self.study, made, self.runs, trainer, width, progress, self.told.append, lanes, halfway)
 
     def rates(self, arrays: Sequence[list[tuple[float, int]]]) -> list[float]:
         """The rates that were trained, in order."""
@@ -157,6 +168,8 @@ def test_the_best_mean_over_fresh_seeds_is_chosen_and_beats_the_baseline(lucky: 
     (gap,) = found["differences"]
     assert gap["against"] == "notes"
     assert 0 < gap["low"] < gap["mean"] < gap["high"]
+    squares = [(value - mean(entry["values"])) ** 2 for entry in entries.values() for value in entry["values"]]
+    assert found["seed_noise"]["component_accuracy"] == pytest.approx(math.sqrt(sum(squares) / 4)), "two seeds of each of four"
     text = "\n".join(told(found))
     assert "winner: trial 1, better than every baseline" in text
     assert "points too high" in text
@@ -530,3 +543,87 @@ def test_the_audit_counts_stops_that_would_have_cost_a_good_trial() -> None:
     assert (found["stops"], found["wrong"]) == (13, 2)
     assert "too few to tell" in audit_line(found)
     assert "stopping is wrong in 3 to 18 % of cases" in audit_line({"stops": 40, "wrong": 3, "low": 0.0258, "high": 0.1789})
+
+
+class Resumable:
+    """A trainer whose runs are worth what they have learnt in so many epochs; notes how many each array has made by then."""
+
+    def __init__(self, made: list[int], slots: int, room: int) -> None:
+        self.slots: list[Hyperparameters] = [Hyperparameters()] * slots
+        self.made, self.epochs, self.seconds, self.form = made, [0] * slots, {"training": 0.0}, "epoch"
+
+    def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
+        """Takes a run."""
+        self.slots[slot] = hyperparameters
+
+    def held(self, slot: int) -> Held:
+        """How many epochs it has made."""
+        return Held({}, {self.form: self.epochs[slot]})
+
+    def resume(self, slot: int, hyperparameters: Hyperparameters, held: Held) -> None:
+        """Goes on from there."""
+        self.slots[slot], self.epochs[slot] = hyperparameters, held.notes[self.form]
+
+    def train_epoch(self) -> list[Record]:
+        """One more of each."""
+        self.epochs = [epoch + 1 for epoch in self.epochs]
+        assert len(set(self.epochs)) == 1
+        self.made.append(self.epochs[0])
+        return [Record(epoch) for epoch in self.epochs]
+
+    def evaluate(self) -> list[Scored]:
+        """The more the longer it has trained."""
+        pairs = zip(self.slots, self.epochs, strict=True)
+        return [Scored(TRUTH[hp.lr] * epoch / 5 + hp.seed % 7 / 1000) for hp, epoch in pairs]
+
+    def tally(self) -> list[StoryTally]:
+        """As the truthful one."""
+        truthful = TruthfulTrainer([], len(self.slots))
+        truthful.held = self.slots
+        return truthful.tally()
+
+
+class Changed(Resumable):
+    """One that cannot read what the version before has held."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.form = "step"
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_confirmation_that_is_broken_off_goes_on_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lanes: int) -> None:
+    """To the same finding; nothing is left lying about. What cannot be read begins anew."""
+    monkeypatch.setattr(kept, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(kept, "KEEP_SHARE", float("inf"))
+    whole, held = sorted([*range(1, 6)] * 2), tmp_path / "held.safetensors"
+
+    def begun(name: str) -> Confirming:
+        (tmp_path / name).mkdir()
+        return Confirming(tmp_path / name, {1e-3: 0.8, 2e-3: 0.75, 3e-3: 0.5})
+
+    def broken_off(name: str) -> Confirming:
+        one = begun(name)
+        one.patience = 3 * lanes
+        with pytest.raises(KeyboardInterrupt):
+            one(definition(), lanes=lanes, kind=Resumable, halfway=held)
+        assert sorted(one.made) == sorted([1, 2, 3] * lanes)
+        one.made.clear()
+        one.patience = math.inf
+        return one
+
+    straight = begun("straight")
+    expected = straight(definition(), lanes=lanes, kind=Resumable)
+    assert sorted(straight.made) == whole
+    one = broken_off("one")
+    assert one(definition(), lanes=lanes, kind=Resumable, halfway=held) == expected
+    assert sorted(one.made) == sorted([3, 4, 5, *(range(1, 6) if lanes == 1 else (3, 4, 5))])
+    assert not held.exists()
+    changed = broken_off("changed")
+    assert changed(definition(), lanes=lanes, kind=Changed, halfway=held) == expected
+    assert sorted(changed.made) == whole
+    damaged = broken_off("damaged")
+    held.write_bytes(b"damaged")
+    assert damaged(definition(), lanes=lanes, kind=Resumable, halfway=held) == expected
+    assert sorted(damaged.made) == whole
+    assert "cannot be gone on from" in "".join(damaged.told)

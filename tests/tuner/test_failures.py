@@ -12,24 +12,27 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from model.config import ModelShape
 from model.errors import DeviceError
-from tests.tuner.scripted import ScriptedTrainer, Step, scripted
+from tests.tuner.scripted import ScriptedTrainer, Step, corpus_of, scripted
 from tests.tuner.test_search import definition
+from tuner.bench import Bench
+from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError, TunerError
 from tuner.forecast import forecast, told
 from tuner.job import dry_run
 from tuner.observer import Observer
+from tuner.ownership import OWNER, alive, in_seat, itself, owner, seat_of
 from tuner.preparation import SearchRequest
 from tuner.slots import Running
 from tuner.storage import open_storage
-from tuner.study import find_study
+from tuner.study import find_study, open_study
 from tuner.verdict import Verdict
-from tuner.width import measure
+from tuner.width import fitting, measure
 
 SPACE = {"lr": {"low": 1e-4, "high": 4e-3}, "hidden_dim": {"choices": [16, 32]}}
 MARKED = 1.5e-3
@@ -355,3 +358,78 @@ def test_a_forecast_without_room_says_what_to_do(tmp_path: Path, monkeypatch: py
     request = SearchRequest(made, f"sqlite:///{tmp_path}/t.db", 4096, "cpu", None, False, tmp_path)
     with pytest.raises(TunerError, match=r"cpu has no room for 4096 trials of this study at once \(out of memory\); try a smaller --width"):
         dry_run(request, Console(file=io.StringIO()))
+
+
+class Ticking:
+    """A clock that goes on by a second whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def test_the_budget_of_gpu_minutes_is_that_of_all_runs(tmp_path: Path) -> None:
+    """It ends the search, leaves nothing to the next run, and does not count a CPU's time."""
+    budget = {"trials": 40, "epochs": 3, "gpu_minutes": 0.5}
+    made = plain(budget=budget, search={"lr": SPACE["lr"]}, enqueue=[])
+    for run in range(2):
+        listener = Listener()
+        study, trainers, _ = scripted(tmp_path, made, 4, observer=listener, device="cuda", clock=Ticking())
+        assert any(line.startswith("the study's 0.5 GPU-minutes are used up (--gpu-minutes)") for line in listener.told)
+        assert bool(sum(len(trainer.widths) for trainer in trainers)) == (run == 0)
+    ended = [trial for trial in study.get_trials() if trial.state.is_finished()]
+    assert len(ended) < 40
+    (tmp_path / "cpu").mkdir()
+    study, _, _ = scripted(tmp_path / "cpu", made, 4, clock=Ticking())
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 40
+
+
+def test_a_trial_with_settings_of_another_space_fails_alone(tmp_path: Path) -> None:
+    """Put in without `tuner enqueue`, by whoever can write to the database; its owner may be anything."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[])
+    storage = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db"))
+    study = open_study(storage, made, corpus_of("synthetic", 30, 1))
+    study.enqueue_trial({"lr": 7.0})
+    study.enqueue_trial({"lr": 2e-3})
+    storage.flush()
+    left = storage.backend.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: "x"}))
+    for _ in range(2):
+        study, _, _ = scripted(tmp_path, made, 2)
+        trials = study.get_trials()
+        assert [trial.number for trial in trials if trial.state != TrialState.COMPLETE] == [0]
+        assert trials[0].state == TrialState.FAIL
+        assert (
+            trials[0].user_attrs["verdict"]["reason"].startswith("its settings are not of this study: lr = 7.0 cannot be reached; allowed:")
+        )
+        assert trials[1].params == {"lr": 2e-3}
+        assert study._storage.get_trial(left).state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("what", [None, "x", 7, [], {}, {**owner(0), "seat": "0"}, {**owner(0), "seen": None}, {**owner(0), "pid": "1"}])
+def test_an_owner_that_nobody_of_us_has_written_is_none(what: Any) -> None:
+    """Its trial is taken up, as one that was left."""
+    assert not alive(what)
+    assert not itself(what)
+    assert not in_seat(what, 0)
+    assert seat_of(what) is None
+    assert seat_of(owner(0)) == (owner(3)["host"], 0)
+
+
+def test_on_many_cores_half_of_the_trials_learn_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all begin before any has ended. With few cores, or few trials, there are as many as the cores have room for."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    widths = {trials: fitting("cpu", ScriptedTrainer, plain(budget={"trials": trials, "epochs": 1})) for trials in (100, 24, 3)}
+    assert {trials: found.width for trials, found in widths.items()} == {100: 32, 24: 12, 3: 4}
+    assert widths[100].said() == "width 32, 2 for each core"
+    assert widths[24].said() == "width 12, half of the trials"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert fitting("cpu", ScriptedTrainer, plain(budget={"trials": 24, "epochs": 1})).width == 4
+
+
+def test_of_a_hundred_stops_as_many_are_audited_as_is_said() -> None:
+    """By the trial's number, so that it repeats."""
+    bench = Bench(plain(pruning={"audit": 0.05}), 0.0)
+    assert 450 < sum(map(bench._audited, range(10_000))) < 550

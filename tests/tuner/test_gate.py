@@ -5,14 +5,16 @@ from __future__ import annotations
 import http.client
 import threading
 import wsgiref.simple_server
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from tuner.dashboard import given_token, is_loopback, made_token
+from tuner import dashboard
+from tuner.dashboard import given_token, is_loopback, made_token, serve
 from tuner.errors import TunerError
 from tuner.gate import FIRST_PAUSE, SESSION_SECONDS, Gate
 
@@ -198,3 +200,54 @@ def test_a_token_is_given_or_made_once_and_kept_for_its_owner(tmp_path: Path) ->
     assert [made in line for line in told] == [True, False]
     assert (tmp_path / "runs" / "token").stat().st_mode & 0o777 == 0o600
     assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "192.168.1.7")] == [True, True, True, False, False]
+
+
+def test_a_file_of_a_study_runs_nothing_in_the_page_of_who_looks_at_it(open_to_us: Served) -> None:
+    """Whoever writes to a study can put a page there; what is ours is left as it is."""
+    there = open_to_us.ask("GET", "/artifacts/1/ab").headers
+    assert (there["Content-Security-Policy"], there["X-Content-Type-Options"]) == ("sandbox", "nosniff")
+    assert "Content-Security-Policy" not in open_to_us.ask("GET", "/dashboard").headers
+
+
+def gate_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Callable[[str], int], dict[str, Any], list[str]]:
+    """The gate that `serve` puts before the dashboard: the status that it answers a host name with, what waitress is told, what is said."""
+    kept, told = dict[str, Any](), list[str]()
+
+    def page(environ: dict[str, Any], start: Callable[..., object]) -> list[bytes]:
+        start("200 OK", [])
+        return [b""]
+
+    def served(gate: Gate, **given: Any) -> None:
+        kept.update(given, gate=gate)
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(dashboard, "wsgi", lambda storage, artifact_store: page)
+    monkeypatch.setattr(dashboard, "serve_forever", served)
+    for name in (dashboard.TOKEN, dashboard.TOKEN_FILE):
+        monkeypatch.delenv(name, raising=False)
+    serve(None, None, told.append, port=0, **options)
+
+    def status(host: str) -> int:
+        found: list[str] = []
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies", "HTTP_HOST": host, "REMOTE_ADDR": "127.0.0.1"}
+        kept["gate"](environ, lambda status, headers: found.append(status))
+        return int(found[0][:3])
+
+    return status, kept, told
+
+
+def test_on_another_address_there_is_a_login_and_further_names_are_let_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is made and told; bodies have a limit."""
+    status, kept, told = gate_of(tmp_path, monkeypatch, host="0.0.0.0", names=("box.lan",))
+    assert [status(host) for host in ("box.lan", "127.0.0.1", "other.lan")] == [401, 401, 403]
+    assert "the token to log in with" in told[0]
+    assert kept["max_request_body_size"] == dashboard.LARGEST_BODY
+
+
+def test_on_this_machine_there_is_none_unless_the_storage_is_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is on it reaches a file without us, but not a server that wants a password."""
+    status, _, _ = gate_of(tmp_path, monkeypatch)
+    assert status("localhost") == 200
+    status, _, told = gate_of(tmp_path, monkeypatch, open_here=False)
+    assert status("localhost") == 401
+    assert "the token to log in with" in told[0]

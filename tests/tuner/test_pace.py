@@ -292,3 +292,21 @@ def test_a_start_that_has_no_room_is_made_smaller(tmp_path: Path, monkeypatch: p
     study, told = searched(tmp_path, monkeypatch, 2.0, Narrow)
     assert told == [f"no room for {n} more trials; from now on {n // 2} at once, the others wait" for n in (10, 5)]
     assert count(study.get_trials(), TrialState.COMPLETE) > 10
+
+
+def test_a_run_that_goes_on_knows_how_fast_it_goes_and_has_no_other_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its first epoch; with more trials than before none of those that have begun since becomes one of the first."""
+    timed: list[int] = []
+
+    class Noted(Timed):
+        def rehearse(self, steps: int) -> float:
+            timed.append(steps)
+            return super().rehearse(steps)
+
+    options: dict[str, Any] = {"lanes": 2, "pruning": {"halving": {"keep_first": 1.0, "keep_last": 1.0}}}
+    study, _ = searched(tmp_path, monkeypatch, 0.8, Noted, trials=24, **options)
+    starters = study.user_attrs[STARTERS]
+    assert 0 < starters <= 6, "a quarter of the trials at most"
+    study, _ = searched(tmp_path, monkeypatch, 0.8, Noted, trials=80, **options)
+    assert len(timed) == 2
+    assert study.user_attrs[STARTERS] == starters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
+import tuner.storage
 from tests.kills import COUNTING, outcome, search, started
 from tests.postgres import PASSWORD, Server, serving
 from tests.vehicle import light
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
-from tuner.storage import Patience, open_storage, shown
+from tuner.storage import Patience, asking, open_storage, shown
 from tuner.summary import report
 from tuner.tables import CurveTable
 
@@ -176,3 +178,46 @@ def test_a_search_that_waits_for_its_server_leaves_when_asked(tmp_path: Path, se
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("goes on after epoch") == 4
+
+
+def test_a_server_that_vanishes_without_a_word_is_missed(server: Server) -> None:
+    """What the kernel is told: else a query that was sent waits for a quarter of an hour, or for hours."""
+    connection = open_storage(server.create(next(names))).engine.raw_connection()
+    with socket.socket(fileno=os.dup(connection.driver_connection.fileno())) as opened:
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+    connection.close()
+
+
+def test_one_at_a_time_asks_and_one_that_sleeps_loses_its_turn(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the server, for workers on other machines; of another study it is another turn."""
+    url = server.create(next(names))
+    ours, theirs = open_storage(url), open_storage(url)
+
+    def free(study: int) -> bool:
+        with theirs.engine.connect() as connection:
+            return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({tuner.storage.LOCK}, {study})").scalar())
+
+    with asking(ours, 1, Patience()):
+        assert not free(1)
+        assert free(2)
+    assert free(1)
+    monkeypatch.setattr(tuner.storage, "HOLD_SECONDS", 0.5)
+    with asking(ours, 1, Patience()), asking(theirs, 1, Patience()):
+        pass  # the first sleeps, and the second has the turn
+
+
+def test_a_heart_that_beats_while_the_server_is_away_keeps_nobody_waiting(server: Server) -> None:
+    """It holds what the search needs to wait by itself, and says that it waits."""
+    buffered = BufferedStorage(open_storage(server.create(next(names))))
+    study = optuna.create_study(storage=buffered)
+    trial = study.ask()
+    buffered.mark_own("owner", 1)
+    server.kill()
+    try:
+        with pytest.raises(StorageError):
+            buffered.mark_own("owner", 2, wait=False)
+    finally:
+        server.start()
+    buffered.mark_own("owner", 3)
+    assert study.get_trials()[trial.number].user_attrs == {"owner": 3}

@@ -47,8 +47,8 @@ def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
     try:
         nodes = [cluster.add_node(num_cpus=1, wait=False) for _ in range(2)]
         cluster.wait_for_nodes(timeout=120)
-        url = f"sqlite:///{tmp_path}/tuner.db"
-        options = ["--num-stories", "30", "--trials", "8", "--epochs", "8", "--width", "2", "--no-confirm", "--storage", url]
+        url = f"sqlite:///{tmp_path}/runs/tuner.db"  # as it is by itself
+        options = ["--num-stories", "30", "--trials", "8", "--epochs", "8", "--width", "2", "--no-confirm"]
         command = [sys.executable, "-c", COUNTING, "search", "quick", *options]  # whose baselines keep both at it
         with killed_at_last(
             [*command, "--workers", "2", "--engine", "ray", "--address", cluster.address], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -71,6 +71,9 @@ def test_a_node_that_dies_costs_no_trial(tmp_path: Path) -> None:
     assert re.search(r"trial \d+ finished: ", "".join(said)), "as it happens"
     assert list(tmp_path.glob("runs/artifacts/*")), "the workers run in folders of Ray's"
     trials = [t for t in trials_of(url) if t.state != TrialState.WAITING]
+    models = [Path(t.user_attrs["checkpoint"]) for t in trials if t.state == TrialState.COMPLETE]
+    assert models
+    assert all(path.is_relative_to(tmp_path) and path.is_file() for path in models)
     assert len(owners) == 2
     assert len(trials) == 8
     assert all(t.state.is_finished() for t in trials)

@@ -600,3 +600,35 @@ def test_what_another_took_up_meanwhile_is_left_to_him(tmp_path: Path) -> None:
     assert trial.user_attrs[OWNER] == elsewhere
     assert not here.owns(trial._trial_id)
     seat.close()
+
+
+def test_under_nohup_a_terminal_that_is_closed_ends_nothing() -> None:
+    """Somebody has said that it is not to matter."""
+    code = (
+        "import signal; from tuner.cli import _Signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); _Signals(); signal.raise_signal(signal.SIGHUP); print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
+def test_fewer_slots_than_before_are_enough_to_go_on(tmp_path: Path) -> None:
+    """Where a machine has less memory than the one before; the trials that have to wait keep what they have learnt."""
+    made = plain(search={"lr": SPACE["lr"]}, enqueue=[])
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 6, observer=Order(2))
+    study, trainers, _ = scripted(tmp_path, made, 2)
+    assert {len(trainer.slots) for trainer in trainers} <= {0, 1, 2}
+    assert max(width for trainer in trainers for width in trainer.widths) == 2
+    assert [epoch for trainer in trainers for epoch in trainer.resumed] == [1] * 6
+    assert all(trial.state == TrialState.COMPLETE for trial in study.get_trials())
+
+
+def test_the_curves_of_a_state_may_be_longer_than_a_header(tmp_path: Path) -> None:
+    """One of safetensors has room for a hundred million bytes."""
+    curve = tuple({"epoch": epoch, "told": "x" * 10_000_000} for epoch in range(11))
+    slot = SlotState(3, curve, 1.5, Held({"values": torch.ones(2)}, {"step": 7}))
+    write_state(tmp_path / "s.safetensors", SearchState("mark", 7, (0, 1), ((slot,),), lanes=(0,)))
+    found = read_state(tmp_path / "s.safetensors").slots[3]
+    assert found.curve == curve
+    assert found.held.notes == {"step": 7}

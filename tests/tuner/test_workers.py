@@ -14,9 +14,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -25,16 +27,18 @@ from model.errors import DeviceError
 from model.trainer import EpochRecord
 from tests.conftest import Called
 from tests.kills import HELD, HOLDING
+from tests.tuner.scripted import corpus_of
 from tests.vehicle import light
 from tuner import crew, preparation
 from tuner.artifacts import Artifacts, Folder
+from tuner.buffer import BufferedStorage
 from tuner.crew import Crew
 from tuner.definition import load_definition, validated
 from tuner.job import run_search
 from tuner.ownership import SILENT_SECONDS, alive, gone, owner
 from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
-from tuner.study import find_study
+from tuner.study import find_study, open_study
 from tuner.tables import CurveTable
 
 TUNER = str(Path(sys.executable).with_name("tuner"))
@@ -275,6 +279,8 @@ def test_while_workers_are_waited_for_the_search_is_shown_on(tmp_path: Path, mon
     """What it publishes has what they do; the table is drawn by itself."""
     monkeypatch.setattr(crew, "POLL_SECONDS", 0.05)
     waited, told = list[int](), list[str]()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text("raise SystemExit(9)")  # in the researcher's folder, and nothing of ours
     url = f"sqlite:///{tmp_path}/none.db"  # there is no such study: the worker ends, some seconds later
     with Crew(
         "none", url, "a", ("cpu",), 1, threads=1, began=0.0, tell=told.append, alone=lambda _: True, meanwhile=lambda: waited.append(1)
@@ -333,3 +339,38 @@ def test_a_worker_serves_its_own_figures(tmp_path: Path, here: Callable[..., Cal
     done = run(tmp_path, "worker", "quick", "--metrics-port", "0", "--width", "1")
     assert done.returncode == 0, done.stderr
     assert "figures for Prometheus: http://127.0.0.1:" in done.stderr
+
+
+def test_a_worker_is_told_no_password_where_all_can_read_it_and_no_signal_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command line is for all to see; Ctrl-C reaches it through the search alone."""
+    begun: list[tuple[list[str], dict[str, Any]]] = []
+
+    class Begun:
+        stdin, returncode = io.BytesIO(), 0
+
+        def __init__(self, command: list[str], **options: Any) -> None:
+            begun.append((command, options))
+
+        def wait(self, timeout: float | None = None) -> int:
+            return 0
+
+    monkeypatch.setattr(crew.subprocess, "Popen", Begun)
+    url = "postgresql+psycopg://me:very secret@host/name"
+    with Crew("s", url, "a", ("cpu", "cpu"), 1, threads=1, began=0.0, tell=print, alone=lambda _: True, meanwhile=lambda: None):
+        pass
+    assert len(begun) == 2
+    for command, options in begun:
+        assert not any("secret" in word for word in command)
+        assert options["env"]["TUNER_STORAGE"] == url
+        assert options["start_new_session"] is True
+
+
+def test_a_cpus_cores_are_counted_on_each_machine(tmp_path: Path) -> None:
+    """What another had is not kept with the study."""
+    content = {"data": {"source": "synthetic", "stories": 30, "seed": 1}, "budget": {"trials": 40, "epochs": 1}, "pruning": {}}
+    made = validated({"name": "many", "search": {"lr": {"low": 1e-3, "high": 4e-3}}, **content}, "the test")
+    url, said = f"sqlite:///{tmp_path}/t.db", Console(file=io.StringIO())
+    study = open_study(BufferedStorage(open_storage(url)), made, corpus_of("synthetic", 30, 1))
+    study.set_user_attr("width", {"cpu": 128, "cuda": 64})
+    assert preparation.again("many", url, "cpu", None, said, None).width(said, keep=True) == 2 * torch.get_num_threads()
+    assert study.user_attrs["width"] == {"cpu": 128, "cuda": 64}
