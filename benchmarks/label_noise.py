@@ -21,7 +21,7 @@ from model.corpus import SPLITS, split_sentences
 from model.evaluation import KINDS
 from model.extraction import extract_again, load_language
 from model.sources import load_sentences
-from model.stories import Proposition
+from model.stories import NOT_VERBS, Proposition
 
 
 def agreement(said: Sequence[Sequence[Proposition]], gold: Sequence[Sequence[Proposition]]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _by_position(said: Sequence[Proposition], gold: Sequence[Proposition]) -> li
 
 def only(propositions: Sequence[Proposition], kind: str) -> list[Proposition]:
     """Those of one kind."""
-    return [p for p in propositions if (p[1] if p[1] in KINDS[:2] else "verb") == kind]
+    return [p for p in propositions if (p[1] if p[1] in NOT_VERBS else "verb") == kind]
 
 
 def f1(said: Sequence[Sequence[Proposition]], gold: Sequence[Sequence[Proposition]]) -> float:

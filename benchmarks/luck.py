@@ -30,8 +30,9 @@ from benchmarks.race.task import Task
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.trainer import FusedTrainer
-from tuner.definition import Choices, StudyDefinition
+from tuner.definition import StudyDefinition
 from tuner.intervals import wilson
+from tuner.space import Choices
 
 PROCESSES, SLOTS = 2, 8
 Pair = tuple[float, float]

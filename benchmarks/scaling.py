@@ -31,6 +31,7 @@ from optuna.storages import BaseStorage
 from model.corpus import load_corpus
 from tests.postgres import Server, binaries
 from tuner.buffer import BufferedStorage
+from tuner.climb import ENDLESS
 from tuner.definition import validated
 from tuner.intake import Intake
 from tuner.snapshots import Seat
@@ -87,24 +88,10 @@ def work(target: str, seed: int, ready: threading.Barrier, seconds: float, asked
 def asker(study: optuna.Study, storage: BaseStorage, seat: Seat, seed: int) -> Callable[[], optuna.Trial]:
     """As the search asks; where there is the proxy, as Optuna does."""
     if isinstance(storage, BufferedStorage):
-        intake = Intake(study, storage, DEFINITION, seat, "cpu", steps=1, room=Endless())
+        intake = Intake(study, storage, DEFINITION, seat, "cpu", steps=1, room=ENDLESS)
         return lambda: _begun(intake)
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     return lambda: study.ask(DEFINITION.distributions())
-
-
-class Endless:
-    """Time for any number of trials."""
-
-    rung: int | None = None
-
-    def few(self, _: dict[str, Any]) -> bool:
-        """There is room for many."""
-        return False
-
-    def ends(self, _: dict[str, Any]) -> bool:
-        """All end."""
-        return True
 
 
 def _begun(intake: Intake) -> optuna.Trial:
@@ -184,7 +171,7 @@ def main() -> None:
 def measured(server: Server, kind: str, workers: int, seconds: float) -> dict[str, float]:
     """A fresh study, directly or behind a proxy."""
     url = server.create(f"{kind}-{workers}")
-    open_study(open_storage(url), DEFINITION, load_corpus("synthetic", 30, 1))
+    open_study(BufferedStorage(open_storage(url)), DEFINITION, load_corpus("synthetic", 30, 1))
     if kind == "postgresql":
         return crowd(url, workers, seconds)
     port = str(server.free_port())

@@ -49,17 +49,17 @@ def check_writable(path: Path) -> None:
 
 def save_checkpoint(path: Path, trainer: FusedTrainer, slot: int, data: DataSource, evaluation: Evaluation | None) -> None:
     """Writes one slot's model; the file appears under its name only when it is whole."""
-    snapshot, corpus = trainer.snapshot(slot), trainer.corpus
+    state, corpus = trainer.state(slot), trainer.corpus
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "settings": flat_settings(trainer.shape, snapshot.hyperparameters),
+        "settings": flat_settings(trainer.shape, state.hyperparameters),
         "max_rules": trainer.shape.max_rules,
         "max_propositions": trainer.shape.max_propositions,
         "max_tokens": corpus.max_tokens,
-        "epochs": snapshot.hyperparameters.epochs,
-        "epoch": snapshot.epoch,
-        "seed": snapshot.hyperparameters.seed,
+        "epochs": state.hyperparameters.epochs,
+        "epoch": state.epoch,
+        "seed": state.hyperparameters.seed,
         "symbols": corpus.vocabulary.symbols,
         "endings": corpus.vocabulary.endings,
         "verbs": corpus.vocabulary.verbs,

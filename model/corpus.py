@@ -78,7 +78,7 @@ def encode_sentences(sentences: Sequence[Sentence], vocabulary: Vocabulary, max_
     kept = [s.tokens[:max_tokens] for s in sentences]
     tokens = np.zeros((len(kept), max(map(len, kept), default=1)), dtype=np.int64)
     gold = np.zeros_like(tokens)
-    propositions = np.zeros((len(kept), max(1, *(len(s.propositions) for s in sentences), 1), 3), dtype=np.int64)
+    propositions = np.zeros((len(kept), max([1, *(len(s.propositions) for s in sentences)]), 3), dtype=np.int64)
     unknowns = Unknowns(vocabulary)
     for row, (words, sentence) in enumerate(zip(kept, sentences, strict=True)):
         tokens[row, : len(words)] = [unknowns.token_id(word) for word in words]

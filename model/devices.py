@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.errors import DeviceError
+from model.errors import DeviceError, DeviceFailed
 
 GROUPS = Path("/sys/fs/cgroup")
 """Where Linux tells a container what it may use."""
@@ -61,6 +61,8 @@ def devices_of_workers(name: str, workers: int | None) -> list[str]:
 
 
 NO_ROOM, NO_CUBLAS = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"), "CUBLAS_STATUS_NOT_INITIALIZED"
+CROWDED = 0.5
+"""If other programs hold more than this share of a device's memory, what does not fit is not to blame."""
 LITTLE = 1 << 30
 """With less free memory than this cuBLAS may have had none to begin with; with more its installation, or the device, is broken."""
 
@@ -84,6 +86,24 @@ def held_by_others(device: torch.device) -> float:
         return 0.0
     free, total = torch.cuda.mem_get_info(device)
     return max(0.0, (total - free - torch.cuda.memory_reserved(device)) / total)
+
+
+def is_crowded(device: torch.device) -> bool:
+    """Whether other programs hold most of a GPU's memory."""
+    return held_by_others(device) > CROWDED
+
+
+def check_others(device: torch.device) -> None:
+    """Checks that what has no room on a device is itself to blame.
+
+    Raises:
+        DeviceFailed: other programs hold most of the device's memory.
+    """
+    if (others := held_by_others(device)) > CROWDED:
+        raise DeviceFailed(
+            f"{device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
+            "end them, or name another --device, and run it again"
+        )
 
 
 def sent(numbers: Tensor, device: torch.device) -> Tensor:

@@ -119,9 +119,15 @@ def _true_positives(said: Tensor, gold: Tensor, filled: Tensor) -> Tensor:
 
 def compared(said_KBP3: Tensor, gold_KBQ3: Tensor) -> tuple[Tensor, Tensor]:
     """The gold propositions and which parts of them are right, by position: `gold_KBW3, right_KBW3`, W the larger of P and Q."""
+    said, gold = _as_wide(said_KBP3, gold_KBQ3)
+    return gold, (said == gold) & (gold[..., :1] != PAD)
+
+
+def _as_wide(said_KBP3: Tensor, gold_KBQ3: Tensor) -> tuple[Tensor, Tensor]:
+    """Both padded to the wider of them."""
     width = max(said_KBP3.shape[2], gold_KBQ3.shape[2])
     said, gold = (torch.nn.functional.pad(each, (0, 0, 0, width - each.shape[2])) for each in (said_KBP3, gold_KBQ3))
-    return gold, (said == gold) & (gold[..., :1] != PAD)
+    return said, gold
 
 
 class Counter:
@@ -167,9 +173,7 @@ class Counter:
         real = gold_tokens_KBT != PAD
         self._add("tokens", real)
         self._add("tokens_right", (written == gold_tokens_KBT) & real)
-        width = max(gold_KBQ3.shape[2], reread.propositions_KBP3.shape[2])
-        again = torch.nn.functional.pad(reread.propositions_KBP3, (0, 0, 0, width - reread.propositions_KBP3.shape[2]))
-        gold = torch.nn.functional.pad(gold_KBQ3, (0, 0, 0, width - gold_KBQ3.shape[2]))
+        again, gold = _as_wide(reread.propositions_KBP3, gold_KBQ3)
         stating = gold[:, :, 0, 0] != PAD
         survived = (again == gold).flatten(2).all(-1)
         self._add("stating", stating)
@@ -207,7 +211,7 @@ def _figures(n: Mapping[str, int], sentences: int) -> dict[str, Any]:
 
 def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
     """The symbols of the relations that are no verbs."""
-    return {relation: vocabulary.id(relation) for relation in KINDS if relation != "verb"}
+    return {relation: vocabulary.id(relation) for relation in NOT_VERBS}
 
 
 def parts(split: Split, slots: int, symbols: int) -> tuple[Tensor, ...]:

@@ -44,6 +44,8 @@ from model.parameters import ParameterSpec
 from model.vocabulary import PAD, UNKNOWN, Vocabulary
 
 MASKED_SITES = 6
+TWICE = ("generate.", "rules.")
+"""Parameters of these parts are used in both generating passes of a step; see `ParameterSpec`."""
 CONVOLUTIONS = ("first", "second")
 NEVER_NAMED = -3.0
 """Initial role bias, in nats, of symbols that occur in no proposition of train, most of them inflected words."""
@@ -150,8 +152,7 @@ class SymmetricNetwork:
             ),
             *(offset("generate.text_bias", 2 * dim + 1), ParameterSpec("generate.roles", (3, dim), std=0.3)),
         ]
-        twice = (spec.name.startswith(("generate.", "rules.")) for spec in (*shared, *parse, *generate))
-        return [dataclasses.replace(spec, twice=again) for spec, again in zip((*shared, *parse, *generate), twice, strict=True)]
+        return [dataclasses.replace(spec, twice=spec.name.startswith(TWICE)) for spec in (*shared, *parse, *generate)]
 
     def with_tables(self, p: Parameters, train: bool = False) -> dict[str, Tensor]:
         """The parameters and what is derived from them once per step; with `train` also what the backward pass needs (turned weights).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,14 @@ MOST_SENTENCES = 2000
 PROBED_BATCHES = 8
 
 
+class Answered(NamedTuple):
+    """The most frequent answer, its share of all answers, and the share of the most frequent gold word."""
+
+    word: str
+    share: float
+    gold: float
+
+
 @dataclass(frozen=True)
 class Probe:
     """One model at one moment. Losses in nats (squared ids under `mse`), weighted as they were trained; figures as fractions."""
@@ -35,8 +43,8 @@ class Probe:
     train: Mapping[str, Any]
     """Figures on at most `MOST_SENTENCES` sentences of train."""
     valid: Mapping[str, Any]
-    answers: Mapping[str, tuple[str, float, float]]
-    """By role: the most frequent answer on the validation split, its share there, and the share of the most frequent gold word."""
+    answers: Mapping[str, Answered]
+    """By role, on the validation split."""
 
 
 def pulls(
@@ -74,7 +82,7 @@ def moved(start: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, f
     return {name: (change / size) ** 0.5 for name, (change, size) in squares.items() if size > 0}
 
 
-def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) -> dict[str, tuple[str, float, float]]:
+def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) -> dict[str, Answered]:
     """What one slot answers most often on a split, by role."""
     said: list[Counter[int]] = [Counter() for _ in ROLES]
     for rows in torch.split(torch.arange(len(split), device=split.tokens_NT.device), 256):
@@ -88,7 +96,7 @@ def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) ->
         gold = split.propositions_NQ3[..., role][filled]
         most, times = count.most_common(1)[0] if count else (PAD, 0)
         share = times / max(1, sum(count.values()))
-        found[name] = (split.unknowns.word(most), share, float(gold.bincount().max()) / max(1, len(gold)))
+        found[name] = Answered(split.unknowns.word(most), share, float(gold.bincount().max()) / max(1, len(gold)))
     return found
 
 

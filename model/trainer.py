@@ -2,9 +2,10 @@
 
 load(slot, hyperparameters)   a new model into a slot, its neighbours untouched
 train_epoch()                 one pass over the train split for all slots at once
-evaluate(split)               component accuracy and the rest, per slot
+evaluate(split), tally(split) component accuracy and the rest, per slot; right answers story by story
 snapshot(slot), restore(...)  everything a trial needs to go on, here or in another slot or trainer
-unload(slot), resize(slots)   empty a slot; keep some slots in a trainer of another width
+unload(slot), resize(...)     empty a slot; keep some slots in a trainer of another width
+rehearse(steps), probe(slot)  how long a step takes; what a model has learnt, and from what
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from model.config import COMPONENTS, MODEL_VERSION, Hyperparameters, ModelShape
 from model.corpus import Corpus, Split
 from model.devices import find_device, settle
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
+from model.layers import Parameters
 from model.losses import Batch, ComponentLosses
 from model.network import Conditions, SymmetricNetwork
 from model.optimizer import step_rows
@@ -31,6 +34,8 @@ from model.settings import EpochSettings, SlotState, StepKind, StepNumbers
 from model.shortlist import SHORTLIST
 from model.softmax import Scratch
 from model.tally import StoryTally, tally_split
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -214,18 +219,18 @@ class FusedTrainer:
 
     def evaluate(self, split: str = "valid") -> list[Evaluation | None]:
         """Evaluates the averaged parameters of all slots on a split; None for a free slot."""
-        started = time.perf_counter()
-        parameters = self.network.with_tables(self.store.average_views)
-        evaluations = evaluate_split(self.network, parameters, self._split(split), self._kinds)
-        self.seconds["evaluating"] += time.perf_counter() - started
-        return [evaluation if state else None for evaluation, state in zip(evaluations, self._slots, strict=True)][: self.slots]
+        return self._each(lambda parameters: evaluate_split(self.network, parameters, self._split(split), self._kinds))
 
     def tally(self, split: str = "test") -> list[StoryTally | None]:
         """What the averaged parameters of all slots get right on a split, story by story; None for a free slot."""
+        return self._each(lambda parameters: tally_split(self.network, parameters, self._split(split)))
+
+    def _each(self, judge: Callable[[Parameters], Sequence[Found]]) -> list[Found | None]:
+        """What the averaged parameters of all slots come to; None for a free slot. Its seconds are counted."""
         started = time.perf_counter()
-        tallies = tally_split(self.network, self.network.with_tables(self.store.average_views), self._split(split))
+        found = judge(self.network.with_tables(self.store.average_views))
         self.seconds["evaluating"] += time.perf_counter() - started
-        return [tally if state else None for tally, state in zip(tallies, self._slots, strict=True)][: self.slots]
+        return [one if state else None for one, state in zip(found, self._slots, strict=True)][: self.slots]
 
     def _split(self, name: str) -> Split:
         """A split on the device, brought there once."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import tuner.cli
+import tuner.signals
 from model.corpus import Corpus, load_corpus
 
 REAL_STORIES = Path(__file__).resolve().parents[2] / "shared" / "data" / "tinystories" / "stories.jsonl.gz"
@@ -78,7 +79,7 @@ class Called(NamedTuple):
 @pytest.fixture
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the program sets in its process is put back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, tuner.cli.AGAIN)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, tuner.signals.AGAIN)}
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     yield
     for number, handler in before.items():

@@ -34,7 +34,7 @@ from model.trainer import FusedTrainer
 from tuner.definition import load_definition
 from tuner.errors import TunerError
 from tuner.seam import Held
-from tuner.snapshots import SearchState, SlotState, read_state, write_state
+from tuner.states import SearchState, SlotState, read_state, write_state
 
 ROOM = 1 << 30
 STRANGE = (

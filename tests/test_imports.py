@@ -25,11 +25,11 @@ noise parameters layers augmentation softmax network shortlist losses batches op
 tally probe trainer checkpoint inference
 """
 TUNER = """
-errors options health intervals verdict judges definition pruning storage tables buffer study budget pace promotion climb warm seam saving
-single trainers width forecast failures wire remote_end remote lanes artifacts snapshots slots arrays ownership intake admission
-bench diagnosis faults comparison winner halfway confirm observer endings choice summary inspection search progress events metrics
-views charts pictures report display publish watch gate dashboard doctor
-training crew ray_engine preparation job cli_model cli_study cli_view cli __main__
+errors options health intervals verdict judges space definition starters pruning storage tables patient buffer study budget pace
+promotion climb warm seam saving single trainers width forecast failures wire remote_end remote lanes artifacts states snapshots
+slots arrays ownership intake peers admission bench diagnosis faults comparison winner halfway confirm observer endings choice summary
+inspection search progress events metrics views charts pictures report display publish watch gate dashboard doctor
+training crew ray_engine preparation job signals cli_model cli_study cli_view cli __main__
 """
 ORDER = {"model": MODEL.split(), "tuner": TUNER.split()}
 

@@ -3,7 +3,8 @@
 cli -> job, training, dashboard -> search, confirm, summary, progress -> study, definition, storage -> judges -> verdict
 
 What is asked for
-cli.py           commands and what becomes of errors; cli_study.py, cli_view.py, cli_model.py the smaller ones, options.py what they share
+cli.py           commands and what becomes of errors; cli_study.py, cli_view.py, cli_model.py the smaller ones, options.py what they share,
+                 signals.py how they end
 job.py           one search, from request to summary; preparation.py what it works with, crew.py its further processes
 training.py      one configuration without a search
 forecast.py      what a search would cost
@@ -12,13 +13,14 @@ errors.py        the TunerError tree
 The search
 search.py        the loop: ask, load a slot, train an epoch, report, judge, tell, refill
 admission.py     whether a trial may begin now; budget.py when the budget is used up, pace.py what fits into the minutes that are left
-intake.py        where trials come from; climb.py and promotion.py what is tried next, warm.py what an earlier study teaches
+intake.py        where trials come from; starters.py the first, climb.py and promotion.py what is tried next, warm.py what an earlier study
+                 teaches
 arrays.py        the arrays of a device; slots.py their trials, lanes.py arrays side by side, width.py how many at once
 seam.py          what the search asks of a trainer; trainers.py finds one, saving.py is ours, single.py makes one from models without slots
 remote.py        trainers in processes of their own; remote_end.py the other end, wire.py the messages between them
 failures.py      what may go wrong in an epoch, and whose fault it is
-bench.py         where trials are judged; endings.py what is stored when they end
-snapshots.py     the state to resume from after a kill; ownership.py which process owns a running trial
+bench.py         where trials are judged, peers.py by whom they are measured; endings.py what is stored when they end
+states.py        the state of a search; snapshots.py where it lies until it is resumed, ownership.py which process owns a running trial
 observer.py      what observers are told of a search
 ray_engine.py    workers across machines
 
@@ -31,10 +33,10 @@ confirm.py       the best few and the baselines again, with fresh seeds; halfway
                  who has won
 
 What is stored
-definition.py    study definitions: TOML to a validated object
+definition.py    study definitions: TOML to a validated object; space.py what a setting can be
 study.py         studies in a storage: naming, beginning, continuing, finding
 storage.py       opening a storage, waiting for it, the lock under which trials begin
-buffer.py        one process's view of a storage; tables.py what is read and written in batches
+buffer.py        one process's view of a storage; patient.py waits where it is away, tables.py what is read and written in batches
 artifacts.py     models and snapshots where other machines find them
 
 What is seen

@@ -19,13 +19,14 @@ from model.config import ModelShape
 from tuner.arrays import Arrays
 from tuner.budget import Allowance
 from tuner.buffer import BufferedStorage
-from tuner.climb import RUNG, STARTERS, sizes_above, starters_of
+from tuner.climb import sizes_above
 from tuner.definition import StudyDefinition
-from tuner.failures import Outcome
+from tuner.failures import in_words
 from tuner.pace import HURRY, Pace, work
 from tuner.promotion import SIZE
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
+from tuner.starters import RUNG, STARTERS, cheap, cheapest, count_of, starters, starters_of
 from tuner.study import BASELINE, FIXED
 from tuner.width import rehearsed
 
@@ -70,7 +71,7 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        if self._pace.limits and self._definition.starting and (shape := self._timed(make_trainer)) and not self._begun():
+        if self._pace.limits and count_of(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
             self._fit(shape)
         attributes = self._study.user_attrs
         self._starters = starters_of(attributes, self._definition)
@@ -78,13 +79,13 @@ class Admission:
 
     def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
         """The cheapest shape, after a few steps of it with the cores that it will have; None where they could not be made."""
-        shape, hyperparameters = self._definition.settings({**self._definition.usual, **self._definition.cheap}, 0)
-        slots = math.ceil(self._definition.starting / self._lanes)
+        shape, hyperparameters = self._definition.settings(cheapest(self._definition), 0)
+        slots = math.ceil(count_of(self._definition) / self._lanes)
         try:
             trainer = make_trainer(shape, slots)
             seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
-            self._notice(f"how long a step takes could not be measured: {Outcome.failed(error).error}")
+            self._notice(f"how long a step takes could not be measured: {in_words(error)}")
             return None
         self._pace.measured([shape] * slots, seconds)
         return shape
@@ -92,27 +93,27 @@ class Admission:
     def _fit(self, shape: ModelShape) -> None:
         """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
-        room = self._pace.starters(shape, self._definition.starting, rung)
+        room = self._pace.starters(shape, count_of(self._definition), rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
-        starters = min(room, self._definition.starting) if self._pace.known else self._definition.starting
+        most = count_of(self._definition)
+        fitting = min(room, most) if self._pace.known else most
         if rung is not None:
             self._study.set_user_attr(RUNG, rung)
-        if rung is not None or starters < self._definition.starting:  # with more trials later there would be more of them
-            self._study.set_user_attr(STARTERS, starters)
+        if rung is not None or fitting < most:  # with more trials later there would be more of them
+            self._study.set_user_attr(STARTERS, fitting)
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then
         most of the first trials need not run to their end."""
         definition = self._definition
-        first = {**definition.usual, **definition.cheap}
-        larger = sizes_above(definition, definition.cheap) if definition.sampler == "tpe" and definition.pruning.halving else []
-        return bool(larger) and self.few({**first, SIZE: larger[0]})
+        larger = sizes_above(definition, cheap(definition)) if definition.sampler == "tpe" and definition.pruning.halving else []
+        return bool(larger) and self.few({**cheapest(definition), SIZE: larger[0]})
 
     @property
     def starters(self) -> range:
         """The first, cheap trials, by number."""
-        return self._definition.starters(self._starters)
+        return starters(self._definition, self._starters)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """An epoch of a lane with these has taken so long."""

@@ -18,12 +18,12 @@ from model.config import ModelShape
 from model.errors import DeviceError
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.failures import Outcome, TrainerHangs
+from tuner.failures import Outcome, TrainerHangs, in_words
 from tuner.lanes import WATCH_TIMES, Attempt, Job, UnderWay, attempt
 from tuner.pace import work
 from tuner.seam import Held, Scored, TrainerFactory
-from tuner.slots import Array, Place, Running
-from tuner.snapshots import SlotState
+from tuner.slots import Array, Place, Running, lost_room
+from tuner.states import SlotState
 
 
 class Slot(NamedTuple):
@@ -139,9 +139,22 @@ class Arrays:
         for place, slots in held.items():
             count[place.lane] += slots
             load[place.lane] += work(place.shape, slots) if slots else 0
-        lanes = range(len(self.clocks))
-        room = [n for n in lanes if n not in self.closed and count[n] < -((n - width) // len(lanes))]
+        room = [lane for lane in range(len(self.clocks)) if lane not in self.closed and count[lane] < self._share(lane, width)]
         return sorted(room, key=lambda lane: (load[lane], lane)) if sum(count.values()) < width else []
+
+    def going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
+        """The trials that train on or are about to, by lane."""
+        over, going = {slot.running.number for slot in ended}, defaultdict[int, list[Running]](list)
+        for lane in set(self.lanes):
+            going[lane] += [running for running in self.beside(lane) if running.number not in over]
+        for place, more in fresh.items():
+            going[place.lane] += more
+        return going
+
+    def _share(self, lane: int, width: int) -> int:
+        """How many of the width are this lane's: where it does not divide, the first lanes have one more."""
+        lanes = len(self.clocks)
+        return (width - lane + lanes - 1) // lanes
 
     def beside(self, lane: int) -> list[Running]:
         """The trials of a lane."""
@@ -198,7 +211,7 @@ class Arrays:
             outside = self._arrays[place].replace(ended, fresh)
         except MemoryError as error:
             if place in self._arrays:
-                raise SearchError(f"the device has no room for what it had room for ({error}); run it again to go on") from error
+                raise lost_room(error) from error
             outside = fresh
         if place in self._arrays and not self._arrays[place].slots:
             del self._arrays[place]
@@ -275,7 +288,7 @@ class Arrays:
 
     def _job(self, place: Place, array: Array) -> Job:
         watch = max(self._watch, WATCH_TIMES * self._slowest.get(place, 0.0))
-        return Job(place.lane, array.trainer, len(array.slots), watch, clock=self._clock)
+        return Job(array.trainer, len(array.slots), watch, clock=self._clock)
 
     def _outcomes(self, place: Place, array: Array, tried: Attempt, states: Mapping[int, SlotState]) -> list[Outcome]:
         """What came of an array's epoch; where it had no room, of as many of its trials as have."""
@@ -293,7 +306,7 @@ class Arrays:
                 if not isinstance(error, TrainerHangs):  # which is still at it
                     array.give_back()
                 if len(array.slots) > 1:
-                    told = Outcome.failed(error).error
+                    told = in_words(error)
                     self._notice(f"the trainer raised {told}; its trials are trained one by one to find whose fault it is")
                 return array.one_by_one(lambda: self._make_trainer(place.shape, 0), held, self._job(place, array).seconds)
         return [Outcome(None, None)] * len(array.slots)

@@ -15,27 +15,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from optuna import Study
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.patient import PatientStorage
 from tuner.storage import Patience
 from tuner.tables import (
     Fence,
     Row,
     Unfinished,
     count_begun,
-    forget_records,
     read_ended,
     read_trials,
     read_unfinished,
@@ -55,18 +51,24 @@ class _Seen:
     newest: int = -1
     distributions: dict[str, BaseDistribution] = field(default_factory=dict)
 
+    def add(self, trials: Iterable[FrozenTrial]) -> None:
+        """Trials as they are now."""
+        for trial in trials:
+            self.trials[trial._trial_id] = trial
+            self.newest = max(self.newest, trial._trial_id)
+            if trial.state.is_finished():
+                self.unfinished.discard(trial._trial_id)
+            else:
+                self.unfinished.add(trial._trial_id)
+            for name, distribution in trial.distributions.items():
+                self.distributions.setdefault(name, distribution)
 
-class BufferedStorage(BaseStorage, BaseHeartbeat):
-    """One process's view of a database that others may read and write too.
 
-    Args:
-        backend: what is written to.
-        patience: what repeats a call while the database is away.
-    """
+class BufferedStorage(PatientStorage):
+    """One process's view of a database that others may read and write too."""
 
     def __init__(self, backend: RDBStorage, patience: Patience | None = None) -> None:
-        self.backend = backend
-        self.patience = patience or Patience()
+        super().__init__(backend, patience)
         self.fence: str | None = None
         """An attribute of our own trials that others change only to take a trial from us; then we write nothing more to that trial."""
         self._seen: dict[int, _Seen] = {}
@@ -102,10 +104,10 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """Makes a running trial our own, as somebody left it."""
         with self._lock:
             study_id = self._study_of(trial_id)
-            self._refresh(study_id)
-            self._add(study_id, [self.patience(self.backend.get_trial, trial_id)])
+            seen = self._refresh(study_id)
+            seen.add([super().get_trial(trial_id)])
             self._claim(study_id, trial_id)
-            return self._seen[study_id].trials[trial_id]
+            return seen.trials[trial_id]
 
     def flush(self, patience: Patience | None = None) -> list[int]:
         """Writes what is waiting, in one transaction; returns the trials that somebody else has ended or taken: of these nothing is.
@@ -152,7 +154,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         """These trials of others, and all that are new, read from the database; these in the order of their numbers."""
         with self._lock:
             wanted, seen = set(trial_ids), self._known(study_id)
-            self._add(study_id, self.patience(read_trials, self.backend, study_id, wanted, seen.newest))
+            seen.add(self.patience(read_trials, self.backend, study_id, wanted, seen.newest))
             return sorted((seen.trials[trial_id] for trial_id in wanted), key=lambda trial: trial.number)
 
     def mark_own(self, key: str, value: Any, wait: bool = True) -> None:
@@ -184,10 +186,11 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 self._queue = [row for row in self._queue if row.trial_id != trial_id]
                 raise
 
-    def _not_lost(self, trial_id: int) -> None:
-        """UpdateFinishedTrialError for a trial that was our own and is somebody else's."""
+    def _ours(self, trial_id: int) -> bool:
+        """Whether this running trial is our own; UpdateFinishedTrialError for one that was and is somebody else's."""
         if trial_id in self._lost:
             raise UpdateFinishedTrialError(f"trial {trial_id} was ended or taken over by somebody else")
+        return trial_id in self._own
 
     def _claim(self, study_id: int, trial_id: int) -> None:
         self._own[trial_id] = study_id
@@ -206,39 +209,30 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
         for study_id, seen in self._seen.items():
             if trial_id in seen.trials:
                 return study_id
-        number = self.patience(self.backend.get_trial, trial_id).number
-        found = (s._study_id for s in self.patience(self.backend.get_all_studies) if self._has(s._study_id, number, trial_id))
+        number = super().get_trial(trial_id).number
+        found = (s._study_id for s in self.get_all_studies() if self._has(s._study_id, number, trial_id))
         return next(found)
 
     def _has(self, study_id: int, number: int, trial_id: int) -> bool:
         try:
-            return self.patience(self.backend.get_trial_id_from_study_id_trial_number, study_id, number) == trial_id
+            return self.get_trial_id_from_study_id_trial_number(study_id, number) == trial_id
         except KeyError:
             return False
 
     def _known(self, study_id: int) -> _Seen:
         return self._seen.setdefault(study_id, _Seen())
 
-    def _add(self, study_id: int, trials: Iterable[FrozenTrial]) -> None:
-        seen = self._known(study_id)
-        for trial in trials:
-            seen.trials[trial._trial_id] = trial
-            seen.newest = max(seen.newest, trial._trial_id)
-            (seen.unfinished.discard if trial.state.is_finished() else seen.unfinished.add)(trial._trial_id)
-            for name, distribution in trial.distributions.items():
-                seen.distributions.setdefault(name, distribution)
-
     def _refresh(self, study_id: int) -> _Seen:
         """Reads what is new and what had not ended; of our own nothing."""
         seen = self._known(study_id)
-        self._add(study_id, self.patience(read_trials, self.backend, study_id, seen.unfinished, seen.newest))
+        seen.add(self.patience(read_trials, self.backend, study_id, seen.unfinished, seen.newest))
         return seen
 
     def _catch_up(self, study_id: int) -> _Seen:
         """Reads what is new and what has ended since; what others are still running may be out of date then."""
         seen = self._known(study_id)
         ended = self.patience(read_ended, self.backend, seen.unfinished) if seen.unfinished else set[int]()
-        self._add(study_id, self.patience(read_trials, self.backend, study_id, ended, seen.newest))
+        seen.add(self.patience(read_trials, self.backend, study_id, ended, seen.newest))
         return seen
 
     def _change(self, trial_id: int, row: Row, **changes: Any) -> None:
@@ -258,7 +252,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             trial = self.patience(self.backend._create_new_trial, study_id, template_trial)
             if trial.number != len(self._known(study_id).trials):
                 self._catch_up(study_id)  # others have created some before: they are read before this one is the newest we know of
-            self._add(study_id, [trial])
+            self._known(study_id).add([trial])
             if trial.state == TrialState.RUNNING:
                 self._claim(study_id, trial._trial_id)
             return trial._trial_id
@@ -266,9 +260,8 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
         """A parameter, compatible with what it was in the study's other trials."""
         with self._lock:
-            if trial_id not in self._own:
-                self._not_lost(trial_id)
-                self.patience(self.backend.set_trial_param, trial_id, param_name, param_value_internal, distribution)
+            if not self._ours(trial_id):
+                super().set_trial_param(trial_id, param_name, param_value_internal, distribution)
                 return
             seen = self._seen[self._own[trial_id]]
             known = seen.distributions.get(param_name) or self._refresh(self._own[trial_id]).distributions.get(param_name)
@@ -282,43 +275,39 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """A report."""
         with self._lock:
-            if trial_id in self._own:
+            if self._ours(trial_id):
                 row = Row("report", trial_id, step, intermediate_value)
                 self._change(trial_id, row, intermediate_values={step: intermediate_value})
             else:
-                self._not_lost(trial_id)
-                self.patience(self.backend.set_trial_intermediate_value, trial_id, step, intermediate_value)
+                super().set_trial_intermediate_value(trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """An attribute of the user's."""
         with self._lock:
-            if trial_id in self._own:
+            if self._ours(trial_id):
                 self._change(trial_id, Row("user_attr", trial_id, key, value), user_attrs={key: value})
             else:
-                self._not_lost(trial_id)
-                self.patience(self.backend.set_trial_user_attr, trial_id, key, value)
+                super().set_trial_user_attr(trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """An attribute of Optuna's."""
         with self._lock:
-            if trial_id in self._own:
+            if self._ours(trial_id):
                 self._change(trial_id, Row("system_attr", trial_id, key, value), system_attrs={key: value})
             else:
-                self._not_lost(trial_id)
-                self.patience(self.backend.set_trial_system_attr, trial_id, key, value)
+                super().set_trial_system_attr(trial_id, key, value)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """The end of a trial, durable with all that was said of it; or its beginning, which makes it our own if nobody was faster."""
         with self._lock:
-            if trial_id in self._own:
-                if trial_id in self.flush():
-                    raise UpdateFinishedTrialError(f"trial {trial_id} was ended or taken over by somebody else")
+            if self._ours(trial_id):
+                self.flush()
+                self._ours(trial_id)  # raises if the flush has found that it is not any more
                 done = self.patience(self._end, trial_id, state, values)
                 study_id = self._own.pop(trial_id) if state.is_finished() else self._own[trial_id]
-                self._add(study_id, [self._ended(study_id, trial_id, state, values)])
+                self._known(study_id).add([self._ended(study_id, trial_id, state, values)])
                 return done
-            self._not_lost(trial_id)
-            began = self.patience(self.backend.set_trial_state_values, trial_id, state, values)
+            began = super().set_trial_state_values(trial_id, state, values)
             if began and state == TrialState.RUNNING:
                 self.adopt(trial_id)
             return began
@@ -347,7 +336,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 return self._seen[self._own[trial_id]].trials[trial_id]
             known = (seen.trials[trial_id] for seen in self._seen.values() if trial_id in seen.trials)
             trial = next(known, None)
-            return trial if trial is not None and trial.state.is_finished() else self.patience(self.backend.get_trial, trial_id)
+            return trial if trial is not None and trial.state.is_finished() else super().get_trial(trial_id)
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         """By number; asks the database for what may have changed, and of trials that run only where they are asked for."""
@@ -359,17 +348,7 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
                 trials = [trial for trial in trials if trial.state in states]
             return copy.deepcopy(trials) if deepcopy else trials
 
-    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_trial_id_from_study_id_trial_number, study_id, trial_number)
-
-    # ---- studies and heartbeats: the database's own
-
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        """DuplicatedStudyError if there is one of the name."""
-        study_id = self.patience(self.backend.create_new_study, directions, study_name)
-        self.patience(forget_records, self.backend, study_id)
-        return study_id
+    # ---- what else there is
 
     def delete_study(self, study_id: int) -> None:
         """KeyError if there is none."""
@@ -377,57 +356,9 @@ class BufferedStorage(BaseStorage, BaseHeartbeat):
             for trial_id in [trial_id for trial_id, owner in self._own.items() if owner == study_id]:
                 self._let_go(trial_id)
             self._seen.pop(study_id, None)
-            self.patience(self.backend.delete_study, study_id)
-            self.patience(forget_records, self.backend, study_id)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Written at once."""
-        self.patience(self.backend.set_study_user_attr, study_id, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        """Written at once."""
-        self.patience(self.backend.set_study_system_attr, study_id, key, value)
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_study_id_from_name, study_name)
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_study_name_from_id, study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_study_directions, study_id)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_study_user_attrs, study_id)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """KeyError if there is none."""
-        return self.patience(self.backend.get_study_system_attrs, study_id)
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """All there are."""
-        return self.patience(self.backend.get_all_studies)
-
-    def record_heartbeat(self, trial_id: int) -> None:
-        """Written at once."""
-        self.patience(self.backend.record_heartbeat, trial_id)
-
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        return self.patience(self.backend._get_stale_trial_ids, study_id)
-
-    def get_heartbeat_interval(self) -> int | None:
-        """As the database was opened."""
-        return self.patience(self.backend.get_heartbeat_interval)
-
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[Study, FrozenTrial], None] | None:
-        """As the database was opened."""
-        return self.patience(self.backend.get_heartbeat_stale_trial_callback)
+            super().delete_study(study_id)
 
     def remove_session(self) -> None:
         """Writes what is waiting and gives the connection back."""
         self.flush()
-        self.backend.remove_session()
+        super().remove_session()

@@ -113,21 +113,18 @@ def choice_of(
     study: optuna.Study, definition: StudyDefinition, trial: optuna.trial.FrozenTrial, confirmed: Mapping[str, Any] | None
 ) -> Choice:
     """A trial of a study, with its figures under fresh seeds where it has been confirmed."""
-    settings, seed = definition.filled(trial.params), int(trial.user_attrs.get("seed", 0))
-    value = trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None
-    data, kept = study.user_attrs["data"], trial.user_attrs.get("checkpoint")
     return Choice(
-        study.study_name,
-        trial.number,
-        value,
-        settings,
-        seed,
-        definition.budget.epochs,
-        data,
-        kept,
-        confirmed,
-        trial.user_attrs.get("suggested"),
-        definition.trainer,
+        study=study.study_name,
+        trial=trial.number,
+        value=trial.value if trial.state == optuna.trial.TrialState.COMPLETE else None,
+        settings=definition.filled(trial.params),
+        seed=int(trial.user_attrs.get("seed", 0)),
+        epochs=definition.budget.epochs,
+        data=study.user_attrs["data"],
+        checkpoint=trial.user_attrs.get("checkpoint"),
+        confirmed=confirmed,
+        suggested=trial.user_attrs.get("suggested"),
+        trainer=definition.trainer,
     )
 
 

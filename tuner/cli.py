@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,13 +32,11 @@ from tuner.options import (
     width_of,
     width_option,
 )
+from tuner.signals import Signals
 
 if TYPE_CHECKING:
     from tuner.definition import StudyDefinition
 
-SHOW_CURSOR = b"\x1b[?25h"
-AGAIN, AGAIN_SECONDS = signal.SIGURG, 0.1
-"""The signal that stands in for one that was lost (nobody else sends it, and by itself it does nothing); and how often it is sent."""
 DASHES = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
@@ -230,64 +226,6 @@ for command in (best, confirm, status, dashboard, report, doctor, health, worker
     cli.add_command(command)
 
 
-class _Signals:
-    """Remembers which signal ended the program: servers swallow the exception that it raises. A second one ends it without ceremony.
-
-    A terminal that is closed (SIGHUP) is one too, unless somebody has said that it is not to matter (`nohup`). It may be told of by the
-    shell and by the kernel, and nothing can be written to it any more.
-
-    A signal that comes while Python calls a finaliser or the callback of a weak reference (each thread that ends has one) is raised there
-    and goes no further: then it is sent again until it is heard."""
-
-    def __init__(self) -> None:
-        self.status, self._unraisable = 0, sys.unraisablehook
-        self._lost = self._told = False  # whether one was lost and is sent again; whether that is being told just now
-        sys.unraisablehook = self._went_no_further
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number != signal.SIGHUP or signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, self._received)
-        signal.signal(AGAIN, self._received_again)
-
-    def _went_no_further(self, what: sys.UnraisableHookArgs) -> None:
-        if not self.status or what.exc_type is not SystemExit:
-            self._unraisable(what)
-            return
-        self._told = True
-        try:
-            if not self._lost:
-                self._lost = True
-                threading.Thread(target=self._send_again, daemon=True).start()
-        finally:
-            self._told = False
-
-    def _send_again(self) -> None:
-        while self._lost:
-            time.sleep(AGAIN_SECONDS)
-            os.kill(os.getpid(), AGAIN)
-
-    def _received_again(self, *_: Any) -> None:
-        if self._lost and not self._told:
-            self._lost = False
-            raise SystemExit(self.status)
-
-    def _received(self, number: int, _: Any) -> None:
-        if self._lost:
-            self._received_again()
-            return
-        if number == signal.SIGHUP:
-            if self.status:
-                return
-            for stream in (1, 2):
-                if os.isatty(stream):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        if self.status:
-            if sys.stderr.isatty():
-                os.write(sys.stderr.fileno(), SHOW_CURSOR)  # a live table hides it
-            os._exit(128 + number)  # asked twice: at once
-        self.status = 128 + number
-        raise SystemExit(self.status)
-
-
 def _interrupted(arguments: list[str]) -> str:
     """What becomes of a command that was broken off."""
     named = next((word for word in arguments if word in cli.commands), "")
@@ -307,7 +245,7 @@ def _say_last(event: str, text: str, arguments: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0 done, 1 failed, 2 bad usage or input, 130 and 143 after signals."""
-    signals, given = _Signals(), sys.argv[1:] if arguments is None else arguments
+    signals, given = Signals(), sys.argv[1:] if arguments is None else arguments
     try:
         cli.main(args=arguments, prog_name="tuner", standalone_mode=False)
     except click.ClickException as error:

@@ -10,31 +10,23 @@ When there is time for only a few trials one after the other, single steps would
 Then the cheap trials are compared at a quarter of their epochs, and only the best goes on. The better half of them is tried in a larger
 size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended without success. Then come steps
 from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is drawn whole.
-
-The first, cheap trials are spread evenly: each range is cut into as many equal parts as there are such trials, one for each part (Latin
-hypercube: McKay, Beckman and Conover, Technometrics 21, 1979). Ten draws at random leave the good end of a range empty now and then.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from model.config import SHAPE_NAMES
-from model.noise import derived_seed
-from tuner.definition import Choices, Numbers, StudyDefinition
-from tuner.promotion import SIZE, STEP, Start
+from tuner.definition import StudyDefinition
+from tuner.promotion import SIZE, STEP, Proposal, Start
+from tuner.space import Choices
+from tuner.starters import cheap, count_of, middling, spread, starters
 from tuner.study import feasible
 
-STARTERS = "starters"
-"""A study's attribute: how many trials begin with cheap settings, if its minutes do not allow as many as its definition says."""
-RUNG = "start_rung"
-"""A study's attribute: the epoch after which only the best of the first trials goes on, if its minutes allow only a few (`StartRule`)."""
 DOWN = (SIZE, False)
 """The step to a smaller model: in a hurry it comes last, since the search has left the smaller ones."""
 WHOLE_EVERY = 8
@@ -55,6 +47,23 @@ class Room(Protocol):
         """Whether a trial with these settings ends that begins now in a lane of its own."""
 
 
+class Endless:
+    """Room for any number of trials: a search without a limit of minutes."""
+
+    rung: int | None = None
+
+    def few(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
+        """There is room for many."""
+        return False
+
+    def ends(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
+        """All end."""
+        return True
+
+
+ENDLESS = Endless()
+
+
 def guide(
     definition: StudyDefinition,
     trials: Sequence[FrozenTrial],
@@ -64,9 +73,9 @@ def guide(
     warm: bool = False,
     sizes_cost: bool = True,
     starting: int | None = None,
-    room: Room | None = None,
-) -> tuple[dict[str, Any], int | None]:
-    """The parameters of a new trial that are not drawn, and the number of the trial from which it is a step; None if it is no step.
+    room: Room = ENDLESS,
+) -> Proposal:
+    """What is said of a new trial.
 
     Args:
         trials: all trials of the study so far.
@@ -75,42 +84,37 @@ def guide(
         warm: whether the sampler knows an earlier study, from which it draws even the first trials.
         sizes_cost: whether a larger model takes much longer on the device; if not, the first trials are of a middle size.
         starting: how many trials begin with cheap settings; None: as many as the definition says.
-        room: what the remaining time has room for; None: for many trials.
+        room: what the remaining time has room for.
     """
-    start = definition.cheap if sizes_cost else {**definition.cheap, **definition.middling}
-    starters = definition.starters(definition.starting if starting is None else starting)
-    if number < starters.stop:
-        return start if warm else {**start, **_spread(definition, number, len(starters))}, None
+    start = cheap(definition) if sizes_cost else {**cheap(definition), **middling(definition)}
+    first = starters(definition, count_of(definition) if starting is None else starting)
+    if number < first.stop:
+        return Proposal(start if warm else {**start, **spread(definition, number, len(first))})
     if definition.sampler != "tpe":
-        return {}, None
-    first = Start(definition, trials, starters, None if room is None else room.rung)
-    best = _leader(first)
+        return Proposal({})
+    begun = Start(definition, trials, first, room.rung)
+    best = _leader(begun)
     if best is None:
-        return _shape(start) if first.training else {}, None
-    return _beside_others(first, number, steps, best, room)
+        return Proposal(_shape(start) if begun.training else {})
+    return _beside_others(begun, number, steps, best, room)
 
 
-def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, room: Room | None) -> tuple[dict[str, Any], int | None]:
+def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, room: Room) -> Proposal:
     """A step from the best, or the shape in which something is drawn."""
     definition, trials = start.definition, start.trials
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
     # a starter's shape was chosen as cheap, not as good: what is drawn in it before the step from it has ended is mostly wasted
     cheap = best.number in start.numbers
     shape = _shape(((_larger(best, running) if cheap else None) or best).params)
-    if room is not None and ((cheap and room.rung is not None) or room.few({**best.params, **shape})):
+    if (cheap and room.rung is not None) or room.few({**best.params, **shape}):
         ahead = _ahead(best, running)
         one_more = len(running) < steps or not (cheap or ahead)  # where few are to come a step says more than what is drawn
         step = next_step(definition, trials, best, last=DOWN) if one_more else None
         return _in_a_hurry(start, best, step, room, ahead or shape)
     step = next_step(definition, trials, best) if len(running) < steps else None
     if step is not None:
-        return step, best.number
-    return {} if number % WHOLE_EVERY == 0 else shape, None
-
-
-def starters_of(attributes: Mapping[str, Any], definition: StudyDefinition) -> int:
-    """How many trials of a study with these attributes begin with what is cheap."""
-    return min(definition.starting, int(attributes.get(STARTERS, definition.starting)))
+        return Proposal(step, best.number)
+    return Proposal({} if number % WHOLE_EVERY == 0 else shape)
 
 
 def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,20 +136,6 @@ def _ahead(best: FrozenTrial, steps: Sequence[FrozenTrial]) -> dict[str, Any]:
 def _latest(trial: FrozenTrial) -> float:
     """Its value, or that of its last epoch so far; minus infinity where there is none."""
     return trial.value if trial.value is not None else max(trial.intermediate_values.items(), default=(0, -math.inf))[1]
-
-
-def _spread(definition: StudyDefinition, number: int, parts: int) -> dict[str, float]:
-    """Where a starter lies in each range; nothing for what somebody has put in, nor beside a random sampler."""
-    which = number - definition.first_starter
-    if which < 0 or definition.sampler != "tpe":
-        return {}
-    spread, distributions = dict[str, float](), definition.distributions()
-    for name, space in definition.search.items():
-        if isinstance(space, Numbers) and isinstance(distributions[name], FloatDistribution):
-            order = random.Random(derived_seed(definition.seed, "starters", name)).sample(range(parts), parts)
-            within = random.Random(derived_seed(definition.seed, "starters", name, which)).random()
-            spread[name] = space.at((order[which] + within) / parts)
-    return spread
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
@@ -186,9 +176,7 @@ def next_step(
     return min(found, key=lambda params: last in _ways(ladders, best.params, params), default=None)
 
 
-def _in_a_hurry(
-    start: Start, best: FrozenTrial, step: dict[str, Any] | None, room: Room, shape: dict[str, Any]
-) -> tuple[dict[str, Any], int | None]:
+def _in_a_hurry(start: Start, best: FrozenTrial, step: dict[str, Any] | None, room: Room, shape: dict[str, Any]) -> Proposal:
     """What to try when there is time for few trials: a larger size, then the better starters in the larger shape, then other steps.
 
     Args:
@@ -199,12 +187,12 @@ def _in_a_hurry(
     up = step if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0) else None
     larger = _size_up(start, best, room) if cheap else up
     if larger is not None:
-        return larger, best.number
+        return Proposal(larger, best.number)
     if (promoted := start.promoted(shape)) is not None:
         return promoted
     if step is None:
-        return shape, None
-    return (start.enlarged(best, up[SIZE]) if cheap and up is not None else step), best.number
+        return Proposal(shape)
+    return Proposal(start.enlarged(best, up[SIZE]) if cheap and up is not None else step, best.number)
 
 
 def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from model.errors import DeviceError
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.failures import Outcome, device_failures
+from tuner.failures import device_failures, in_words
 from tuner.halfway import Halfway, Key, UnderWay
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
@@ -66,11 +66,11 @@ class _Array:
         """About how long an epoch takes."""
         return work(self.shape, len(self.runs))
 
-    def job(self, lane: int, make_trainer: TrainerFactory) -> Job:
+    def job(self, make_trainer: TrainerFactory) -> Job:
         """Its next epoch."""
         if self.trainer is None:
             self.trainer = self._filled(make_trainer)
-        return Job(lane, self.trainer, len(self.runs), max(WATCH_SECONDS, WATCH_TIMES * self.seconds), self.seconds)
+        return Job(self.trainer, len(self.runs), max(WATCH_SECONDS, WATCH_TIMES * self.seconds), self.seconds)
 
     def _filled(self, make_trainer: TrainerFactory) -> Trainer:
         trainer, held = make_trainer(self.shape, len(self.runs)), self.held
@@ -102,8 +102,9 @@ class _Array:
     def take(self, tried: Attempt) -> None:
         """What came of an epoch; the trainer's error where it failed."""
         outcomes = tried.result()
-        if any(fault := outcome.error for outcome in outcomes):
-            raise self._failed(fault)
+        for outcome in outcomes:
+            if outcome.error:
+                raise self._failed(outcome.error)
         self.epochs, self.seconds = self.epochs + 1, max(self.seconds, tried.seconds)
         self.scored = [outcome.scored for outcome in outcomes]
 
@@ -142,11 +143,11 @@ class _Array:
         except (MemoryError, DeviceError, SearchError):
             raise
         except Exception as error:
-            raise self._failed(Outcome.failed(error).error) from error
+            raise self._failed(in_words(error)) from error
 
-    def _failed(self, told: str | None) -> _Untrainable:
+    def _failed(self, told: str) -> _Untrainable:
         trials = ", ".join(map(str, sorted({run.trial for run in self.runs})))
-        return _Untrainable(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm STUDY` again to go on", str(told))
+        return _Untrainable(f"trial {trials} cannot be confirmed: {told}; run `tuner confirm STUDY` again to go on", told)
 
 
 def fresh_seed(definition: StudyDefinition, trial: int, number: int) -> int:
@@ -280,10 +281,10 @@ def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str],
 def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -> list[tuple[_Array, Attempt]]:
     """One epoch of each array, all at once."""
     jobs, tried = dict[_Array, Job](), list[tuple[_Array, Attempt]]()
-    for lane, array in enumerate(arrays):
+    for array in arrays:
         try:
             with array.told():
-                jobs[array] = array.job(lane, make_trainer)
+                jobs[array] = array.job(make_trainer)
         except (MemoryError, SearchError) as error:
             tried.append((array, Attempt(None, error, 0.0)))
     return [*tried, *zip(jobs, advance_all(list(jobs.values()), lanes), strict=True)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 import studies
 from model.config import COMPONENTS, MODEL_VERSION, SETTING_NAMES, SHAPE_NAMES, Hyperparameters, ModelShape, flat_settings, settings_from
@@ -20,19 +20,13 @@ from model.errors import ConfigError
 from model.files import is_there
 from tuner.errors import DefinitionError
 from tuner.judges import LEAST_WINDOW, ExplosionRule, FirstRule, HalvingRule, Judge, PlateauRule
+from tuner.space import Choices, Numbers, Section, Space, Value
 
-Value = bool | int | float | str
 LARGEST_FILE = 1 << 20
 MOST_EPOCHS = 100_000
-STARTING = 10
-"""So many trials, a quarter of all at most, take what their space names as `start`; as many as TPE draws at random."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Data(_Section):
+class Data(Section):
     """Which stories, how many of them, and the seed that splits (and, if synthetic, tells) them."""
 
     source: str = "synthetic"
@@ -40,14 +34,14 @@ class Data(_Section):
     seed: Annotated[int, Field(ge=0)] = 1
 
 
-class Objective(_Section):
+class Objective(Section):
     """What is judged, and below which round trip a trial is infeasible."""
 
     metric: Literal["component_accuracy"] = "component_accuracy"
     round_trip_floor: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-class Budget(_Section):
+class Budget(Section):
     """How many trials in all, of how many epochs; at most how many minutes a run, and epochs and GPU-minutes in all (0: no limit).
 
     When one of these is used up no trial begins; those that run are finished, or stored for the next start, as `at_budget` says.
@@ -70,78 +64,7 @@ class Budget(_Section):
         return bool(self.total_epochs or self.gpu_minutes)
 
 
-class Numbers(_Section):
-    """A range to search."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _sound(self) -> Numbers:
-        if self.low > self.high:
-            raise ValueError(f"low = {self.low} lies above high = {self.high}; allowed: low < high")
-        if self.low == self.high:
-            raise ValueError(f"low = high = {self.low} leaves nothing to search; put the value under [fixed]")
-        if self.log and self.low <= 0:
-            raise ValueError(f"log = true needs low > 0, not {self.low}")
-        return self
-
-    def distribution(self, whole: bool) -> optuna.distributions.BaseDistribution:
-        """As Optuna's distribution, of whole numbers or of any."""
-        if whole:
-            return optuna.distributions.IntDistribution(int(self.low), int(self.high), log=self.log)
-        return optuna.distributions.FloatDistribution(float(self.low), float(self.high), log=self.log)
-
-    def at(self, share: float) -> float:
-        """The value that lies this share of the range above its low end, by its logarithm where it is searched so."""
-        value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
-        return min(float(self.high), max(float(self.low), value))
-
-    def corners(self) -> list[Value]:
-        """The values that must be valid for the whole range to be."""
-        return [self.low, self.high]
-
-
-class Choices(_Section):
-    """A few values to search."""
-
-    choices: Annotated[list[Value], Field(min_length=1)]
-    start: Value | None = None
-    """The first trials' value: a cheap one shows, at little cost, which other settings are good. On a GPU a size begins in the middle."""
-
-    @model_validator(mode="after")
-    def _sound(self) -> Choices:
-        if len(set(map(repr, self.choices))) != len(self.choices):
-            raise ValueError(f"choices = {self.choices} names a value twice")
-        if self.start is not None and not any(_stands_for(self.start, choice) for choice in self.choices):
-            raise ValueError(f"start = {self.start!r} is none of the choices; allowed: {', '.join(map(repr, self.choices))}")
-        return self
-
-    def distribution(self, whole: bool) -> optuna.distributions.BaseDistribution:  # noqa: ARG002  the same call for both kinds
-        """As Optuna's distribution."""
-        return optuna.distributions.CategoricalDistribution(tuple(self.choices))
-
-    def corners(self) -> list[Value]:
-        """The values that must be valid."""
-        return list(self.choices)
-
-
-def _stands_for(value: Value, choice: Value) -> bool:
-    """Whether they are the same to a trainer: 1 is 1.0, but 32.0 is no number of dimensions, nor is true."""
-    alike = isinstance(value, bool) == isinstance(choice, bool) and not (isinstance(value, float) and isinstance(choice, int))
-    return value == choice and alike
-
-
-def _kind(space: Any) -> str:
-    """Which of the two a space is meant to be, so that its faults are told in its own words."""
-    return "Choices" if isinstance(space, Choices) or (isinstance(space, dict) and "choices" in space) else "Numbers"
-
-
-Space = Annotated[Annotated[Numbers, Tag("Numbers")] | Annotated[Choices, Tag("Choices")], Discriminator(_kind)]
-
-
-class Plateau(_Section):
+class Plateau(Section):
     """Settings of the plateau rule."""
 
     window: Annotated[int, Field(ge=LEAST_WINDOW)] = PlateauRule.window
@@ -151,14 +74,14 @@ class Plateau(_Section):
     noise: Annotated[float, Field(ge=0, lt=1)] = PlateauRule.noise
 
 
-class Explosion(_Section):
+class Explosion(Section):
     """Settings of the explosion rule."""
 
     factor: Annotated[float, Field(gt=0)] = ExplosionRule.factor
     stay: Annotated[int, Field(ge=1)] = ExplosionRule.stay
 
 
-class Halving(_Section):
+class Halving(Section):
     """Settings of the halving rule; `first` is a share of a trial's epochs below 1, a number of epochs from 1 on."""
 
     first: Annotated[float, Field(gt=0, allow_inf_nan=False)] = HalvingRule.first
@@ -179,7 +102,7 @@ class Halving(_Section):
         return self
 
 
-class Pruning(_Section):
+class Pruning(Section):
     """Each rule by name with its settings; absent = off. `audit`: the share of stops not carried out, to measure them."""
 
     plateau: Plateau | None = None
@@ -199,7 +122,7 @@ class Pruning(_Section):
         return FirstRule(tuple(made))
 
 
-class Confirm(_Section):
+class Confirm(Section):
     """How many of the best are trained again beside the baselines, with how many fresh seeds each."""
 
     top: Annotated[int, Field(ge=1)] = 3
@@ -210,7 +133,7 @@ SYMMETRIC = "symmetric"
 """The trainer of our own model, the only one that `tuner train` has."""
 
 
-class StudyDefinition(_Section):
+class StudyDefinition(Section):
     """A whole study. `trainer` names what trains its models (see `trainers`), `sampler` what proposes their settings.
 
     `baselines` are never stopped, `enqueue` is tried first but judged like any other trial.
@@ -225,10 +148,10 @@ class StudyDefinition(_Section):
     objective: Objective = Objective()
     budget: Budget
     search: dict[str, Space]
-    fixed: dict[str, Value] = {}
+    fixed: dict[str, Value] = Field(default_factory=dict)
     pruning: Pruning = Pruning()
-    baselines: list[dict[str, Value]] = []
-    enqueue: list[dict[str, Value]] = []
+    baselines: list[dict[str, Value]] = Field(default_factory=list)
+    enqueue: list[dict[str, Value]] = Field(default_factory=list)
     confirm: Confirm = Confirm()
 
     @model_validator(mode="after")
@@ -278,16 +201,10 @@ class StudyDefinition(_Section):
     def fault(self, settings: Mapping[str, Any]) -> str | None:
         """What of these settings lies outside the space, and what is allowed; None if nothing does. Others do not matter."""
         for name, space in self.search.items():
-            if name in settings and not self._holds(space, settings[name]):
+            if name in settings and not space.holds(settings[name]):
                 allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())
                 return f"{name} = {settings[name]!r} cannot be reached; allowed: {allowed}"
         return None
-
-    @staticmethod
-    def _holds(space: Numbers | Choices, value: Value) -> bool:
-        if isinstance(space, Choices):
-            return value in space.choices
-        return isinstance(value, (int, float)) and space.low <= value <= space.high
 
     def reachable(self, trial: dict[str, Value]) -> dict[str, Value]:
         """A trial of somebody's own as a point of the space.
@@ -311,45 +228,9 @@ class StudyDefinition(_Section):
         return {name: space.distribution(whole=name == "num_rules") for name, space in self.search.items()}
 
     @property
-    def cheap(self) -> dict[str, Value]:
-        """What the space names for its first trials."""
-        return {name: space.start for name, space in self.search.items() if isinstance(space, Choices) and space.start is not None}
-
-    @property
-    def middling(self) -> dict[str, Value]:
-        """The middle of the sizes for which the space names a cheap one, for where that is not cheaper."""
-        space = self.search.get("hidden_dim")
-        if not isinstance(space, Choices) or space.start is None:
-            return {}
-        sizes = sorted(map(int, space.choices))
-        return {"hidden_dim": max(int(space.start), sizes[len(sizes) // 2])}
-
-    @property
     def usual(self) -> dict[str, Value]:
         """A point of the space: the model's defaults where the space has them, elsewhere its first value."""
-        return {name: value if self._holds(self.search[name], value) else self.corners(name)[0] for name, value in self.point({}).items()}
-
-    @property
-    def starting(self) -> int:
-        """How many trials begin with cheap settings: none if no setting names one, and no more than can differ in what else is searched."""
-        unlike = math.prod(self._kinds(name) for name in self.search if name not in self.cheap)
-        return min(STARTING, self.budget.trials // 4, unlike) if self.cheap else 0
-
-    def _kinds(self, name: str) -> int:
-        """How many values a setting can have; of a range, but for whole numbers, as many as matter."""
-        space = self.search[name]
-        if isinstance(space, Choices):
-            return len(space.choices)
-        return int(space.high) - int(space.low) + 1 if name == "num_rules" else STARTING
-
-    @property
-    def first_starter(self) -> int:
-        """The number of the first trial that nobody has put in."""
-        return len(self.baselines) + len(self.enqueue)
-
-    def starters(self, count: int) -> range:
-        """The numbers of the first so many that nobody has put in."""
-        return range(self.first_starter, self.first_starter + count)
+        return {name: value if self.search[name].holds(value) else self.corners(name)[0] for name, value in self.point({}).items()}
 
     def filled(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """A trial's settings, fixed ones included."""

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 from scipy.special import gammaln
 
+from tuner.study import cause_of
+
 Numbers = NDArray[Any]
 LEFT_SHARE, LEAST_RISE, FEWEST, SURE = 0.25, 0.03, 10, 0.05
 MOST_LEFT = 0.75
@@ -163,7 +165,7 @@ def _counts(groups: Sequence[bool], of: Sequence[bool]) -> tuple[int, int]:
 
 
 def _outpaced(trial: FrozenTrial) -> bool:
-    return bool(trial.user_attrs.get("verdict", {}).get("cause") == "outpaced")
+    return cause_of(trial) == "outpaced"
 
 
 def _between(low: float, high: float) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from model.extraction import LANGUAGE_MODEL
-from tuner.errors import StorageError
+from tuner.errors import NoStorage, StorageError
 from tuner.storage import SCHEMA_VERSION, open_storage, shown
 from tuner.study import installed
 
@@ -94,14 +94,10 @@ def _why_none() -> str:
 def _storage(url: str) -> Check:
     try:
         storage = open_storage(url, create=False)
+    except NoStorage as error:
+        return Check("storage", "missing", str(error))
     except StorageError as error:
-        new = "there is no storage" in str(error)
-        return Check(
-            "storage",
-            "missing" if new else "bad",
-            str(error),
-            "" if new else "correct the URL in --storage or TUNER_STORAGE, or leave both out",
-        )
+        return Check("storage", "bad", str(error), "correct the URL in --storage or TUNER_STORAGE, or leave both out")
     studies = len(storage.get_all_studies())
     return Check("storage", "good", f"{shown(url)}: {studies} {'study' if studies == 1 else 'studies'}, curves of schema {SCHEMA_VERSION}")
 

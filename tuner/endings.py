@@ -15,11 +15,11 @@ from tuner.artifacts import MODEL, PICTURE, Artifacts, curve_name
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
-from tuner.failures import Outcome, device_failures
+from tuner.failures import device_failures, in_words
 from tuner.observer import Observer
 from tuner.seam import Scored
 from tuner.slots import Running
-from tuner.study import feasible
+from tuner.study import VERDICT, feasible
 from tuner.verdict import Verdict
 from tuner.winner import candidates
 
@@ -69,7 +69,7 @@ class Endings:
         except (SearchError, DeviceError):
             raise
         except Exception as error:  # noqa: BLE001  whatever a trainer raises is stored with the trial whose fault it is
-            told = f"its model could not be saved: {Outcome.failed(error).error}"
+            told = f"its model could not be saved: {in_words(error)}"
             verdict, value = Verdict("failed", len(running.curve), told), None
         try:
             self._say(running.trial, saved, running, verdict)
@@ -113,7 +113,7 @@ class Endings:
             self._constrain(trial, "memory", 1.0)  # the sampler keeps away from what cannot be trained
         figures = {"epochs_run": len(running.curve), "train_seconds": round(running.seconds, 3)}
         words = {"ended": f"{verdict.cause.replace('_', ' ')} after {len(running.curve)} epochs: {verdict.reason}"}
-        for key, content in {**words, **figures, **saved, "verdict": verdict.as_dict()}.items():
+        for key, content in {**words, **figures, **saved, VERDICT: verdict.as_dict()}.items():
             trial.set_user_attr(key, content)
         models = [(Path(path).name, MODEL) for path in saved.values()]
         pictures = [(curve_name(trial.number), PICTURE)] if running.curve else []  # it is drawn later, beside the training

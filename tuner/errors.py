@@ -6,6 +6,7 @@ TunerError
 |-- SearchError       a search that cannot go on
 |-- SnapshotError     a snapshot that cannot be read; an older one serves
 `-- StorageError      a storage that cannot be opened
+    |-- NoStorage     one that is not there yet
     `-- StorageAway   one that was there and has stayed away
 """
 
@@ -37,6 +38,10 @@ class SnapshotError(TunerError):
 
 class StorageError(TunerError):
     """A storage that cannot be opened; never shows a password."""
+
+
+class NoStorage(StorageError):
+    """A storage that is not there yet."""
 
 
 class StorageAway(StorageError):

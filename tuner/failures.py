@@ -47,14 +47,14 @@ class Outcome:
     scored: Scored | None
     error: str | None = None
 
-    @classmethod
-    def failed(cls, error: BaseException) -> Outcome:
-        """An error as it is stored: what it was and where."""
-        if isinstance(error, Elsewhere):
-            return cls(None, None, str(error))
-        frames = traceback.extract_tb(error.__traceback__)
-        where = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
-        return cls(None, None, f"{type(error).__name__}: {str(error)[:500]}{where}")
+
+def in_words(error: BaseException) -> str:
+    """An error as it is stored and said: what it was and where."""
+    if isinstance(error, Elsewhere):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename.rpartition('/')[2]}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {str(error)[:500]}{where}"
 
 
 @contextlib.contextmanager

@@ -124,13 +124,13 @@ def constant_answers(run: Run) -> Iterator[Finding]:
     """Answers that are the same whatever is read."""
     if run.probe is None:
         return
-    same = {r: a for r, a in run.probe.answers.items() if a[1] > a[2] + SAMENESS * (1 - a[2])}
+    answers = run.probe.answers.items()
+    same = {role: said for role, said in answers if said.share > said.gold + SAMENESS * (1 - said.gold)}
     if same:
-        said = "; ".join(
-            f"{role} is {word!r} in {100 * share:.0f} % (gold: {100 * gold:.0f} %)" for role, (word, share, gold) in same.items()
-        )
+        told = [f"{role} is {said.word!r} in {100 * said.share:.0f} % (gold: {100 * said.gold:.0f} %)" for role, said in same.items()]
+        finding = f"nearly the same answer for all sentences: {'; '.join(told)}"
         advice = "the model answers without reading: raise the learning rate; `tuner diagnose STUDY` says where others left this level"
-        yield Finding("constant_answer", f"nearly the same answer for all sentences: {said}", advice, {r: list(a) for r, a in same.items()})
+        yield Finding("constant_answer", finding, advice, {role: list(said) for role, said in same.items()})
 
 
 def at_chance(run: Run) -> Iterator[Finding]:

@@ -158,7 +158,10 @@ class Gate:
             if self._guesses.wait(_address(environ)):
                 return False
             right = hmac.compare_digest(hashlib.sha256(given.encode()).digest(), self._token or b"")
-            (self._guesses.right if right else self._guesses.wrong)(_address(environ))
+            if right:
+                self._guesses.right(_address(environ))
+            else:
+                self._guesses.wrong(_address(environ))
             return right
 
     def _log_in(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tuner.errors import SnapshotError
 from tuner.seam import Held
-from tuner.snapshots import KEEP_SECONDS, KEEP_SHARE, SearchState, SlotState, read_state, write_state
+from tuner.snapshots import KEEP_SECONDS, KEEP_SHARE
+from tuner.states import SearchState, SlotState, read_state, write_state
 
 Key = tuple[int, int]
 """A run's trial and seed."""

@@ -85,8 +85,7 @@ def probed(checkpoint: Checkpoint) -> tuple[Probe, Corpus]:
     corpus = load_corpus(data.source, data.stories, data.seed)
     checkpoint.check_data(corpus.fingerprint)
     trainer = FusedTrainer(checkpoint.shape, corpus, 1, checkpoint.store.device)
-    values = checkpoint.store.read(0)[0].cpu()
-    rows = (values, torch.zeros_like(values), torch.zeros_like(values), values)
+    rows = (checkpoint.store.read(0)[0].cpu(),)  # the values alone: moments are of no use here, and averages begin as the values
     trainer.restore(0, Snapshot(trainer.store.layout, checkpoint.hyperparameters, int(checkpoint.header["epoch"]), 0, rows))
     return trainer.probe(0), corpus
 

@@ -12,15 +12,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from model.config import Hyperparameters
 from model.noise import derived_seed
 from tuner.buffer import BufferedStorage
-from tuner.climb import Room, guide, starters_of
+from tuner.climb import Room, guide
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner, seat_of
 from tuner.promotion import STEP
 from tuner.slots import Running
-from tuner.snapshots import SearchState, Seat, SlotState
-from tuner.storage import asking
-from tuner.study import BASELINE, FIXED
+from tuner.snapshots import Seat
+from tuner.starters import starters_of
+from tuner.states import SearchState, SlotState
+from tuner.study import BASELINE, FIXED, VERDICT
 from tuner.tables import Unfinished
 from tuner.warm import remembered, sampler_for
 
@@ -93,7 +94,7 @@ class Intake:
         past = Past()
         for frozen in self.study.get_trials(deepcopy=False):
             mine = in_seat(frozen.user_attrs.get(OWNER), self.seat.number)
-            known = "verdict" in frozen.user_attrs or not frozen.state.is_finished()  # else somebody else has ended it
+            known = VERDICT in frozen.user_attrs or not frozen.state.is_finished()  # else somebody else has ended it
             again = mine and known and state is not None and frozen.number not in state.past
             if frozen.state.is_finished() and not again:
                 past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
@@ -192,7 +193,7 @@ class Intake:
         Args:
             waiting: the ids of the trials that wait to begin, put in by the definition or by a user.
         """
-        with asking(self.storage.backend, self.study._study_id, self.storage.patience):  # else workers would begin too many together
+        with self.storage.asking(self.study._study_id):  # else workers would begin too many together
             begun = self.storage.begun(self.study._study_id)
             left = self.definition.budget.trials - begun
             trial_id = self._claimed(waiting, may_begin, len(waiting) >= left) if left > 0 else None
@@ -250,11 +251,11 @@ class Intake:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
         starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
-        said, best = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
-        if best is not None:
-            self.storage.set_trial_user_attr(trial_id, STEP, best)
-        if said:
-            self.storage.set_trial_system_attr(trial_id, FIXED, said)
+        said = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
+        if said.step_from is not None:
+            self.storage.set_trial_user_attr(trial_id, STEP, said.step_from)
+        if said.params:
+            self.storage.set_trial_system_attr(trial_id, FIXED, said.params)
 
     def _running(self, trial: Trial | FrozenTrial) -> Running:
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31

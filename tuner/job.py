@@ -41,22 +41,20 @@ from tuner.winner import told as confirmation
 
 
 @contextlib.contextmanager
-def _progress(console: Console, study: str, words: int = 0, events: TextIO | None = None, shared: str | None = None) -> Iterator[Observer]:
-    """Who shows the search; `shared`: the storage in which others have what they train, where it is known that there are others."""
-    if events is not None:
-        yield JsonEvents(study, events, words)
-    elif words:
-        yield (WordyProgress if words > 0 else QuietProgress)(console)
-    elif console.is_terminal and shared is not None:
+def _progress(request: SearchRequest, study: str, console: Console, *, shared: bool) -> Iterator[Observer]:
+    """Who shows the search; `shared`: whether others are known to train it too."""
+    if request.events is not None:
+        yield JsonEvents(study, request.events, request.words)
+    elif not _tabled(request, console):
+        yield {-1: QuietProgress, 0: PlainProgress, 1: WordyProgress}[request.words](console)
+    elif shared:
         from tuner.watch import StudyProgress  # what it draws with takes seconds to load
 
-        with StudyProgress(shared, study, console) as live:
-            yield live
-    elif console.is_terminal:
-        with LiveProgress(console) as live:
+        with StudyProgress(request.storage, study, console) as live:
             yield live
     else:
-        yield PlainProgress(console)
+        with LiveProgress(console) as live:
+            yield live
 
 
 @contextlib.contextmanager
@@ -67,7 +65,7 @@ def _watching(request: SearchRequest, study: str, device: str, console: Console,
         shared: whether other processes are known to train the study.
     """
     with contextlib.ExitStack() as opened:
-        shown = opened.enter_context(_progress(console, study, request.words, request.events, request.storage if shared else None))
+        shown = opened.enter_context(_progress(request, study, console, shared=shared))
         observers = [shown, *map(Beating, Pulse.asked_for())]
         if request.metrics is not None:
             metrics = Metrics(study, device)
@@ -166,10 +164,15 @@ def _tabled(request: SearchRequest, console: Console) -> bool:
     return console.is_terminal and not request.words and request.events is None
 
 
+def _others_words(request: SearchRequest, console: Console) -> int:
+    """How much is said beside the search itself: where a table shows it only what goes wrong."""
+    return -1 if _tabled(request, console) else request.words
+
+
 def _telling(request: SearchRequest, console: Console) -> list[str]:
-    """The options with which further workers say what the search itself says; where it shows a table, only what goes wrong."""
-    words = -1 if _tabled(request, console) else request.words
-    return [*{-1: ["-q"], 1: ["-v"]}.get(words, []), *(["--log-format", "json"] if request.events is not None else [])]
+    """The options with which further workers say that much."""
+    words = {-1: ["-q"], 1: ["-v"]}.get(_others_words(request, console), [])
+    return [*words, *(["--log-format", "json"] if request.events is not None else [])]
 
 
 def _next(study: str, found: bool, own: bool) -> str:
@@ -187,7 +190,7 @@ def _search_with_ray(prepared: Prepared, console: Console, publisher: Publisher)
     address, devices = None if request.ray == "local" else request.ray, (request.device, *request.others)
     base = request.base.absolute()
     with _watching(request, study.study_name, str(prepared.device), console, shared=True) as observers:
-        say = plainly(_aside(console, -1 if _tabled(request, console) else request.words))
+        say = plainly(_aside(console, _others_words(request, console)))
         others = Others(study, say, Several(*observers, publisher))
         # workers run in folders of Ray's
         place = request.place if request.place.startswith(BUCKET) else str(Path(request.place).absolute())

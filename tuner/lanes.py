@@ -30,9 +30,8 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Job:
-    """An epoch of an array: its lane, its number of slots, the seconds it may take, how long it will take compared with others, a clock."""
+    """An epoch of an array: its trainer and number of slots, the seconds it may take, how long it takes compared with others, a clock."""
 
-    lane: int
     trainer: Trainer
     slots: int
     seconds: float
@@ -73,13 +72,12 @@ def attempt(job: Job) -> Attempt:
         return Attempt(None, error, job.clock() - began)
 
 
-def advance_all(jobs: Sequence[Job], lanes: int = 0) -> list[Attempt]:
+def advance_all(jobs: Sequence[Job], lanes: int) -> list[Attempt]:
     """One epoch of each array, as many at once as there are lanes; results in the order of the jobs. An interruption ends all of them.
 
     Args:
-        lanes: how many share the cores; 0: as many lanes as the jobs name.
+        lanes: how many share the cores.
     """
-    lanes = lanes or len({job.lane for job in jobs})
     if lanes < 2:
         return [attempt(job) for job in jobs]
     tried = dict[int, Attempt]()

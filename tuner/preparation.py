@@ -18,7 +18,7 @@ from rich.console import Console
 
 from model.config import ModelShape
 from model.corpus import Corpus, load_corpus
-from model.devices import find_device, held_by_others
+from model.devices import find_device, is_crowded
 from tuner.artifacts import Artifacts, open_artifacts
 from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
@@ -32,7 +32,7 @@ from tuner.progress import BarProgress, plainly
 from tuner.publish import Publisher
 from tuner.remote import Process, Processes, ahead
 from tuner.seam import Trainer, TrainerFactory
-from tuner.search import CROWDED, Search
+from tuner.search import Search
 from tuner.storage import DEFAULT_URL, Patience, open_storage, shown
 from tuner.study import BASELINE, check_data, check_same, definition_of, find_study, open_study, source_of
 from tuner.tables import CurveTable, RunTable
@@ -99,7 +99,7 @@ class SearchRequest:
 
     @property
     def place(self) -> str:
-        """That place."""
+        """Where the artifacts are: as asked for, else a folder in `base`."""
         return self.artifacts or str(self.base / "artifacts")
 
 
@@ -156,7 +156,7 @@ class Prepared:
                 steps = WIDEST.bit_length()
                 with device_failures():
                     measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), sharing)
-                    crowded = held_by_others(self.device) > CROWDED
+                    crowded = is_crowded(self.device)
             plainly(console)(measured.said())
             known = {**known, self.device.type: measured.width}
             if keep and self.device.type != "cpu" and not measured.bound and not measured.short and not crowded:

@@ -23,8 +23,7 @@ from rich.text import Text
 from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.options import printable
-from tuner.study import BASELINE, epochs_of, feasible
-from tuner.summary import cause_of, reason_of
+from tuner.study import BASELINE, cause_of, epochs_of, feasible, reason_of
 from tuner.verdict import PRUNED_CAUSES, Verdict
 
 if TYPE_CHECKING:

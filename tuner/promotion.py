@@ -12,12 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner.definition import Numbers, StudyDefinition
-from tuner.study import feasible
+from tuner.definition import StudyDefinition
+from tuner.space import Numbers
+from tuner.study import VERDICT, cause_of, feasible
 
 STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
@@ -26,6 +27,13 @@ LEAST = 3
 """So many go on at least."""
 FALLS = 1 / 3
 """The power of the size with which a good rate falls: from 32 to 128 dimensions, measured on five starts (docs/DECISIONS.md)."""
+
+
+class Proposal(NamedTuple):
+    """What is said of a new trial: the settings that are not drawn, and the trial from which it is a step (None: it is none)."""
+
+    params: dict[str, Any]
+    step_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,13 @@ class Start:
     def ranked(self) -> list[FrozenTrial]:
         """The starters, the best first: those that have ended above the floors; or, if there is a rung, those that have reached it, ended
         or not, unless they failed, exploded, plateaued or lacked room."""
-        if self.rung is None:
+        rung = self.rung
+        if rung is None:
             return [trial for trial in feasible(self.trials) if trial.number in self.numbers]
         known = [trial for trial in self.trials if trial.number in self.numbers and trial.state != TrialState.FAIL]
-        sound = [trial for trial in known if trial.user_attrs.get("verdict", {}).get("cause", "finished") in ("finished", "outpaced")]
-        return sorted((trial for trial in sound if math.isfinite(self._reached(trial))), key=self._reached, reverse=True)
+        sound = [trial for trial in known if VERDICT not in trial.user_attrs or cause_of(trial) in ("finished", "outpaced")]
+        there = [trial for trial in sound if math.isfinite(trial.intermediate_values.get(rung, math.nan))]
+        return sorted(there, key=lambda trial: trial.intermediate_values[rung], reverse=True)
 
     @property
     def going_on(self) -> list[FrozenTrial]:
@@ -64,8 +74,8 @@ class Start:
         count = len(self.ranked) if self.rung is None else len(self.numbers)
         return self.ranked[: max(LEAST, math.ceil(count / 2))]
 
-    def promoted(self, shape: Mapping[str, Any]) -> tuple[dict[str, Any], int] | None:
-        """The settings in this larger shape, and the number, of the best promoted starter not yet tried in it. None when as many others
+    def promoted(self, shape: Mapping[str, Any]) -> Proposal | None:
+        """The settings in this larger shape of the best promoted starter not yet tried in it. None when as many others
         have ended above the floors as there are starters, since the sampler then knows more than they show."""
         if SIZE not in shape or sum(trial.number not in self.numbers for trial in feasible(self.trials)) >= len(self.numbers):
             return None
@@ -74,7 +84,7 @@ class Start:
             if shape[SIZE] > starter.params.get(SIZE, math.inf) and starter.number not in been:
                 larger = {**self.enlarged(starter, shape[SIZE]), **shape}
                 if all(trial.params != larger for trial in self.trials):  # their rates may be all that two differed in
-                    return larger, starter.number
+                    return Proposal(larger, starter.number)
         return None
 
     def enlarged(self, starter: FrozenTrial, size: float) -> dict[str, Any]:
@@ -84,7 +94,3 @@ class Start:
             return params
         best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter)
         return {**params, RATE: max(float(space.low), best.params[RATE] * (starter.params[SIZE] / size) ** FALLS)}
-
-    def _reached(self, trial: FrozenTrial) -> float:
-        level = trial.value if self.rung is None else trial.intermediate_values.get(self.rung)
-        return math.nan if level is None else level

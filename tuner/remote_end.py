@@ -20,7 +20,7 @@ from torch import Tensor
 from model.config import ModelShape
 from model.corpus import Corpus
 from model.sources import DataSource
-from tuner.failures import Outcome
+from tuner.failures import in_words
 from tuner.seam import Trainer
 from tuner.trainers import find_trainer
 from tuner.wire import Evaluated, Message, Wire, held, held_from, hyperparameters_from, pack, record, scored, shape_from, tally
@@ -123,7 +123,7 @@ def _serve(wire: Wire, heard: SimpleQueue[Message]) -> None:
             packed = pack(*trainers.answer(message))
         except Exception as error:  # noqa: BLE001  whoever asked has it
             kind = _kind(error)
-            packed = pack({"error": str(error) if kind == "no_room" else Outcome.failed(error).error, "kind": kind})
+            packed = pack({"error": str(error) if kind == "no_room" else in_words(error), "kind": kind})
             if kind == "no_room":
                 trainers.forget()
         wire.send(packed)

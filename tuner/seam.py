@@ -1,6 +1,6 @@
 """The seam between the search and whatever it trains: a trainer of K slots that knows no trials.
 
-`model.trainer.FusedTrainer` is one; another can stand in its place. All that the search needs is here.
+`tuner.saving.SavingTrainer` is one; another can stand in its place. All that the search needs is here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,9 @@ import optuna
 import torch
 from optuna.artifacts._protocol import ArtifactStore
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
-from model.devices import held_by_others
-from model.errors import DeviceFailed
+from model.devices import check_others
 from tuner.admission import Admission
 from tuner.arrays import Arrays, Slot
 from tuner.artifacts import Artifacts
@@ -37,22 +36,20 @@ from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
 from tuner.failures import device_failures
-from tuner.intake import Intake, Past, curve_of
-from tuner.judges import Peer
+from tuner.intake import Intake, Past
 from tuner.lanes import WATCH_SECONDS, shared_out
 from tuner.observer import Observer
 from tuner.ownership import OWNER, Heart, gone, owner
+from tuner.peers import Peers
 from tuner.seam import Scored, TrainerFactory
 from tuner.slots import Place, Running
-from tuner.snapshots import Keeper, SearchState, Seat
+from tuner.snapshots import Keeper, Seat
+from tuner.states import SearchState
 from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 LEAVE_SECONDS = 4.0
 """How long to wait, at the end, for a storage that is away."""
-CROWDED = 0.5
-"""If other programs hold more than this share of a device's memory, a trial that does not fit is not to blame."""
 POLL_SECONDS = 2.0
 NOTE_SECONDS = 30.0
 """How often processes that share GPU-minutes tell each other what they have spent."""
@@ -113,8 +110,10 @@ class Search:
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
-        self._noted = self._learnt = -math.inf
-        self._epoch = self.epochs = 0
+        self._noted = -math.inf
+        self._epoch = 0
+        """How many epochs the lanes have made, in earlier runs too."""
+        self.epochs = 0
         """How many epochs all trials have made together in this run."""
         self.advanced: list[Running] = []
         """The trials whose epoch ended last, by number."""
@@ -196,6 +195,7 @@ class Search:
         """Goes on from the newest state, if there is one."""
         state = self._seat.newest(self._intake.mark, tell=self.observer.noticed) or self._seat.elsewhere(self._intake.mark)
         self._past, arrays = self._intake.take_up(state)
+        self._peers = Peers(self._intake, self._past, self._clock)
         self._epoch = 0 if state is None else state.epoch
         if state is not None and state.width[1] == self.asked:
             self._arrays.width = state.width[0]  # there was no room for more
@@ -239,7 +239,7 @@ class Search:
         begun = self.begun
         width, full = self._admission.width(begun, self._intake.coming), set[int]()
         while not self._allowance.stopped():
-            lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._going(ended, fresh), self._intake.coming
+            lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._arrays.going(ended, fresh), self._intake.coming
             if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming)), None)) is None:
                 break
             may_begin = functools.partial(self._admission.baseline, beside=going[lane], begun=begun)
@@ -253,19 +253,10 @@ class Search:
             fresh.setdefault(Place(self._arrays.shape(running), lane), []).append(running)
             self.observer.started(running)
         if fresh:
-            self._learn()
+            self._peers.learn(self.running)
         self.storage.flush()  # a trial is stored before it trains, so that another process can take it over
         self.seconds["asking"] += self._clock() - started
         return self._arrays.refill(ended, fresh)
-
-    def _going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
-        """The trials that train on or are about to, by lane."""
-        over, going = {slot.running.number for slot in ended}, defaultdict[int, list[Running]](list)
-        for lane in set(self._arrays.lanes):
-            going[lane] += [running for running in self._arrays.beside(lane) if running.number not in over]
-        for place, more in fresh.items():
-            going[place.lane] += more
-        return going
 
     def _wait_for_room(self, outside: list[Running]) -> bool:
         """Makes trials that do not fit wait for a free slot; ends one that does not fit even alone.
@@ -280,7 +271,7 @@ class Search:
             return False
         if not self.running and len(outside) == 1:
             (running,) = outside
-            self._not_taken()
+            self._check_others()
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
         else:
             self._arrays.narrow(len(self.running) or len(outside) // 2)
@@ -288,17 +279,14 @@ class Search:
             self._intake.park(outside)
         return not self.running
 
-    def _not_taken(self) -> None:
+    def _check_others(self) -> None:
         """Checks that a trial for which there is no room is itself to blame.
 
         Raises:
             DeviceFailed: other programs hold the device's memory; the trial continues elsewhere, or when there is room.
         """
-        if self._alone and (others := held_by_others(torch.device(self.device))) > CROWDED:
-            raise DeviceFailed(
-                f"{self.device} has no room for a single trial: other programs hold {100 * others:.0f} % of its memory; "
-                "end them, or name another --device, and run it again"
-            )
+        if self._alone:
+            check_others(torch.device(self.device))
 
     def _refuse(self) -> None:
         """Ends trials that their trainer would not load, and fills their slots with others."""
@@ -377,35 +365,19 @@ class Search:
         for slot in lost:
             self.observer.noticed(f"trial {slot.running.number} was ended or taken over by somebody else")
             self.observer.left(slot.running)
-        if self._clock() - self._learnt >= POLL_SECONDS:
-            self._learn()
-        everyone = {**self._past.peers, **{r.number: Peer(r.objective) for r in self.running}}
-        everyone |= self._beginning_elsewhere(everyone)
+        if self._peers.due:
+            self._peers.learn(self.running)
+        everyone = self._peers.everyone(self.running, self._bench.start)
         verdicts = [
             (slot, verdict)
             for slot in there
             if slot not in lost and (verdict := self._bench.verdict(slot.running, everyone, self._past.over)) is not None
         ]
         if any(verdict.cause == "out_of_memory" for _, verdict in verdicts):
-            self._not_taken()
+            self._check_others()
         for slot, verdict in sorted(verdicts, key=lambda found: found[0].running.number):
             self._end(slot.running, verdict, self._arrays.saver(slot))
         return [*lost, *(slot for slot, _ in verdicts)]
-
-    def _learn(self) -> None:
-        """Those that have ended in other processes are peers too."""
-        self._learnt = self._clock()
-        known = self._past.over | {running.number for running in self.running} | self._intake.coming
-        for frozen in self._intake.elsewhere(known, *ENDED):
-            self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
-
-    def _beginning_elsewhere(self, known: Mapping[int, Peer]) -> dict[int, Peer]:
-        """The first trials that train in other processes, if only the best of the first goes on and any of them trains here."""
-        start = self._bench.start
-        if not any(running.number in start for running in self.running) or self._past.over.union(known).issuperset(start):
-            return {}
-        found = self._intake.elsewhere({*known, *self._intake.coming}, TrialState.RUNNING)
-        return {frozen.number: Peer(curve_of(frozen)) for frozen in found if frozen.number in start}
 
     def _end(self, running: Running, verdict: Verdict, save: Callable[[Path, Scored], None]) -> None:
         """Stores an ending; the storage has it before the slot is used again."""

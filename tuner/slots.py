@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial, Trial
 from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
 from tuner.errors import SearchError, SnapshotError
-from tuner.failures import Outcome, advance, device_failures, plain
+from tuner.failures import Outcome, advance, device_failures, in_words, plain
 from tuner.seam import Held, Record, Scored, Trainer
-from tuner.snapshots import SlotState
-from tuner.study import BASELINE
+from tuner.states import SlotState
+from tuner.study import BASELINE, VERDICT
 from tuner.verdict import Verdict
 
 KEPT_FIGURES = (
@@ -58,7 +58,7 @@ class Running:
     @property
     def ended(self) -> Verdict | None:
         """How it ended, if it had ended before."""
-        return Verdict.from_dict(self.trial.user_attrs["verdict"]) if isinstance(self.trial, FrozenTrial) else None
+        return Verdict.from_dict(self.trial.user_attrs[VERDICT]) if isinstance(self.trial, FrozenTrial) else None
 
     @property
     def baseline(self) -> str | None:
@@ -84,6 +84,11 @@ class Running:
         self.curve.append(point)
         self.scored, self.seconds = scored, self.seconds + seconds
         return point
+
+
+def lost_room(error: MemoryError) -> SearchError:
+    """The device has no room for trials that it had room for: nothing of them is at fault."""
+    return SearchError(f"the device has no room for what it had room for ({error}); run it again to go on")
 
 
 class Place(NamedTuple):
@@ -112,7 +117,7 @@ class Array:
             except (MemoryError, SearchError, DeviceError):
                 raise
             except Exception as error:  # noqa: BLE001  it is stored with this trial
-                running.error = Outcome.failed(error).error
+                running.error = in_words(error)
         else:
             try:
                 with device_failures():
@@ -189,7 +194,7 @@ class Array:
                     outcomes.append(self._alone(make_trainer(), running, slot, held, seconds))
                 self.restore(make_trainer(), held)
         except MemoryError as error:
-            raise SearchError(f"the device has no room for what it had room for ({error}); run it again to go on") from error
+            raise lost_room(error) from error
         return outcomes
 
     @staticmethod
@@ -207,7 +212,7 @@ class Array:
             running.no_room = str(error) or "out of memory"
             return Outcome(None, None)
         except Exception as error:  # noqa: BLE001  it is stored with this trial
-            return Outcome.failed(error)
+            return Outcome(None, None, in_words(error))
         return outcome
 
     def states(self) -> tuple[SlotState, ...]:

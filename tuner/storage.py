@@ -22,7 +22,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
 from sqlalchemy.engine import URL, Engine, make_url
 
-from tuner.errors import StorageAway, StorageError
+from tuner.errors import NoStorage, StorageAway, StorageError
 
 DEFAULT_URL = "sqlite:///runs/tuner.db"
 PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
@@ -58,16 +58,13 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
         StorageError: it cannot be opened; the message hides any password.
     """
     parsed = _parsed(url)
+    sqlite = parsed.get_backend_name() == "sqlite"
+    waits = {"timeout": BUSY_SECONDS} if sqlite else {"connect_timeout": CONNECT_SECONDS, **GONE}
     try:
-        if parsed.get_backend_name() == "sqlite":
+        if sqlite:
             _prepare_sqlite(parsed, create)
-        arguments: dict[str, Any] = {"pool_pre_ping": True}
-        if parsed.get_backend_name() == "sqlite":
-            arguments["connect_args"] = {"timeout": BUSY_SECONDS}
-        elif parsed.get_backend_name() == "postgresql":
-            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS, **GONE}
-        storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=arguments)
-        if parsed.get_backend_name() == "sqlite":
+        storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs={"pool_pre_ping": True, "connect_args": waits})
+        if sqlite:
             event.listen(storage.engine, "connect", _tune_sqlite)
             storage.engine.dispose()  # connections opened before are opened anew, tuned
         _check_schema(storage.engine)
@@ -126,7 +123,7 @@ def _prepare_sqlite(url: URL, create: bool) -> None:
         raise StorageError("a SQLite storage needs a file: sqlite:///runs/tuner.db")
     path = Path(url.database)
     if not create and not path.is_file():
-        raise StorageError(f"there is no storage {path}; `tuner search` makes one, --storage or TUNER_STORAGE names another")
+        raise NoStorage(f"there is no storage {path}; `tuner search` makes one, --storage or TUNER_STORAGE names another")
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = sqlalchemy.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
     with engine.connect() as connection:

@@ -5,7 +5,6 @@ A name is definition@data (`quick@synthetic-300`); `--fresh` appends a number an
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
 import uuid
@@ -21,7 +20,6 @@ from model.sources import DataSource
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import DefinitionError, StudyError
-from tuner.storage import asking
 
 if TYPE_CHECKING:
     from model.corpus import Corpus
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
 PLACES = 8
 BASELINE = "baseline"
 """The attribute of a trial that names the baseline it is."""
+VERDICT = "verdict"
+"""The attribute of an ended trial that says why it ended."""
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial whose parameters somebody has said."""
 ADVICE = (
@@ -57,7 +57,7 @@ def source_of(definition: StudyDefinition) -> DataSource:
 
 
 def open_study(
-    storage: BaseStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
+    storage: BufferedStorage, definition: StudyDefinition, corpus: Corpus, name: str | None = None, fresh: bool = False
 ) -> optuna.Study:
     """Begins the study, or continues the latest of its name.
 
@@ -75,20 +75,12 @@ def open_study(
         chosen = base if not generations else f"{base}.{last + 1}"
         study = optuna.create_study(study_name=chosen, storage=storage, direction="maximize", load_if_exists=True)
     if not study.user_attrs.get("ready"):
-        with _alone(study):  # somebody else may be setting it up, or have been killed at it
+        with storage.asking(study._study_id):  # somebody else may be setting it up, or have been killed at it
             if not study.user_attrs.get("ready"):
                 _set_up(study, definition, corpus)
     check_same(study, definition, corpus)
     study.set_user_attr("definition", definition.model_dump(mode="json"))
     return study
-
-
-def _alone(study: optuna.Study) -> contextlib.AbstractContextManager[None]:
-    """One process at a time, where the study is in a database that several may use."""
-    storage = study._storage
-    if isinstance(storage, BufferedStorage):
-        return asking(storage.backend, study._study_id, storage.patience)
-    return contextlib.nullcontext()
 
 
 def installed(package: str) -> str:
@@ -159,6 +151,16 @@ def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials whose constraints hold, the best first: by value, then by round trip, then the earlier."""
     sound = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
     return sorted(sound, key=lambda t: (-(t.value or 0.0), t.constraints.get("round_trip", 0.0), t.number))
+
+
+def cause_of(trial: FrozenTrial) -> str:
+    """The cause of an ended trial's verdict."""
+    return str(trial.user_attrs.get(VERDICT, {}).get("cause", "failed"))
+
+
+def reason_of(trial: FrozenTrial) -> str:
+    """The reason of an ended trial's verdict; empty if it has none."""
+    return str(trial.user_attrs.get(VERDICT, {}).get("reason", ""))
 
 
 def epochs_of(trial: FrozenTrial) -> int:

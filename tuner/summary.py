@@ -18,7 +18,7 @@ from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
 from tuner.storage import Patience, open_storage, shown
-from tuner.study import BASELINE, definition_of, epochs_of, find_study
+from tuner.study import BASELINE, cause_of, definition_of, epochs_of, find_study
 from tuner.tables import CurveTable
 from tuner.verdict import PRUNED_CAUSES
 from tuner.winner import best_of, candidates, standing, told
@@ -32,16 +32,6 @@ class Report:
 
     summary: dict[str, Any]
     lines: list[str]
-
-
-def cause_of(trial: FrozenTrial) -> str:
-    """The cause of an ended trial's verdict."""
-    return str(trial.user_attrs.get("verdict", {}).get("cause", "failed"))
-
-
-def reason_of(trial: FrozenTrial) -> str:
-    """The reason of an ended trial's verdict."""
-    return str(trial.user_attrs.get("verdict", {}).get("reason", ""))
 
 
 def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:

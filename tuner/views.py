@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.definition import StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.ownership import OWNER, alive
-from tuner.study import BASELINE, definition_of
-from tuner.summary import audit_line, cause_of, reason_of, summarise
+from tuner.study import BASELINE, cause_of, definition_of, reason_of
+from tuner.summary import audit_line, summarise
 from tuner.tables import CurveTable
 
 RUNNING, INTERRUPTED = "running", "interrupted"
@@ -113,11 +113,17 @@ def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyVi
 
 def _trial(definition: StudyDefinition, trial: FrozenTrial, curve: tuple[dict[str, Any], ...]) -> TrialView:
     under_way = RUNNING if alive(trial.user_attrs.get(OWNER)) else INTERRUPTED
-    cause = cause_of(trial) if trial.state.is_finished() else under_way
-    value = trial.value if trial.state == TrialState.COMPLETE else None
-    spent = trial.user_attrs.get("train_seconds"), trial.user_attrs.get("device", "cpu")
-    settings = definition.filled(trial.params)
-    return TrialView(trial.number, cause, trial.user_attrs.get(BASELINE), settings, value, curve, reason_of(trial), *spent)
+    return TrialView(
+        number=trial.number,
+        cause=cause_of(trial) if trial.state.is_finished() else under_way,
+        baseline=trial.user_attrs.get(BASELINE),
+        settings=definition.filled(trial.params),
+        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        curve=curve,
+        reason=reason_of(trial),
+        seconds=trial.user_attrs.get("train_seconds"),
+        device=trial.user_attrs.get("device", "cpu"),
+    )
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from model.config import ROLES
 from tuner.comparison import LEVEL, Interval, Numbers, differences, interval_of_share
 from tuner.definition import StudyDefinition
-from tuner.study import BASELINE, FIXED, feasible
+from tuner.study import BASELINE, FIXED, feasible, reason_of
 
 CONFIRMED = "confirmed"
 FIGURES = (*ROLES, "exact")
@@ -49,7 +49,7 @@ def baselines(study: optuna.Study) -> list[FrozenTrial]:
 def impossible(study: optuna.Study) -> dict[str, str]:
     """The baselines that ended without a value (they failed, or there was no room for them), each with the reason."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.FAIL, TrialState.PRUNED))
-    reasons = {t.user_attrs.get(BASELINE): str(t.user_attrs.get("verdict", {}).get("reason", "it failed")) for t in ended}
+    reasons = {t.user_attrs.get(BASELINE): reason_of(t) or "it failed" for t in ended}
     return {str(name): reason for name, reason in reasons.items() if name}
 
 
@@ -125,16 +125,16 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
     right = {name: np.array([runs[seed]["test"]["right"][name] for seed in seeds], dtype=np.float64) for name in FIGURES}
     whole = np.mean([right[role] for role in ROLES], axis=0)
     return Confirmed(
-        str(trial.user_attrs.get(BASELINE) or f"trial {trial.number}"),
-        trial.number,
-        bool(trial.user_attrs.get(BASELINE)),
-        (shape.hidden_dim, hyperparameters.num_rules),
-        trial.value,
-        seeds,
-        tuple(runs[seed]["valid"] for seed in seeds),
-        tuple(runs[seed]["round_trip"] for seed in seeds),
-        {"component_accuracy": whole, **right},
-        np.array(runs[seeds[0]]["test"]["stated"], dtype=np.float64),
+        name=str(trial.user_attrs.get(BASELINE) or f"trial {trial.number}"),
+        trial=trial.number,
+        baseline=bool(trial.user_attrs.get(BASELINE)),
+        size=(shape.hidden_dim, hyperparameters.num_rules),
+        search_value=trial.value,
+        seeds=seeds,
+        valid=tuple(runs[seed]["valid"] for seed in seeds),
+        round_trips=tuple(runs[seed]["round_trip"] for seed in seeds),
+        right_SN={"component_accuracy": whole, **right},
+        of_N=np.array(runs[seeds[0]]["test"]["stated"], dtype=np.float64),
     )
 
 

@@ -24,6 +24,7 @@ from tuner.lanes import Job, UnderWay, advance_all, lanes_of
 from tuner.pace import work
 from tuner.promotion import STEP
 from tuner.slots import Place, Running
+from tuner.starters import count_of
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
 
@@ -57,14 +58,14 @@ def spin(stopped: threading.Event | None = None, began: threading.Event | None =
 def test_two_lanes_train_at_the_same_time() -> None:
     """Each waits in its epoch for the other, and both get through."""
     meeting = threading.Barrier(2)
-    tried = advance_all([Job(lane, Doing(lambda: meeting.wait(60)), 1, 60) for lane in (0, 1)])
+    tried = advance_all([Job(Doing(lambda: meeting.wait(60)), 1, 60) for _ in range(2)], 2)
     assert [len(attempt.result()) for attempt in tried] == [1, 1]
 
 
 def test_one_lane_trains_one_array_after_the_other() -> None:
     """In the order of the jobs, in this very thread."""
     seen: list[tuple[int, threading.Thread]] = []
-    advance_all([Job(0, Doing(lambda n=n: seen.append((n, threading.current_thread()))), 1, 60) for n in (1, 2, 3)])
+    advance_all([Job(Doing(lambda n=n: seen.append((n, threading.current_thread()))), 1, 60) for n in (1, 2, 3)], 1)
     assert seen == [(n, threading.main_thread()) for n in (1, 2, 3)]
 
 
@@ -75,13 +76,13 @@ def test_the_longest_is_begun_first_whatever_its_lane() -> None:
     def doing(number: int) -> Doing:
         return Doing(lambda: (began.append(number), meeting.wait(60) if number else None))
 
-    advance_all([Job(0, doing(0), 1, 60, expected=1.0), Job(0, doing(1), 1, 60, expected=5.0), Job(1, doing(2), 1, 60, expected=3.0)])
+    advance_all([Job(doing(0), 1, 60, expected=1.0), Job(doing(1), 1, 60, expected=5.0), Job(doing(2), 1, 60, expected=3.0)], 2)
     assert (set(began[:2]), began[2]) == ({1, 2}, 0)
 
 
 def test_one_that_hangs_is_told_to_end_and_the_rest_goes_on() -> None:
     """The others are not touched."""
-    tried = advance_all([Job(0, Doing(spin), 1, 0.3), Job(1, Doing(int), 1, 60), Job(0, Doing(int), 1, 60)])
+    tried = advance_all([Job(Doing(spin), 1, 0.3), Job(Doing(int), 1, 60), Job(Doing(int), 1, 60)], 2)
     with pytest.raises(TrainerHangs, match="no epoch within 0 seconds"):
         tried[0].result()
     assert [len(attempt.result()) for attempt in tried[1:]] == [1, 1]
@@ -92,7 +93,7 @@ def test_one_that_does_not_come_back_is_left_behind(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(lanes, "LEAVE_SECONDS", 0.2)
     never = threading.Event()
     try:
-        tried = advance_all([Job(0, Doing(never.wait), 1, 0.3), Job(0, Doing(int), 1, 60), Job(1, Doing(int), 1, 60)])
+        tried = advance_all([Job(Doing(never.wait), 1, 0.3), Job(Doing(int), 1, 60), Job(Doing(int), 1, 60)], 2)
     finally:
         never.set()
         for thread in threading.enumerate():
@@ -113,7 +114,7 @@ def test_what_interrupts_the_search_ends_the_lanes() -> None:
 
     try:
         with pytest.raises(KeyboardInterrupt):
-            advance_all([Job(0, Doing(lambda: spin(stopped, began)), 1, 600), Job(1, Doing(interrupt), 1, 600)])
+            advance_all([Job(Doing(lambda: spin(stopped, began)), 1, 600), Job(Doing(interrupt), 1, 600)], 2)
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped.is_set()
@@ -124,14 +125,14 @@ def test_a_lane_under_way_goes_on_behind_what_hangs_and_ends_when_it_is_left(mon
     """The array after it has its epoch, in another thread."""
     monkeypatch.setattr(lanes, "LEAVE_SECONDS", 0.2)
     never, stopped, began = threading.Event(), threading.Event(), threading.Event()
-    under_way = UnderWay([Job(0, Doing(never.wait), 1, 0.3), Job(0, Doing(int), 1, 60)], apart=True)
+    under_way = UnderWay([Job(Doing(never.wait), 1, 0.3), Job(Doing(int), 1, 60)], apart=True)
     under_way.begin()
     hanging, after = under_way.attempts()
     never.set()
     with pytest.raises(TrainerHangs, match="did not come back"):
         hanging.result()
     assert len(after.result()) == 1
-    left = UnderWay([Job(0, Doing(lambda: spin(stopped, began)), 1, 600)], apart=True)
+    left = UnderWay([Job(Doing(lambda: spin(stopped, began)), 1, 600)], apart=True)
     left.begin()
     assert began.wait(60)
     monkeypatch.setattr(lanes, "LEAVE_SECONDS", 60.0)
@@ -267,7 +268,7 @@ def test_both_lanes_end_the_first_trials_before_one_goes_on(tmp_path: Path) -> N
     made = definition(**START, seed=5, budget={"trials": 40, "epochs": 8})
     study, _, _ = scripted(tmp_path, made, 4, lanes=2)
     trials = study.get_trials()
-    starters = trials[: made.starting]
+    starters = trials[: count_of(made)]
     assert {t.state for t in starters} == {TrialState.COMPLETE, TrialState.PRUNED}
     best = max(t.value for t in starters if t.state == TrialState.COMPLETE)
     first = next(t for t in trials if STEP in t.user_attrs)
@@ -286,7 +287,7 @@ def test_real_models_in_lanes_train_as_alone() -> None:
 
     beside = [made(seed) for seed in (1, 3)]
     for _ in range(2):
-        advance_all([Job(lane, trainer, 2, 600) for lane, trainer in enumerate(beside)])
+        advance_all([Job(trainer, 2, 600) for trainer in beside], len(beside))
     assert torch.get_num_threads() == cores
     torch.set_num_threads(max(1, cores // 2))
     alone = [made(seed) for seed in (1, 3)]
@@ -309,7 +310,7 @@ def test_a_gpu_has_one_lane_and_a_cpu_one_for_each_core(monkeypatch: pytest.Monk
 
 def test_who_has_ended_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number may be another thread's by then, which would be ended for it."""
-    ends = UnderWay([Job(0, Doing(int), 1, 60)], apart=True)
+    ends = UnderWay([Job(Doing(int), 1, 60)], apart=True)
     ends.begin()
     assert len(ends.attempts()[0].result()) == 1
     told = list[object]()

@@ -228,7 +228,7 @@ def test_a_device_that_others_have_filled_costs_no_trial(
 ) -> None:
     """It counts as one that has failed, it is said who holds its memory, and all goes on when there is room."""
     made = plain(search={"lr": SPACE["lr"]}, enqueue=[], budget={"trials": 3, "epochs": 2})
-    monkeypatch.setattr("tuner.search.held_by_others", lambda device: 0.9)
+    monkeypatch.setattr("model.devices.held_by_others", lambda device: 0.9)
     with pytest.raises(DeviceFailed, match="cpu has no room for a single trial: other programs hold 90 % of its memory"):
         scripted(tmp_path, made, 2, trainer, alone=True)
     study, _, _ = scripted(tmp_path, made, 2, alone=True)

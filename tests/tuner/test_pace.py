@@ -15,10 +15,10 @@ from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
 from tests.tuner.test_search import definition
-from tuner.climb import RUNG, STARTERS
 from tuner.definition import Budget
 from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 from tuner.promotion import STEP
+from tuner.starters import RUNG, STARTERS
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]

@@ -24,7 +24,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from rich.console import Console
 
 import tuner.snapshots
-from benchmarks.scaling import Endless
 from model.corpus import load_corpus
 from tests.kills import CONTENT, COUNTING, kill_often, outcome, request, search, started
 from tests.tuner.scripted import scripted
@@ -36,6 +35,7 @@ from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder
 from tuner.budget import seconds_of
 from tuner.buffer import BufferedStorage
+from tuner.climb import ENDLESS
 from tuner.definition import validated
 from tuner.errors import SnapshotError
 from tuner.intake import Intake
@@ -43,7 +43,8 @@ from tuner.job import run_search
 from tuner.observer import Observer, Several, Watched
 from tuner.ownership import OWNER, owner
 from tuner.seam import Held
-from tuner.snapshots import Keeper, SearchState, Seat, SlotState, read_state, write_state
+from tuner.snapshots import Keeper, Seat
+from tuner.states import SearchState, SlotState, read_state, write_state
 from tuner.storage import open_storage
 from tuner.study import find_study, open_study
 
@@ -119,7 +120,7 @@ def test_a_signal_leaves_a_snapshot_and_the_usual_status(tmp_path: Path, number:
 def test_a_signal_that_comes_in_a_finaliser_ends_it_too() -> None:
     """What is raised there goes no further: a search that was told to end went on once in a while."""
     code = (
-        "import signal, threading; from tuner.cli import _Signals; s = _Signals()\n"
+        "import signal, threading; from tuner.signals import Signals; s = Signals()\n"
         "class Last:\n    def __del__(self):\n        signal.raise_signal(signal.SIGTERM)\n"
         "try:\n    Last()\n    Last()\n    threading.Event().wait()\nfinally:\n    print('left', flush=True)"
     )
@@ -130,7 +131,7 @@ def test_a_signal_that_comes_in_a_finaliser_ends_it_too() -> None:
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     """Whatever it is doing."""
     code = (
-        "import sys, signal; from tuner.cli import _Signals; s = _Signals()\n"
+        "import sys, signal; from tuner.signals import Signals; s = Signals()\n"
         "try:\n    signal.raise_signal(signal.SIGTERM)\nfinally:\n    signal.raise_signal(signal.SIGTERM)\n    print('still here')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -594,7 +595,7 @@ def test_what_another_took_up_meanwhile_is_left_to_him(tmp_path: Path) -> None:
         return look(*asked)
 
     seat.left_behind = slowly  # type: ignore[method-assign]
-    intake = Intake(study, here, made, seat, "cpu", steps=1, room=Endless())
+    intake = Intake(study, here, made, seat, "cpu", steps=1, room=ENDLESS)
     assert intake.next() is None
     (trial,) = other.get_trials()
     assert trial.user_attrs[OWNER] == elsewhere
@@ -605,8 +606,8 @@ def test_what_another_took_up_meanwhile_is_left_to_him(tmp_path: Path) -> None:
 def test_under_nohup_a_terminal_that_is_closed_ends_nothing() -> None:
     """Somebody has said that it is not to matter."""
     code = (
-        "import signal; from tuner.cli import _Signals\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN); _Signals(); signal.raise_signal(signal.SIGHUP); print('goes on')"
+        "import signal; from tuner.signals import Signals\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN); Signals(); signal.raise_signal(signal.SIGHUP); print('goes on')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
