@@ -35,6 +35,7 @@ from tuner.definition import validated
 from tuner.job import run_search
 from tuner.preparation import SearchRequest
 from tuner.pruning import ExplosionPruner, FirstOf, HalvingPruner, PlateauPruner
+from tuner.starters import planned
 from tuner.storage import open_storage
 from tuner.summary import report
 
@@ -104,7 +105,7 @@ def beside_finished(folder: Path, finished: int) -> dict[str, float]:
     opened.get_trials(deepcopy=False)
     start = time.perf_counter() - began
     asked = milliseconds(lambda: opened.ask(distributions), 5)
-    guided = milliseconds(lambda: guide(made, opened.get_trials(deepcopy=False), finished + 1, 2), 5)
+    guided = milliseconds(lambda: guide(made, opened.get_trials(deepcopy=False), finished + 1, 2, starting=planned(made)), 5)
     storage.flush()
     began = time.perf_counter()
     report(url, study.study_name)

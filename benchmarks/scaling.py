@@ -95,7 +95,7 @@ def asker(study: optuna.Study, storage: BaseStorage, seat: Seat, seed: int) -> C
 
 
 def _begun(intake: Intake) -> optuna.Trial:
-    running = intake.next()
+    running = intake.next(fresh=True, may_begin=lambda *_: True)
     if running is None or not isinstance(running.trial, optuna.Trial):
         raise RuntimeError("the budget of a million trials was not enough")
     return running.trial

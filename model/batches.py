@@ -45,6 +45,14 @@ class _Varied(NamedTuple):
     hides: bool
 
 
+class Turn(NamedTuple):
+    """One batch of an epoch: its length class, which of that class's batches it is, and how many sentences it has."""
+
+    length_class: int
+    batch: int
+    size: int
+
+
 class Batches:
     """Cuts a corpus's train split into batches; all slots and epochs share one sequence of length classes."""
 
@@ -70,8 +78,10 @@ class Batches:
 
     def symbols_a_step(self, shortlist: int) -> int:
         """The mean size of a shortlist over an epoch's steps."""
-        symbols, kinds = len(self._word_counts_S), [self.classes[number] for number, _, _ in self.schedule]
-        needed = [size * kind.tokens + 3 * kind.facts for kind, (_, _, size) in zip(kinds, self.schedule, strict=True)]
+        symbols, needed = len(self._word_counts_S), list[int]()
+        for turn in self.schedule:
+            kind = self.classes[turn.length_class]
+            needed.append(turn.size * kind.tokens + 3 * kind.facts)
         return round(sum(shortlist_size(shortlist, need, symbols) for need in needed) / len(needed))
 
     def epoch(self, draw: Draw) -> list[Batch]:
@@ -91,7 +101,7 @@ class Batches:
         _, _, chances_KN, *_ = inputs
         by_class = torch.split(chances_KN, [len(length_class.sentences) for length_class in self.classes], dim=1)
         drawn = [self._vary(number, chances, inputs, kind) for number, chances in enumerate(by_class)]
-        return [drawn[number][place] for number, place, _ in self.schedule]
+        return [drawn[turn.length_class][turn.batch] for turn in self.schedule]
 
     def _vary(self, number: int, chances_KN: Tensor, inputs: Inputs, kind: _Varied) -> list[Batch]:
         """All batches of a class, each in memory of its own, so that a step copies nothing, whatever the number of slots."""
@@ -118,7 +128,7 @@ class Batches:
         return [Batch.of(list(parts), length_class.facts) for parts in whole]
 
 
-def _fixed_schedule(classes: list[LengthClass]) -> list[tuple[int, int, int]]:
-    """All batches of an epoch as (class, which of its batches, size), in one order for all slots and epochs, the classes well mixed."""
-    batches = [(number, *one) for number, length_class in enumerate(classes) for one in enumerate(length_class.batches)]
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator_for("schedule")).tolist()]
+def _fixed_schedule(classes: list[LengthClass]) -> list[Turn]:
+    """All batches of an epoch, in one order for all slots and epochs, the classes well mixed."""
+    turns = [Turn(number, *one) for number, length_class in enumerate(classes) for one in enumerate(length_class.batches)]
+    return [turns[i] for i in torch.randperm(len(turns), generator=generator_for("schedule")).tolist()]

@@ -130,7 +130,7 @@ def _as_wide(said_KBP3: Tensor, gold_KBQ3: Tensor) -> tuple[Tensor, Tensor]:
     return said, gold
 
 
-class Counter:
+class Counts:
     """Sums over sentences, `counts[name]_K`; adds one chunk after the other."""
 
     def __init__(self, kinds: Mapping[str, int]) -> None:
@@ -214,7 +214,7 @@ def relation_kinds(vocabulary: Vocabulary) -> dict[str, int]:
     return {relation: vocabulary.id(relation) for relation in NOT_VERBS}
 
 
-def parts(split: Split, slots: int, symbols: int) -> tuple[Tensor, ...]:
+def groups(split: Split, slots: int, symbols: int) -> tuple[Tensor, ...]:
     """The sentences of a split in groups of similar length that so many slots with so many symbols can look at together."""
     words = WORDS_AT_ONCE if split.tokens_NT.device.type == "cpu" else SCORES_AT_ONCE // symbols
     at_once = max(1, words // (split.tokens_NT.shape[1] * slots))
@@ -231,10 +231,10 @@ def evaluate_split(network: SymmetricNetwork, p: Parameters, split: Split, kinds
         kinds: the symbols of the relations `type` and `has_property`.
     """
     slots = p["table"].shape[0]
-    counter = Counter(kinds)
+    counter = Counts(kinds)
     places = network.shape.max_propositions
     width = min(split.tokens_NT.shape[1], network.max_tokens)
-    for rows in parts(split, slots, network.symbols):
+    for rows in groups(split, slots, network.symbols):
         tokens = split.tokens_NT[rows, :width].expand(slots, -1, -1)
         gold = split.propositions_NQ3[rows].expand(slots, -1, -1, -1)
         counter.parsing(parse_ids(network, p, tokens, split.unknowns), gold)

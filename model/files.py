@@ -34,6 +34,14 @@ def room_for_text() -> int:
     return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
+def opened_to_lock(path: Path) -> int:
+    """The descriptor of a file that its owner alone may open: whoever could read it could hold its lock."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with contextlib.suppress(OSError):  # made by an earlier version, for all to read; somebody else's stays as it is
+        os.fchmod(lock, 0o600)
+    return lock
+
+
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Another name to write to; after the `with` the file is on disk under its own, or, where that failed, as it was before.

@@ -24,7 +24,7 @@ AHEAD = 8
 
 
 @dataclass
-class SlotState:
+class Occupant:
     """What is in a slot: whose settings, and how far it is."""
 
     hyperparameters: Hyperparameters
@@ -61,7 +61,7 @@ class StepNumbers(NamedTuple):
 class EpochSettings:
     """The settings of K slots for the steps of one epoch."""
 
-    def __init__(self, states: Sequence[SlotState], steps: int, store: ParameterStore) -> None:
+    def __init__(self, states: Sequence[Occupant], steps: int, store: ParameterStore) -> None:
         hps = [state.hyperparameters for state in states]
         rows = [[getattr(hp.loss_weights, name) for hp in hps] for name in COMPONENTS]
         rows += [[hp.weight_decay for hp in hps], [hp.clip_norm for hp in hps]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.config import ROLES
 from model.corpus import Split
-from model.evaluation import compared, parse_ids, parts
+from model.evaluation import compared, groups, parse_ids
 from model.layers import Parameters
 from model.network import SymmetricNetwork
 from model.vocabulary import PAD
@@ -45,7 +45,7 @@ def tally_split(network: SymmetricNetwork, p: Parameters, split: Split) -> list[
     """Every slot's tally of a split; `p` with its tables, `split` on the parameters' device."""
     slots, width = p["table"].shape[0], min(split.tokens_NT.shape[1], network.max_tokens)
     right_KN4 = torch.zeros(slots, len(split), len(ROLES) + 1, dtype=torch.int64, device=split.tokens_NT.device)
-    for rows in parts(split, slots, network.symbols):
+    for rows in groups(split, slots, network.symbols):
         said = parse_ids(network, p, split.tokens_NT[rows, :width].expand(slots, -1, -1), split.unknowns)
         _, right_KBW3 = compared(said.propositions_KBP3, split.propositions_NQ3[rows].expand(slots, -1, -1, -1))
         right_KN4[:, rows] = torch.cat((right_KBW3.sum(2), right_KBW3.all(-1).sum(2)[..., None]), dim=-1)

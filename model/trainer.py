@@ -30,7 +30,7 @@ from model.optimizer import step_rows
 from model.parameters import ParameterStore
 from model.probe import PROBED_BATCHES, Probe, answered, figures, moved, pulls
 from model.replay import Inputs, Recorder, Replayed, Result, recorder_for
-from model.settings import EpochSettings, SlotState, StepKind, StepNumbers
+from model.settings import EpochSettings, Occupant, StepKind, StepNumbers
 from model.shortlist import SHORTLIST
 from model.softmax import Scratch
 from model.tally import StoryTally, tally_split
@@ -50,7 +50,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One slot's whole state: rows of values, moments and averages, how far it is, and its settings."""
+    """One slot's whole state: rows of values, moments and averages (values alone begin the rest anew), how far it is, its settings."""
 
     layout: str
     hyperparameters: Hyperparameters
@@ -89,7 +89,7 @@ class FusedTrainer:
         self.seconds = {"training": 0.0, "evaluating": 0.0}
         self.slots = slots  # as many as were asked for, free ones included; the store may have room for more, after these
         self.store = self._new_store(slots)
-        self._slots: list[SlotState | None] = [None] * self.store.slots
+        self._slots: list[Occupant | None] = [None] * self.store.slots
         self._splits: dict[str, Split] = {}
         self._batches = Batches(corpus, self._split("train"), self.network, dtype, recorder)
         self._kinds = relation_kinds(corpus.vocabulary)
@@ -108,7 +108,7 @@ class FusedTrainer:
     def load(self, slot: int, hyperparameters: Hyperparameters) -> None:
         """Puts a new model into a slot."""
         self.store.write(slot, self.store.initial_rows(hyperparameters.seed, hyperparameters.num_rules))
-        self._slots[slot] = SlotState(hyperparameters)
+        self._slots[slot] = Occupant(hyperparameters)
 
     def unload(self, slot: int) -> None:
         """Empties a slot."""
@@ -130,7 +130,7 @@ class FusedTrainer:
         if snapshot.layout != self.store.layout:
             raise ValueError(f"the snapshot's layout {snapshot.layout} is not this trainer's {self.store.layout}")
         self.store.write(slot, *snapshot.rows)
-        self._slots[slot] = SlotState(snapshot.hyperparameters, snapshot.epoch, snapshot.step)
+        self._slots[slot] = Occupant(snapshot.hyperparameters, snapshot.epoch, snapshot.step)
 
     def resize(self, keep: Sequence[int], slots: int) -> None:
         """Makes `slots` slots of which the first hold the old slots `keep`, in that order."""
@@ -187,7 +187,7 @@ class FusedTrainer:
         return sums_5K
 
     def _settings(self) -> EpochSettings:
-        spare = next(filter(None, self._slots), SlotState(Hyperparameters()))  # a free slot asks for nothing that the others do not
+        spare = next(filter(None, self._slots), Occupant(Hyperparameters()))  # a free slot asks for nothing that the others do not
         return EpochSettings([state or spare for state in self._slots], self.steps_an_epoch, self.store)
 
     def _step(self, inputs: Inputs, kind: StepKind) -> Tensor:
@@ -238,7 +238,7 @@ class FusedTrainer:
             self._splits[name] = self.corpus.splits[name].to(self.device)
         return self._splits[name]
 
-    def state(self, slot: int) -> SlotState:
+    def state(self, slot: int) -> Occupant:
         """What is in a slot.
 
         Raises:
@@ -267,7 +267,7 @@ class FusedTrainer:
             return None
         state.epoch += 1
         state.step += self.steps_an_epoch
-        sentences = sum(size for _, _, size in self._batches.schedule)
+        sentences = sum(turn.size for turn in self._batches.schedule)
         losses = {name: total / sentences for name, total in zip(COMPONENTS, sums[:4], strict=True)}
         weights = state.hyperparameters.loss_weights
         loss = sum(getattr(weights, name) * value for name, value in losses.items() if getattr(weights, name))

@@ -15,7 +15,7 @@ from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
 from benchmarks.pruning_replay import judged, ours, read, replay, replay_rule
-from benchmarks.race.score import best_by, epochs_by, reached, score
+from benchmarks.race.score import best_by, corpora, epochs_by, of_race, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten
 from benchmarks.race.task import Task
 from model.config import ModelShape
@@ -166,6 +166,18 @@ def test_the_tables_of_the_race_are_what_its_rows_say() -> None:
         assert rewritten(results, rows, name) == results
         emptied = rewritten(emptied, rows, name)
     assert emptied == results, "what stands between the tables is left"
+
+
+def test_every_row_that_is_kept_can_be_counted() -> None:
+    """Those of a GPU too, of which no table is."""
+    files = sorted((Path(__file__).resolve().parents[1] / "benchmarks").glob("race_*.jsonl"))
+    assert len(files) >= 3
+    for path in files:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        races = {tuple(row["task"].get(name, "cpu") for name in ("stories", "epochs", "minutes", "device")) for row in rows}
+        for race in races:
+            own = [row for row in rows if of_race(row, *race, corpora(rows)[0])] or [row for row in rows if of_race(row, *race)]
+            assert score(own, race[2])["searchers"], (path.name, race)
 
 
 @pytest.mark.usefixtures("one_thread")

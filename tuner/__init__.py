@@ -43,6 +43,7 @@ What is seen
 summary.py       what a study has found; choice.py one trial as something that can be run
 progress.py      the terminal while a search runs; watch.py the same from another, events.py as JSON
 metrics.py       figures for Prometheus; health.py whether a search makes progress, doctor.py whether this machine has what it needs
-views.py         a study gathered for display; charts.py and pictures.py draw it, report.py writes it into one file
+views.py         a study gathered for display; charts.py says what is drawn, plots.py and pictures.py draw it,
+                 report.py writes it into one file
 dashboard.py     optuna-dashboard over the storage; gate.py who may come in, display.py and publish.py what we add to what it shows
 """

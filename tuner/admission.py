@@ -26,7 +26,7 @@ from tuner.pace import HURRY, Pace, work
 from tuner.promotion import SIZE
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
-from tuner.starters import RUNG, STARTERS, cheap, cheapest, count_of, starters, starters_of
+from tuner.starters import RUNG, STARTERS, cheap, cheapest, decided, numbers_of, planned
 from tuner.study import BASELINE, FIXED
 from tuner.width import rehearsed
 
@@ -71,16 +71,16 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        if self._pace.limits and count_of(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
+        if self._pace.limits and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
             self._fit(shape)
         attributes = self._study.user_attrs
-        self._starters = starters_of(attributes, self._definition)
+        self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
 
     def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
         """The cheapest shape, after a few steps of it with the cores that it will have; None where they could not be made."""
         shape, hyperparameters = self._definition.settings(cheapest(self._definition), 0)
-        slots = math.ceil(count_of(self._definition) / self._lanes)
+        slots = math.ceil(planned(self._definition) / self._lanes)
         try:
             trainer = make_trainer(shape, slots)
             seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
@@ -93,10 +93,10 @@ class Admission:
     def _fit(self, shape: ModelShape) -> None:
         """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
-        room = self._pace.starters(shape, count_of(self._definition), rung)
+        most = planned(self._definition)
+        room = self._pace.starters(shape, most, rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
-        most = count_of(self._definition)
         fitting = min(room, most) if self._pace.known else most
         if rung is not None:
             self._study.set_user_attr(RUNG, rung)
@@ -113,7 +113,7 @@ class Admission:
     @property
     def starters(self) -> range:
         """The first, cheap trials, by number."""
-        return starters(self._definition, self._starters)
+        return numbers_of(self._definition, self._starters)
 
     def measured(self, running: Sequence[Running], seconds: float) -> None:
         """An epoch of a lane with these has taken so long."""
@@ -144,7 +144,7 @@ class Admission:
         complete = {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
         return not complete.isdisjoint(set(starters).difference(training, coming))
 
-    def trial(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
+    def lets_begin(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
         """Whether a new trial may begin in a lane beside these: within the budget, and in a budget of minutes only if it would end in time
         and training side by side pays (`Pace.together`).
 
@@ -168,7 +168,7 @@ class Admission:
         """Whether a trial with these settings ends that begins now in a lane of its own."""
         return self._ends(self._shape(params), [])
 
-    def baseline(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
+    def lets_baseline_begin(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.
 
         Args:

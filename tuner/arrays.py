@@ -89,7 +89,6 @@ class Arrays:
         self._before: dict[int, Counter[str]] = {}
         self._states: dict[Place, tuple[SlotState, ...]] = {}
         self._slowest: dict[Place, float] = {}
-        self._outside: list[Running] = []
 
     def narrow(self, width: int) -> None:
         """From now on no more than so many train at once."""
@@ -146,7 +145,7 @@ class Arrays:
         """The trials that train on or are about to, by lane."""
         over, going = {slot.running.number for slot in ended}, defaultdict[int, list[Running]](list)
         for lane in set(self.lanes):
-            going[lane] += [running for running in self.beside(lane) if running.number not in over]
+            going[lane] += [running for running in self.of_lane(lane) if running.number not in over]
         for place, more in fresh.items():
             going[place.lane] += more
         return going
@@ -156,9 +155,9 @@ class Arrays:
         lanes = len(self.clocks)
         return (width - lane + lanes - 1) // lanes
 
-    def beside(self, lane: int) -> list[Running]:
+    def of_lane(self, lane: int) -> list[Running]:
         """The trials of a lane."""
-        return [running for place, array in self._arrays.items() if place.lane == lane for running in array.slots]
+        return [running for _, array in self._of(lane) for running in array.slots]
 
     def restore(self, lane: int, slots: list[Running]) -> list[Running]:
         """An array as it was held, or half of it and so on.
@@ -182,7 +181,7 @@ class Arrays:
         for place in dict.fromkeys((*self._arrays, *fresh)):
             if place.lane in self.closed:
                 continue
-            if not self.beside(place.lane):
+            if not self.of_lane(place.lane):
                 self.clocks[place.lane] = now
             outside += self._fill(place, [slot.number for slot in ended if slot.place == place], fresh.get(place, []))
         return outside
@@ -195,7 +194,7 @@ class Arrays:
         """
         lanes = [lane for lane in range(len(self.clocks)) if lane not in self.closed]
         empty = [lane for lane in lanes if not self._of(lane)]
-        full = max(lanes, key=lambda lane: (len(self.beside(lane)), -lane), default=0)
+        full = max(lanes, key=lambda lane: (len(self.of_lane(lane)), -lane), default=0)
         moved, fresh = [slot for slot in self.slots() if slot.place.lane == full][1::2], defaultdict[Place, list[Running]](list)
         if not empty or not moved:
             return []
@@ -239,11 +238,11 @@ class Arrays:
         """
         ends = {lane: self.clocks[lane] + self._work(lane) for lane in self._under_way}
         due = sorted(lane for lane, end in ends.items() if end == min(ends.values()))
-        epoch, self._outside = Epoch([], [], {}), []
+        epoch = Epoch([], [], {})
         for lane in due:
-            epoch.seconds[lane] = self._ended(lane, states, epoch.points)
+            self._take(lane, states, epoch)
             self.clocks[lane] = ends[lane]
-        return epoch._replace(outside=self._outside)
+        return epoch
 
     @property
     def under_way(self) -> bool:
@@ -270,34 +269,36 @@ class Arrays:
             found.update(dict(array.trainer.seconds))
         return found
 
-    def _ended(self, lane: int, states: Mapping[int, SlotState], points: list[tuple[Running, dict[str, Any]]]) -> float:
-        """Waits for a lane's epoch, adds its results to `points` and returns the seconds that it took."""
+    def _take(self, lane: int, states: Mapping[int, SlotState], epoch: Epoch) -> None:
+        """Waits for a lane's epoch and enters its results."""
         attempts = self._under_way[lane].attempts()
         del self._under_way[lane]
         self.closed.discard(lane)
         for name, seconds in self._trained(lane).items():
             self.seconds[name] += (seconds - self._before[lane][name]) / len(self.clocks)
         for (place, array), tried in zip(self._of(lane), attempts, strict=True):
-            outcomes = self._outcomes(place, array, tried, states)
+            outcomes = self._outcomes(place, array, tried, states, epoch.outside)
             self._slowest[place] = max(tried.seconds, self._slowest.get(place, 0.0))
             for running, outcome in zip(array.slots, outcomes, strict=True):
                 running.error = outcome.error
                 if outcome.error is None and outcome.record is not None and outcome.scored is not None:
-                    points.append((running, running.advanced(outcome.record, outcome.scored, tried.seconds / len(array.slots))))
-        return sum(tried.seconds for tried in attempts)
+                    epoch.points.append((running, running.advanced(outcome.record, outcome.scored, tried.seconds / len(array.slots))))
+        epoch.seconds[lane] = sum(tried.seconds for tried in attempts)
 
     def _job(self, place: Place, array: Array) -> Job:
         watch = max(self._watch, WATCH_TIMES * self._slowest.get(place, 0.0))
         return Job(array.trainer, len(array.slots), watch, clock=self._clock)
 
-    def _outcomes(self, place: Place, array: Array, tried: Attempt, states: Mapping[int, SlotState]) -> list[Outcome]:
-        """What came of an array's epoch; where it had no room, of as many of its trials as have."""
+    def _outcomes(
+        self, place: Place, array: Array, tried: Attempt, states: Mapping[int, SlotState], outside: list[Running]
+    ) -> list[Outcome]:
+        """What came of an array's epoch; where it had no room, of as many of its trials as have: the others are added to `outside`."""
         while array.slots:
             held = [states[running.number].held for running in array.slots]
             try:
                 return tried.result()
             except MemoryError as error:
-                if not self._make_room(array, error, held):
+                if not self._make_room(array, error, held, outside):
                     break
                 tried = attempt(self._job(place, array))
             except (DeviceError, SearchError):
@@ -311,7 +312,7 @@ class Arrays:
                 return array.one_by_one(lambda: self._make_trainer(place.shape, 0), held, self._job(place, array).seconds)
         return [Outcome(None, None)] * len(array.slots)
 
-    def _make_room(self, array: Array, error: MemoryError, held: Sequence[Held]) -> bool:
+    def _make_room(self, array: Array, error: MemoryError, held: Sequence[Held], outside: list[Running]) -> bool:
         """Halves an array, the other half waits for a free slot; whether it is to be tried again."""
         keep = len(array.slots) // 2
         if len(self.running) == 1:
@@ -321,13 +322,13 @@ class Arrays:
         self._notice(f"no room for {len(self.running)} trials at once ({error}); from now on {left}, the others wait")
         for running, state in zip(array.slots[keep:], held[keep:], strict=True):
             running.held = state
-        self._outside += array.slots[keep:]
+        outside += array.slots[keep:]
         self.narrow(left)
         array.slots = array.slots[:keep]
         try:
             array.restart(held[:keep])
         except MemoryError as more:
             array.bare = True
-            return self._make_room(array, more, held[:keep])
+            return self._make_room(array, more, held[:keep], outside)
         array.bare = False
         return keep > 0

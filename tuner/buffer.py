@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import time
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.errors import StorageAway
 from tuner.patient import PatientStorage
 from tuner.storage import Patience
 from tuner.tables import (
@@ -75,6 +77,8 @@ class BufferedStorage(PatientStorage):
         self._own: dict[int, int] = {}  # trial id -> study id
         self._lost: set[int] = set()
         """The trials that were our own and somebody else has ended or taken: nothing is written of them any more."""
+        self._attempted: dict[int, tuple[str, Any]] = {}
+        """Attributes of our own trials that may have been set: the storage went away before it answered."""
         self._queue: list[Row] = []
         self._lock = threading.RLock()
 
@@ -115,12 +119,14 @@ class BufferedStorage(PatientStorage):
         Args:
             patience: another than the storage's.
         """
+        patience = patience or self.patience
         with self._lock:
+            self._recall(patience)
             waiting, self._queue = self._queue, []
             if not waiting:
                 return []
             try:
-                lost = (patience or self.patience)(write_rows, self.backend, waiting, self._fenced(waiting))
+                lost = patience(write_rows, self.backend, waiting, self._fenced(waiting))
             except BaseException:
                 self._queue = waiting + self._queue  # nothing was written: it waits on
                 raise
@@ -165,16 +171,37 @@ class BufferedStorage(PatientStorage):
         """
         patience = self.patience if wait else Patience(seconds=0)
         with self._lock:
-            self.flush(patience)
-            for trial_id, study_id in list(self._own.items()):
-                trials = self._seen[study_id].trials
-                was = trials[trial_id].user_attrs.get(key)
-                if patience(take_over, self.backend, trial_id, key, was, value):
-                    changed = copy.copy(trials[trial_id])
-                    changed.user_attrs = {**changed.user_attrs, key: value}
-                    trials[trial_id] = changed
-                else:
-                    self._let_go(trial_id)
+            try:
+                self.flush(patience)
+                for trial_id in list(self._own):
+                    self._mark(trial_id, key, value, patience)
+            except StorageAway:
+                self.patience.back = time.time()  # nobody could be seen until now
+                raise
+
+    def _mark(self, trial_id: int, key: str, value: Any, patience: Patience) -> None:
+        was = self._seen[self._own[trial_id]].trials[trial_id].user_attrs.get(key)
+        self._attempted[trial_id] = key, value
+        taken = patience(take_over, self.backend, trial_id, key, was, value)
+        del self._attempted[trial_id]
+        if taken:
+            self._know(trial_id, key, value)
+        else:
+            self._let_go(trial_id)
+
+    def _recall(self, patience: Patience) -> None:
+        """Looks whether attributes were set though no answer came: else our own would seem to be somebody else's."""
+        for trial_id, (key, value) in list(self._attempted.items()):
+            if trial_id in self._own and patience(self.backend.get_trial, trial_id).user_attrs.get(key) == value:
+                self._know(trial_id, key, value)
+            del self._attempted[trial_id]
+
+    def _know(self, trial_id: int, key: str, value: Any) -> None:
+        """An attribute of one of our own trials as it is in the database."""
+        trials = self._seen[self._own[trial_id]].trials
+        changed = copy.copy(trials[trial_id])
+        changed.user_attrs = {**changed.user_attrs, key: value}
+        trials[trial_id] = changed
 
     @contextlib.contextmanager
     def together(self, trial_id: int) -> Iterator[None]:

@@ -5,7 +5,6 @@ A chart knows what its axes are and in which unit; how it looks is up to those w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +78,15 @@ def charts(seen: StudyView) -> list[Chart]:
     return [chart for chart in made if chart.series]
 
 
+def _series(kind: str, name: str, points: Sequence[tuple[Any, float]], colour: str) -> Series:
+    return Series(kind, name, [x for x, _ in points], [y for _, y in points], colour)
+
+
+def _shown(seen: StudyView) -> list[TrialView]:
+    """The best and the baselines, as far as they have a curve."""
+    return [t for t in seen.trials if t.curve and (t.number == seen.best or t.baseline)]
+
+
 def curves(seen: StudyView) -> Chart:
     """Component accuracy by epoch, coloured by how the trial ended."""
     drawn = sorted(seen.trials, key=lambda t: (t.number != seen.best, t.baseline is None, -(t.value or 0.0), -t.number))[:MOST_CURVES]
@@ -89,7 +97,7 @@ def curves(seen: StudyView) -> Chart:
         if points:
             name = trial.cause if trial.cause not in named else ""
             named.add(trial.cause)
-            series.append(Series("line", name, [e for e, _ in points], [v for _, v in points], COLOURS[trial.cause]))
+            series.append(_series("line", name, points, COLOURS[trial.cause]))
     ends = max((e for s in series for e in s.x), default=0)
     bounds = [
         Series("line", name, [1, max(ends, 2)], [value, value], "#444444", dashed=True)
@@ -105,12 +113,12 @@ def curves(seen: StudyView) -> Chart:
 
 def components(seen: StudyView) -> Chart:
     """Accuracy of each component: the best and the baselines beside what is trivial and what can be had."""
-    shown = [t for t in seen.trials if t.curve and (t.number == seen.best or t.baseline)]
+    shown = _shown(seen)
     columns: list[tuple[str, Mapping[str, Any]]] = [("most frequent", seen.summary["most_frequent"])]
     columns += [(t.label, t.curve[-1]) for t in sorted(shown, key=lambda t: t.number == seen.best)]
     columns.append(("ceiling", seen.summary["ceiling"]))
     series = [
-        Series("bars", role, [name for name, _ in columns], [float(found.get(role, 0.0)) for _, found in columns], colour)
+        _series("bars", role, [(name, float(found.get(role, 0.0))) for name, found in columns], colour)
         for role, colour in ROLES.items()
         if any(role in found for _, found in columns[1:-1])
     ]
@@ -123,7 +131,7 @@ def rates(seen: StudyView) -> Chart:
     for cause in CAUSES:
         points = [(t.settings["lr"], t.reached) for t in seen.trials if t.cause == cause and "lr" in t.settings and t.reached is not None]
         if points:
-            series.append(Series("points", cause, [x for x, _ in points], [y for _, y in points], COLOURS[cause]))
+            series.append(_series("points", cause, points, COLOURS[cause]))
     bands = () if seen.plateau is None else (Band("plateau", *seen.plateau, "#d08a00"),)
     return Chart(
         "learning_rate", "Learning rate and result", "learning rate", "last component accuracy (share)", tuple(series), bands, True
@@ -143,19 +151,18 @@ def spent(seen: StudyView) -> Chart:
 def losses(seen: StudyView) -> list[Chart]:
     """The four losses of the best trial and of each baseline, weighted, as shares of their sum."""
     made = []
-    for trial in (t for t in seen.trials if t.curve and (t.number == seen.best or t.baseline)):
+    for trial in _shown(seen):
         points = [(p["epoch"], p["losses"]) for p in trial.curve if all(math.isfinite(v) for v in p["losses"].values())]
         parts = [name for name in PARTS if points and all(name in found for _, found in points)]
         settings = {**DEFAULTS, **trial.settings}
         weighted = [{name: settings[f"loss_weights.{name}"] * found[name] for name in parts} for _, found in points]
         sums = [sum(found.values()) or 1.0 for found in weighted]
-        series = [
-            Series("line", name, [e for e, _ in points], [f[name] / total for f, total in zip(weighted, sums, strict=True)], PARTS[name])
-            for name in parts
-        ]
+        epochs = [epoch for epoch, _ in points]
+        shares = [{name: found[name] / total for name in parts} for found, total in zip(weighted, sums, strict=True)]
+        series = [Series("line", name, epochs, [found[name] for found in shares], PARTS[name]) for name in parts]
         title = f"What the loss is made of: {trial.label}"
         made.append(Chart(f"losses-{trial.number}", title, "epoch", "share of the weighted loss", tuple(series), stacked=True))
-        own = [Series("line", name, [e for e, _ in points], [f[name] for _, f in points], PARTS[name]) for name in parts]
+        own = [Series("line", name, epochs, [found[name] for _, found in points], PARTS[name]) for name in parts]
         made.append(Chart(f"nats-{trial.number}", f"The four losses: {trial.label}", "epoch", "loss (nats)", tuple(own)))
     return made
 
@@ -168,54 +175,3 @@ def one_curve(trial: TrialView) -> Chart:
     given = [(name, key, colour) for name, key, colour in lines if all(key in p for p in points)]
     series = [Series("line", name, epochs, [p[key] for p in points], colour) for name, key, colour in given]
     return Chart(f"trial-{trial.number}", f"{trial.label}: {trial.cause}", "epoch", "accuracy (share)", tuple(series))
-
-
-# ---- as Plotly's JSON
-
-
-class Figure:
-    """What optuna-dashboard stores: an object with Plotly's `to_json`."""
-
-    def __init__(self, chart: Chart) -> None:
-        self.chart = chart
-
-    def to_json(self) -> str:
-        """Data and layout, as compact as can be."""
-        chart = self.chart
-        named = any(series.kind == "bars" for series in chart.series)  # a baseline may be called 1e-4
-        kind = "category" if named else "log" if chart.log_x else "-"
-        axis = {"title": {"text": chart.x}, "automargin": True, "type": kind}
-        layout: dict[str, Any] = {
-            "title": {"text": chart.title, "y": 0.97, "yanchor": "top"},
-            "xaxis": axis,
-            "yaxis": {"title": {"text": chart.y}, "automargin": True, "rangemode": "tozero"},
-            "barmode": "group",
-            "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-            "margin": {"t": 110},
-            "shapes": [
-                {
-                    "type": "rect",
-                    "yref": "paper",
-                    "y0": 0,
-                    "y1": 1,
-                    "x0": band.low,
-                    "x1": band.high,
-                    "fillcolor": band.colour,
-                    "opacity": 0.15,
-                }
-                | {"line": {"width": 0}, "label": {"text": band.name, "textposition": "top center"}}
-                for band in chart.bands
-            ],
-        }
-        return json.dumps({"data": [self._trace(series) for series in chart.series], "layout": layout}, separators=(",", ":"))
-
-    def _trace(self, series: Series) -> dict[str, Any]:
-        rounded = [float(f"{value:.4g}") for value in series.y]
-        trace: dict[str, Any] = {"x": list(series.x), "y": rounded, "name": series.name, "showlegend": bool(series.name)}
-        if series.kind == "bars":
-            return {**trace, "type": "bar", "marker": {"color": series.colour}}
-        if series.kind == "points":
-            return {**trace, "type": "scatter", "mode": "markers", "marker": {"color": series.colour, "size": 8}}
-        line = {"color": series.colour, "width": 1.5, **({"dash": "dash"} if series.dashed else {})}
-        trace |= {"type": "scatter", "mode": "lines" if len(rounded) > 1 else "markers", "line": line, "marker": {"color": series.colour}}
-        return trace | ({"stackgroup": "one"} if self.chart.stacked else {})

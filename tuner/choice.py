@@ -13,7 +13,7 @@ import optuna
 from tuner.definition import SYMMETRIC, StudyDefinition
 from tuner.errors import StudyError, TunerError
 from tuner.storage import open_storage
-from tuner.study import definition_of, find_study
+from tuner.study import definition_of, find_study, reason_of, subject_of, trial_of
 from tuner.winner import best_of, standing
 
 LINE = 100
@@ -97,16 +97,18 @@ def choose(storage_url: str, subject: str) -> Choice:
         StudyError: there is no such study or trial.
         TunerError: there is no best; see `best_choice`.
     """
-    name, colon, number = subject.rpartition(":")
-    if not colon or not number.isdecimal():
+    name, number = subject_of(subject)
+    if number is None:
         return best_choice(storage_url, subject)
     study = find_study(open_storage(storage_url, create=False), name)
-    trials = {t.number: t for t in study.get_trials(deepcopy=False)}
-    if int(number) not in trials:
-        raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(trials)}, from 0 on")
-    if not trials[int(number)].params:
+    trial = trial_of(study, number)
+    if trial is None:
+        raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(study.get_trials(deepcopy=False))}, from 0 on")
+    if not trial.params and trial.state.is_finished():
+        raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {reason_of(trial)}; name another trial")
+    if not trial.params:
         raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; run `tuner search {study.study_name}` to begin it")
-    return choice_of(study, definition_of(study), trials[int(number)], None)
+    return choice_of(study, definition_of(study), trial, None)
 
 
 def choice_of(

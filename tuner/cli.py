@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shlex
@@ -239,8 +240,11 @@ def _say_last(event: str, text: str, arguments: list[str]) -> None:
     if "--log-format=json" in arguments or ("--log-format", "json") in itertools.pairwise(arguments):
         from tuner.events import line
 
-        text = line(event, "error" if event == "error" else "info", message=text.removeprefix("error: "))
-    click.echo(printable(text), err=True)
+        text = line(event, "error" if event == "error" else "info", message=text)
+    elif event == "error":
+        text = f"error: {text}"
+    with contextlib.suppress(OSError):  # a log on a disk that is full
+        click.echo(printable(text), err=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -252,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         error.show()
         return 2
     except (TunerError, ModelError) as error:
-        _say_last("error", f"error: {error}", given)
+        _say_last("error", str(error), given)
         return signals.status or error.status
     except SystemExit:
         if not signals.status:
@@ -265,4 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console script."""
-    sys.exit(main())
+    status = main()
+    try:
+        sys.stderr.flush()
+    except OSError:  # the disk of a log is full: what could not be said must not be tried again, and become the status
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    sys.exit(status)

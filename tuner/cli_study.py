@@ -18,6 +18,7 @@ from tuner.options import (
     device_option,
     json_option,
     metrics_options,
+    printable,
     show,
     storage_option,
     study_argument,
@@ -129,10 +130,11 @@ def stop(study: str, storage: str) -> None:
     running = [trial for trial in found.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
     if not any(alive(trial.user_attrs.get(OWNER)) for trial in running):
         left = f", {len(running)} were interrupted" if running else ""
-        click.echo(f"no trial of {found.study_name} runs{left}; there is nothing to stop (a confirmation is ended with Ctrl-C)", err=True)
+        told = f"no trial of {found.study_name} runs{left}; there is nothing to stop (a confirmation is ended with Ctrl-C)"
+        click.echo(printable(told), err=True)
         return
     found.set_user_attr(STOP, datetime.datetime.now(datetime.UTC).isoformat())
-    click.echo(f"{found.study_name} is asked to stop; it does so after the epoch it is in", err=True)
+    click.echo(printable(f"{found.study_name} is asked to stop; it does so after the epoch it is in"), err=True)
 
 
 @click.command()

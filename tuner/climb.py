@@ -24,7 +24,7 @@ from model.config import SHAPE_NAMES
 from tuner.definition import StudyDefinition
 from tuner.promotion import SIZE, STEP, Proposal, Start
 from tuner.space import Choices
-from tuner.starters import cheap, count_of, middling, spread, starters
+from tuner.starters import cheap, middling, numbers_of, spread
 from tuner.study import feasible
 
 DOWN = (SIZE, False)
@@ -70,10 +70,10 @@ def guide(
     number: int,
     steps: int,
     *,
+    starting: int,
+    room: Room = ENDLESS,
     warm: bool = False,
     sizes_cost: bool = True,
-    starting: int | None = None,
-    room: Room = ENDLESS,
 ) -> Proposal:
     """What is said of a new trial.
 
@@ -81,22 +81,22 @@ def guide(
         trials: all trials of the study so far.
         number: the new trial's.
         steps: how many steps may run at once; in a hurry, any number once the best is no starter and no running step is ahead of it.
+        starting: how many trials begin with cheap settings.
+        room: what the remaining time has room for.
         warm: whether the sampler knows an earlier study, from which it draws even the first trials.
         sizes_cost: whether a larger model takes much longer on the device; if not, the first trials are of a middle size.
-        starting: how many trials begin with cheap settings; None: as many as the definition says.
-        room: what the remaining time has room for.
     """
-    start = cheap(definition) if sizes_cost else {**cheap(definition), **middling(definition)}
-    first = starters(definition, count_of(definition) if starting is None else starting)
+    settings = cheap(definition) if sizes_cost else {**cheap(definition), **middling(definition)}
+    first = numbers_of(definition, starting)
     if number < first.stop:
-        return Proposal(start if warm else {**start, **spread(definition, number, len(first))})
+        return Proposal(settings if warm else {**settings, **spread(definition, number, len(first))})
     if definition.sampler != "tpe":
         return Proposal({})
-    begun = Start(definition, trials, first, room.rung)
-    best = _leader(begun)
+    start = Start(definition, trials, first, room.rung)
+    best = _leader(start)
     if best is None:
-        return Proposal(_shape(start) if begun.training else {})
-    return _beside_others(begun, number, steps, best, room)
+        return Proposal(_shape(settings) if start.training else {})
+    return _beside_others(start, number, steps, best, room)
 
 
 def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, room: Room) -> Proposal:
@@ -104,11 +104,11 @@ def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, roo
     definition, trials = start.definition, start.trials
     running = [t for t in trials if t.state == TrialState.RUNNING and STEP in t.user_attrs and t.number != number]
     # a starter's shape was chosen as cheap, not as good: what is drawn in it before the step from it has ended is mostly wasted
-    cheap = best.number in start.numbers
-    shape = _shape(((_larger(best, running) if cheap else None) or best).params)
-    if (cheap and room.rung is not None) or room.few({**best.params, **shape}):
+    of_start = best.number in start.numbers
+    shape = _shape(((_larger(best, running) if of_start else None) or best).params)
+    if (of_start and room.rung is not None) or room.few({**best.params, **shape}):
         ahead = _ahead(best, running)
-        one_more = len(running) < steps or not (cheap or ahead)  # where few are to come a step says more than what is drawn
+        one_more = len(running) < steps or not (of_start or ahead)  # where few are to come a step says more than what is drawn
         step = next_step(definition, trials, best, last=DOWN) if one_more else None
         return _in_a_hurry(start, best, step, room, ahead or shape)
     step = next_step(definition, trials, best) if len(running) < steps else None
@@ -138,15 +138,10 @@ def _latest(trial: FrozenTrial) -> float:
     return trial.value if trial.value is not None else max(trial.intermediate_values.items(), default=(0, -math.inf))[1]
 
 
-def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The best that has finished above the floors."""
-    return next(iter(feasible(trials)), None)
-
-
 def _leader(start: Start) -> FrozenTrial | None:
     """The best trial that has finished above the floors. But if there is a rung, and all starters have reached it or ended: the best
     starter, if it still trains and is ahead of that trial, or if no trial has finished above the floors."""
-    known, rung = best_of(start.trials), start.rung
+    known, rung = next(iter(feasible(start.trials)), None), start.rung
     if rung is None or any(rung not in trial.intermediate_values for trial in start.training):
         return known
     going = [trial for trial in start.ranked[:1] if trial.state == TrialState.RUNNING or known is None]
@@ -183,16 +178,16 @@ def _in_a_hurry(start: Start, best: FrozenTrial, step: dict[str, Any] | None, ro
         step: the next step from the best, if one may run.
         shape: the larger shape, in which the rest are drawn.
     """
-    cheap = best.number in start.numbers
+    of_start = best.number in start.numbers
     up = step if step is not None and step.get(SIZE, 0) > best.params.get(SIZE, 0) else None
-    larger = _size_up(start, best, room) if cheap else up
+    larger = _size_up(start, best, room) if of_start else up
     if larger is not None:
         return Proposal(larger, best.number)
     if (promoted := start.promoted(shape)) is not None:
         return promoted
     if step is None:
         return Proposal(shape)
-    return Proposal(start.enlarged(best, up[SIZE]) if cheap and up is not None else step, best.number)
+    return Proposal(start.enlarged(best, up[SIZE]) if of_start and up is not None else step, best.number)
 
 
 def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:

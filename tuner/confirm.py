@@ -46,6 +46,11 @@ class Run:
     trial: int
     hyperparameters: Hyperparameters
 
+    @property
+    def key(self) -> Key:
+        """Its trial and its seed."""
+        return self.trial, self.hyperparameters.seed
+
 
 @dataclass(eq=False)
 class _Array:
@@ -74,7 +79,6 @@ class _Array:
 
     def _filled(self, make_trainer: TrainerFactory) -> Trainer:
         trainer, held = make_trainer(self.shape, len(self.runs)), self.held
-        self.held = ()
         if not held:
             for slot, run in enumerate(self.runs):
                 trainer.load(slot, run.hyperparameters)
@@ -84,20 +88,15 @@ class _Array:
                 for slot, run in enumerate(self.runs):
                     trainer.resume(slot, run.hyperparameters, held[slot])
         except (ValueError, KeyError, RuntimeError):  # what was held is of another form: from the beginning
-            self.epochs = 0
+            self.epochs, self.held = 0, ()
             return self._filled(make_trainer)
+        self.held = ()
         return trainer
-
-    @property
-    def key(self) -> tuple[Key, ...]:
-        """Which runs these are."""
-        return tuple((run.trial, run.hyperparameters.seed) for run in self.runs)
 
     def under_way(self) -> tuple[int, UnderWay]:
         """How many epochs its runs have made, and their states."""
-        if self.trainer is None:
-            return self.epochs, dict(zip(self.key, self.held, strict=True))
-        return self.epochs, {key: self.trainer.held(slot) for slot, key in enumerate(self.key)}
+        held = self.held if self.trainer is None else [self.trainer.held(slot) for slot in range(len(self.runs))]
+        return self.epochs, {run.key: state for run, state in zip(self.runs, held, strict=True)}
 
     def take(self, tried: Attempt) -> None:
         """What came of an epoch; the trainer's error where it failed."""
@@ -135,7 +134,7 @@ class _Array:
         return [_Array(self.shape, [run for run in self.runs if run.trial == trial], self.spare) for trial in trials]
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
+    def blamed(self) -> Iterator[None]:
         """Turns what the trainer raises into an error that names the trials; what is no trial's fault is raised as it is."""
         try:
             with device_failures():
@@ -193,7 +192,7 @@ def confirm(
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
     kept = Halfway(halfway, study.user_attrs["mark"], tell)
-    _go_on(arrays, kept, epochs)
+    arrays = _gone_on_with(arrays, kept, epochs)
     over, failed, left_out = 0, list[Exception](), dict[int, str]()
     while arrays and not failed:
         for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
@@ -209,7 +208,7 @@ def confirm(
         progress(over * epochs + trained, (over + whole) * epochs)
         over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
         arrays = [array for array in arrays if array.epochs < epochs]
-        if kept.due:
+        if kept.due and not failed:
             kept.hold([array.under_way() for array in arrays if array.epochs])
     if failed:
         raise failed[0]
@@ -217,13 +216,18 @@ def confirm(
     return _conclude(study, definition, runs, trials, left_out)
 
 
-def _go_on(arrays: Sequence[_Array], kept: Halfway, epochs: int) -> None:
-    """Gives arrays what is held of them."""
-    found = kept.found()
+def _gone_on_with(arrays: Sequence[_Array], kept: Halfway, epochs: int) -> list[_Array]:
+    """The arrays with what is held of their runs; those that are as far train side by side."""
+    found, parts = kept.found(), list[_Array]()
     for array in arrays:
-        made, held = found.get(array.key, (0, []))
-        if 0 < made < epochs:
-            array.epochs, array.held = made, held
+        by_epoch: dict[int, list[Run]] = defaultdict(list)
+        for run in array.runs:
+            made = found[run.key][0] if run.key in found else 0
+            by_epoch[made if made < epochs else 0].append(run)
+        for made, runs in sorted(by_epoch.items(), reverse=True):
+            held = [found[run.key][1] for run in runs] if made else []
+            parts.append(_Array(array.shape, runs, array.spare, made, held))
+    return parts
 
 
 def _covering(study: optuna.Study, definition: StudyDefinition, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
@@ -283,7 +287,7 @@ def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -
     jobs, tried = dict[_Array, Job](), list[tuple[_Array, Attempt]]()
     for array in arrays:
         try:
-            with array.told():
+            with array.blamed():
                 jobs[array] = array.job(make_trainer)
         except (MemoryError, SearchError) as error:
             tried.append((array, Attempt(None, error, 0.0)))
@@ -293,7 +297,7 @@ def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -
 def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> list[_Array]:
     """Takes the results of an array's epoch, and stores them after the last. Returns the arrays to go on with: two if it had no room."""
     try:
-        with array.told():
+        with array.blamed():
             array.take(tried)
             records = array.records() if array.epochs == epochs else []
     except MemoryError as error:

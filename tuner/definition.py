@@ -190,20 +190,24 @@ class StudyDefinition(Section):
         label = f"{kind}: {trial.get('name', '(without a name)')}"
         if not isinstance(name := trial.get("name"), str) or not name.strip():
             raise ValueError(f"{label}: each needs a name")
-        point = self.point(trial)
-        if (fault := self.fault(point)) is not None:
-            raise ValueError(f"{label}: {fault}")
         for name, given in trial.items():
             if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
                 raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
-        self._check(self.filled(point), label)  # 128.0 is one of [64, 128], and no number of dimensions
+        if (fault := self.fault(self.point(trial))) is not None:
+            raise ValueError(f"{label}: {fault}")
 
     def fault(self, settings: Mapping[str, Any]) -> str | None:
-        """What of these settings lies outside the space, and what is allowed; None if nothing does. Others do not matter."""
-        for name, space in self.search.items():
-            if name in settings and not space.holds(settings[name]):
+        """What is wrong with some settings as those of a trial, and what is allowed; None if nothing is."""
+        for name, value in settings.items():
+            if (space := self.search.get(name)) is None:
+                return f"{name!r} is not searched; allowed: {', '.join(self.search)}"
+            if not space.holds(value):
                 allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())
-                return f"{name} = {settings[name]!r} cannot be reached; allowed: {allowed}"
+                return f"{name} = {value!r} cannot be reached; allowed: {allowed}"
+        try:  # 128.0 is one of [64, 128], and no number of dimensions
+            settings_from({**self._corner(), **settings}, epochs=self.budget.epochs, seed=0)
+        except ConfigError as error:
+            return str(error)
         return None
 
     def reachable(self, trial: dict[str, Value]) -> dict[str, Value]:

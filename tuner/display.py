@@ -15,8 +15,9 @@ from optuna_dashboard import save_note, save_plotly_graph_object
 from optuna_dashboard._note import get_note
 
 from tuner.artifacts import Artifacts, curve_name
-from tuner.charts import Figure, charts, one_curve
+from tuner.charts import charts, one_curve
 from tuner.pictures import png
+from tuner.plots import Figure
 from tuner.report import markdown
 from tuner.tables import CurveTable
 from tuner.views import INTERRUPTED, RUNNING, StudyView, view

@@ -75,8 +75,11 @@ def _devices() -> list[Check]:
         free, total = torch.cuda.mem_get_info(number)
         found.append(Check(f"cuda:{number}", "good", f"{torch.cuda.get_device_name(number)}, {_bytes(free)} of {_bytes(total)} free"))
     if len(found) == 1:
-        cause = "this torch is built without CUDA" if torch.version.cuda is None else _why_none()
-        found.append(Check("cuda", "missing", cause, "a GPU trains many trials at once; the CPU does as well, slower"))
+        without, version = torch.version.cuda is None, torch.__version__.partition("+")[0]
+        cause = "this torch is built without CUDA" if without else _why_none()
+        build = f"install the build of torch {version} for its CUDA version (pytorch.org has the command)"
+        advice = f"if this machine has a GPU, {build}" if without else f"if this machine has a GPU, update its driver, or {build}"
+        found.append(Check("cuda", "missing", cause, advice))
     return found
 
 

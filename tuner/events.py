@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 
 from tuner.observer import Observer, Watched
-from tuner.options import plain
+from tuner.options import with_nulls
 from tuner.slots import Running
 from tuner.verdict import Verdict
 
@@ -23,7 +23,7 @@ WIDE = 100_000
 def line(event: str, level: str = "info", **what: Any) -> str:
     """One event, with the time it is told at."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    return json.dumps(plain({"at": at, "level": level, "event": event, **what}), allow_nan=False)
+    return json.dumps(with_nulls({"at": at, "level": level, "event": event, **what}), allow_nan=False)
 
 
 def json_console(stream: TextIO) -> Console:

@@ -109,10 +109,10 @@ def fault(record: Record | None, scored: Scored | None) -> str | None:
     return None
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Figures as JSON can hold them: numbers of any kind as Python's own, mappings as dictionaries, anything else as text."""
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): as_json(part) for name, part in value.items()}
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else str(value)

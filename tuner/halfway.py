@@ -36,15 +36,15 @@ class Halfway:
         self._path, self._study, self._tell, self._clock = path, study, tell, clock
         self._written, self._took = clock(), 0.0
 
-    def found(self) -> dict[tuple[Key, ...], tuple[int, list[Held]]]:
-        """By the runs of an array: how many epochs they have made, and their states."""
+    def found(self) -> dict[Key, tuple[int, Held]]:
+        """How many epochs each run has made, and its state."""
         if self._path is None or not self._path.is_file():
             return {}
         try:
             state = read_state(self._path)
             if state.study != self._study:
                 return {}
-            return {tuple((slot.trial, slot.curve[0]["seed"]) for slot in array): _held(array) for array in state.arrays}
+            return {(trial, slot.curve[0]["seed"]): (int(slot.curve[0]["epochs"]), slot.held) for trial, slot in _slots(state)}
         except (SnapshotError, KeyError, TypeError, IndexError) as error:
             self._tell(f"{self._path} cannot be gone on from ({error}); the runs that it holds begin anew")
             return {}
@@ -77,5 +77,5 @@ class Halfway:
                 self._path.unlink(missing_ok=True)
 
 
-def _held(array: Sequence[SlotState]) -> tuple[int, list[Held]]:
-    return int(array[0].curve[0]["epochs"]), [slot.held for slot in array]
+def _slots(state: SearchState) -> list[tuple[int, SlotState]]:
+    return [(slot.trial, slot) for array in state.arrays for slot in array]

@@ -16,12 +16,12 @@ from model.devices import find_device
 from model.files import is_there
 from model.probe import Probe
 from model.trainer import FusedTrainer, Snapshot
-from tuner.definition import SYMMETRIC
+from tuner.definition import SYMMETRIC, StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
 from tuner.storage import open_storage
-from tuner.study import definition_of, find_study
+from tuner.study import VERDICT, chance_of, definition_of, find_study, subject_of, trial_of
 from tuner.summary import summarise
 from tuner.tables import CurveTable
 
@@ -31,16 +31,24 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     if subject.endswith(".safetensors") or is_there(Path(subject), StudyError):
         return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
     storage = open_storage(storage_url, create=False)
-    name, colon, number = subject.rpartition(":")
-    if not colon or not number.isdecimal():
-        study = find_study(storage, subject)
-        definition_of(study)  # one that is not ours says so
-        return [*diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"]), *_saved(study)]
+    name, number = subject_of(subject)
     study = find_study(storage, name)
+    if number is None:
+        definition_of(study)  # one that is not ours says so
+        return [*diagnose_study(study, chance_of(study)), *_saved(study)]
     curves = CurveTable(storage, study._study_id)
-    if (verdict := _stopped(study, int(number))) and not curves.read(int(number)):
+    if (verdict := _stopped(study, number)) and not curves.read(number):
         return verdict  # it ended before its first epoch, and that is all that there is to say
-    return [*verdict, *diagnose_run(run_of_trial(study, int(number), curves, find_device(device)))]
+    run = run_of_trial(study, number, curves, find_device(device))
+    return [*verdict, *diagnose_run(run), *_unseen(run, definition_of(study), f"{study.study_name}:{number}")]
+
+
+def _unseen(run: Run, definition: StudyDefinition, subject: str) -> list[Finding]:
+    """What could not be looked at, where there is no model: trials that were stopped have none, nor have those that `--keep` left out."""
+    if run.probe is not None or definition.trainer != SYMMETRIC:
+        return []
+    advice = f"train it to its end: tuner train --from {subject} --checkpoint FILE, then tuner diagnose FILE"
+    return [Finding("no_model", "no model of it is kept: only its curve was looked at, not what it has learnt", advice, {})]
 
 
 ADVICE = {
@@ -55,8 +63,8 @@ ADVICE = {
 
 def _stopped(study: optuna.Study, number: int) -> list[Finding]:
     """The verdict that ended a trial before its time."""
-    trials = [t for t in study.get_trials(deepcopy=False) if t.number == number]
-    verdict: dict[str, Any] = trials[0].user_attrs.get("verdict", {}) if trials else {}
+    trial = trial_of(study, number)
+    verdict: dict[str, Any] = {} if trial is None else trial.user_attrs.get(VERDICT, {})
     if verdict.get("cause") not in ADVICE:
         return []
     finding = f"{verdict['cause'].replace('_', ' ')} in epoch {verdict['epoch']}: {verdict['reason']}"
@@ -105,16 +113,16 @@ def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: t
     Raises:
         StudyError: the study has no such trial, or it has no epoch yet.
     """
-    found = [trial for trial in study.get_trials(deepcopy=False) if trial.number == number]
-    if not found:
+    trial = trial_of(study, number)
+    if trial is None:
         raise StudyError(f"study {study.study_name} has no trial {number}; it has 0 to {len(study.get_trials(deepcopy=False)) - 1}")
     curve = tuple(curves.read(number).get(number, ()))
     if not curve:
         raise StudyError(f"trial {number} of {study.study_name} has no epoch yet; `tuner status {study.study_name}` says how far it is")
-    definition, kept = definition_of(study), found[0].user_attrs.get("checkpoint")
+    definition, kept = definition_of(study), trial.user_attrs.get("checkpoint")
     if kept and Path(kept).is_file() and definition.trainer == SYMMETRIC:
         return run_of_checkpoint(Path(kept), device, curve)
-    settings = {**flat_settings(ModelShape(), Hyperparameters()), **definition.filled(found[0].params)}
+    settings = {**flat_settings(ModelShape(), Hyperparameters()), **definition.filled(trial.params)}
     return Run(settings, curve, None, study.user_attrs["most_frequent"])
 
 

@@ -19,7 +19,7 @@ from tuner.ownership import OWNER, alive, in_seat, itself, owner, seat_of
 from tuner.promotion import STEP
 from tuner.slots import Running
 from tuner.snapshots import Seat
-from tuner.starters import starters_of
+from tuner.starters import decided
 from tuner.states import SearchState, SlotState
 from tuner.study import BASELINE, FIXED, VERDICT
 from tuner.tables import Unfinished
@@ -27,10 +27,6 @@ from tuner.warm import remembered, sampler_for
 
 MayBegin = Callable[[FrozenTrial, bool], bool]
 """Whether a waiting baseline may begin; its second argument: whether the waiting trials take up what is left of the budget of trials."""
-
-
-def _always(frozen: FrozenTrial, last: bool) -> bool:  # noqa: ARG001
-    return True
 
 
 def _begun(frozen: FrozenTrial) -> tuple[float, int]:
@@ -122,7 +118,7 @@ class Intake:
         """Those, where they were held."""
         return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self._parked if r.held is not None)
 
-    def next(self, fresh: bool = True, may_begin: MayBegin = _always) -> Running | None:
+    def next(self, fresh: bool, may_begin: MayBegin) -> Running | None:
         """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
 
         It has an error where its settings are none of the study's.
@@ -250,7 +246,7 @@ class Intake:
         if FIXED in known.system_attrs or known.params:
             return
         trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
-        starting, sizes_cost = starters_of(self.study.user_attrs, self.definition), self.device == "cpu"
+        starting, sizes_cost = decided(self.definition, self.study.user_attrs), self.device == "cpu"
         said = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
         if said.step_from is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, said.step_from)

@@ -102,22 +102,28 @@ class ExplosionRule:
     stay: int = 2
 
     def __call__(self, history: History) -> Verdict | None:
-        epoch, loss = history.epoch, history.loss
-        bad = [
-            ("loss", loss),
+        return self._not_finite(history) or self._risen(history)
+
+    def _not_finite(self, history: History) -> Verdict | None:
+        curves = [
+            ("loss", history.loss),
             ("objective", history.objective),
             ("gradient norm", history.gradient_norm),
             *history.losses.items(),
         ]
-        for name, curve in bad:
+        for name, curve in curves:
             first = next((place for place, value in enumerate(curve) if not math.isfinite(value)), None)
             if first is not None:
                 sign = history.sign if name == "objective" else 1.0
                 before = sign * curve[first - 1] if first else math.nan
                 reason = f"the {name} is {sign * curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
-                return Verdict("exploded", epoch, reason, {"last_finite": before})
-        usual = 0.0
-        if not loss:  # an objective may begin at nothing, which is no size
+                return Verdict("exploded", history.epoch, reason, {"last_finite": before})
+        return None
+
+    def _risen(self, history: History) -> Verdict | None:
+        if history.loss:
+            loss, usual = history.loss, 0.0
+        else:  # the objective stands in, which may begin at nothing: that is no size
             loss, usual = tuple(-value for value in history.objective), 0.5 * _usual_rise(history)
         if len(loss) <= self.stay + 1:
             return None
@@ -132,7 +138,7 @@ class ExplosionRule:
         best, last, limit = sign * best, sign * loss[-1], sign * limit  # as they were reported
         moved, beyond = ("rose", "above") if sign > 0 else ("fell", "below")
         reason = f"the {what} {moved} from {best:.4g} to {last:.4g} and has stayed {beyond} {limit:.4g} for {self.stay} epochs"
-        return Verdict("exploded", epoch, reason, {was: best, what: last, "limit": limit})
+        return Verdict("exploded", history.epoch, reason, {was: best, what: last, "limit": limit})
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tuner.observer import Observer, Watched
 from tuner.slots import Running
 from tuner.verdict import CAUSES, Verdict
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS, LEAVE_SECONDS = 10.0, 1.0
 ACTIVITIES = ("training", "evaluating", "asking", "storing", "keeping")
 
 
@@ -93,7 +93,14 @@ def _of_device(device: str) -> dict[str, tuple[str, float]]:
     return found
 
 
-class _OfItsFamily(WSGIServer):
+class _Server(WSGIServer):
+    """Says nothing of who asks wrongly, or not at all: the terminal, or the lines of JSON, are the search's."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing."""
+
+
+class _OfItsFamily(_Server):
     """On an IPv6 address."""
 
     address_family = socket.AF_INET6
@@ -123,11 +130,10 @@ class MetricsServer:
         registry = CollectorRegistry()
         registry.register(metrics)
         try:
-            self._server = make_server(host, port, make_wsgi_app(registry), _OfItsFamily if ":" in host else WSGIServer, _Quiet)
+            self._server = make_server(host, port, make_wsgi_app(registry), _OfItsFamily if ":" in host else _Server, _Quiet)
         except (OSError, OverflowError) as error:
             raise TunerError(f"{host}:{port} cannot be served on ({error}); name another with --metrics-port and --metrics-host") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -138,6 +144,7 @@ class MetricsServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._server.shutdown()
+        closing = threading.Thread(target=self._server.shutdown, daemon=True)  # it waits for whoever asks just now, as the search does not
+        closing.start()
+        closing.join(LEAVE_SECONDS)
         self._server.server_close()
-        self._thread.join()

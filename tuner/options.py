@@ -14,12 +14,17 @@ CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *rang
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 device_option = click.option("--device", metavar="D", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-data_option = click.option("--data", metavar="D", help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.")
+data_option = click.option(
+    "--data",
+    metavar="D",
+    help="synthetic, tinystories, or a file: .jsonl[.gz] of sentences, .txt[.gz] of stories.  "
+    "[default: what the study, --from or the checkpoint names, else synthetic]",
+)
 stories_option = click.option(
     "--num-stories",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Use the first N stories only.  [default: for a search as its study says, else all]",
+    help="Use the first N stories only.  [default: as many as the study or --from says; of synthetic ones 300; else all]",
 )
 study_argument = click.argument("study", default="quick")
 storage_option = click.option(
@@ -85,18 +90,18 @@ def width_of(width: str) -> int | None:
     return int(width)
 
 
-def plain(value: Any) -> Any:
+def with_nulls(value: Any) -> Any:
     """The value as JSON can say it: what is not finite becomes null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: with_nulls(entry) for key, entry in value.items()}
+    return [with_nulls(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def show(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
     """One JSON object, or the lines."""
-    click.echo(json.dumps(plain(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
+    click.echo(json.dumps(with_nulls(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
 
 
 def printable(text: str) -> str:

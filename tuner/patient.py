@@ -17,7 +17,7 @@ from tuner.tables import forget_records
 
 
 class PatientStorage(BaseStorage):
-    """Hands each call on to the database.
+    """Hands calls on to the database, for as long as its patience lasts; making trials and reading all of them is up to who inherits.
 
     Args:
         backend: the database.

@@ -150,18 +150,19 @@ class Prepared:
             return self.request.width
         known: dict[str, int] = {} if self.device.type == "cpu" else self.study.user_attrs.get("width", {})
         trials, sharing = self.definition.budget.trials, self.request.processes
-        processes = 1 if self.device.type == "cpu" else sharing  # they share out its cores
+        on_gpus = self.device.type != "cpu" and sharing > 1  # processes share out the cores of a CPU, and each counts its own
+        most = half_of(trials, sharing) if on_gpus else trials
         if self.device.type not in known:
             with BarProgress(console, "measuring how many trials to train at once") as bar:
                 steps = WIDEST.bit_length()
                 with device_failures():
                     measured = fitting(self.device.type, self.make_trainer, self.definition, lambda tried: bar(tried, steps), sharing)
                     crowded = is_crowded(self.device)
-            plainly(console)(measured.said())
+            plainly(console)(measured.said(most))
             known = {**known, self.device.type: measured.width}
             if keep and self.device.type != "cpu" and not measured.bound and not measured.short and not crowded:
                 self.study.set_user_attr("width", known)
-        return min(known[self.device.type], trials if processes == 1 else half_of(trials, processes))  # what was known may be of one
+        return min(known[self.device.type], most)  # what was known may be of one process
 
     @property
     def artifacts(self) -> Artifacts:
@@ -259,8 +260,9 @@ def load(definition: StudyDefinition, console: Console) -> Corpus:
 def started_ahead(request: SearchRequest) -> Iterator[list[Process]]:
     """Processes that begin while the data are read, where the search is likely to use them."""
     data, budget = request.definition.data, request.definition.budget
+    device = find_device(request.device)  # before the cores are shared out, for a quota is of all
     with shared_out(request.processes):
-        lanes = lanes_of(find_device(request.device).type)
+        lanes = lanes_of(device.type)
     likely = data.stories is None or budget.trials * budget.epochs * data.stories * A_STORY >= PROCESSES_FROM
     with ahead(lanes if likely and lanes > 1 and request.ray is None else 0) as begun:
         yield begun
@@ -288,10 +290,8 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, asked = sum(corpus.left_out.values()), definition.data.stories
     fewer = f"all there are, {asked:,} were asked for" if asked is not None and corpus.stories < asked else "--num-stories"
-    console.print(
-        f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train; on {device}",
-        soft_wrap=not console.is_terminal,
-        markup=False,
+    plainly(console, head=True)(
+        f"{study.study_name}: {corpus.stories:,} stories ({fewer}), {sizes} sentences, {left} left out as repeats of train; on {device}"
     )
     return Prepared(request, definition, study, storage, corpus, device, begun)
 

@@ -24,7 +24,7 @@ from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.options import printable
 from tuner.study import BASELINE, cause_of, epochs_of, feasible, reason_of
-from tuner.verdict import PRUNED_CAUSES, Verdict
+from tuner.verdict import PRUNED_CAUSES, Verdict, counted, ending
 
 if TYPE_CHECKING:
     from tuner.slots import Running
@@ -52,12 +52,16 @@ def _bar(value: float, low: float, high: float) -> str:
     return BARS[round((len(BARS) - 1) * height)]
 
 
-def plainly(console: Console) -> Callable[[str], None]:
-    """Says something in one line, as it is; where it cannot be said, for a log on a disk that is full, nothing else is lost by that."""
+def plainly(console: Console, head: bool = False) -> Callable[[str], None]:
+    """Says something as it is; where it cannot be said, for a log on a disk that is full, nothing else is lost by that.
+
+    Args:
+        head: whether it stands over a table: broken where a terminal ends, numbers in colour; else it is one line.
+    """
 
     def say(text: str) -> None:
         with contextlib.suppress(OSError):
-            console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
+            console.print(printable(text), soft_wrap=not (head and console.is_terminal), highlight=head, markup=False)
 
     return say
 
@@ -119,7 +123,7 @@ class PlainProgress(Observer):
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:  # noqa: ARG002  the reason has the value
         """The verdict."""
-        self._say(f"trial {running.number} {verdict.cause}: {verdict.reason}")
+        self._say(ending(running.number, verdict.cause, verdict.reason))
 
     def noticed(self, what: str) -> None:
         """As it is."""
@@ -165,7 +169,7 @@ class Others:
         for trial in ended:
             if trial.number not in self._known:
                 self._known.add(trial.number)
-                self._say(f"trial {trial.number} {cause_of(trial)}: {reason_of(trial)}")
+                self._say(ending(trial.number, cause_of(trial), reason_of(trial)))
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
         if (counted := f"{running} {'trial' if running == 1 else 'trials'} running, {len(ended)} ended") != self._counted:
             self._counted = counted
@@ -194,6 +198,12 @@ class Line:
     curve: tuple[float, ...]
 
 
+def leading(best: tuple[float, str] | None, baseline: float | None) -> str:
+    """The best so far, what it is called, and the best baseline."""
+    found = "best -" if best is None else f"best {best[0]:.3f} ({best[1]})"
+    return f"{found}, " + ("no baseline (*) has ended" if baseline is None else f"best baseline {baseline:.3f}")
+
+
 def screen(title: str, lines: Sequence[Line], totals: Sequence[str], verdicts: Sequence[str], width: int) -> Group:
     """The table of slots, the totals and the last verdicts; what is too long for the width is cut, nothing is wrapped."""
     below = [Text(printable(line), no_wrap=True, overflow="ellipsis") for line in (*totals, *verdicts)]
@@ -216,7 +226,8 @@ def _table(title: str, lines: Sequence[Line], wide: bool) -> Table:
             "-" if objective is None else f"{objective:.3f}",
         ]
         roles = [f"{one.last[role]:.3f}" if role in one.last else "-" for role in ROLES] if wide else []
-        table.add_row(*cells, *roles, sparkline(one.curve, 28 if wide else 12))
+        row = (*cells, *roles, sparkline(one.curve, 28 if wide else 12))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
@@ -279,7 +290,7 @@ class LiveProgress(Observer):
 
     def ended(self, running: Running, verdict: Verdict, value: float | None) -> None:
         """Keeps the last five verdicts and the best values."""
-        self.verdicts = [*self.verdicts[-4:], f"trial {running.number} {verdict.cause}: {verdict.reason}"]
+        self.verdicts = [*self.verdicts[-4:], ending(running.number, verdict.cause, verdict.reason)]
         self._ended.add(running.number)
         self._count(running.number, running.baseline, verdict.cause, value, len(running.curve), running.hyperparameters.epochs)
 
@@ -309,13 +320,12 @@ class LiveProgress(Observer):
 
     def _totals(self, search: Watched) -> list[str]:
         seconds = max(1e-9, self._clock() - self.began)
-        best = f"best {self.best[0]:.3f} ({self.best[1]})" if self.best else "best -"
-        baseline = f"best baseline {self.best_baseline[0]:.3f}" if self.best_baseline else "no baseline (*) has ended"
-        causes = ", ".join(f"{count} {cause}" for cause, count in sorted(self.counts.items())) or "none ended"
+        found = leading(self.best, self.best_baseline[0] if self.best_baseline else None)
+        causes = counted(dict(sorted(self.counts.items())))
         ended = self.counts.total() - (self._earlier or 0)
         rates = f"{60 * ended / seconds:.1f} trials a minute, {search.epochs / seconds:.1f} epochs a second, {self.saved} saved"
         return [
-            f"{best}, {baseline}; about {self._left(search, search.epochs / seconds)} left",
+            f"{found}; about {self._left(search, search.epochs / seconds)} left",
             f"{causes} of {search.definition.budget.trials} trials; {rates}",
         ]
 

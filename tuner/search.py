@@ -45,12 +45,14 @@ from tuner.seam import Scored, TrainerFactory
 from tuner.slots import Place, Running
 from tuner.snapshots import Keeper, Seat
 from tuner.states import SearchState
+from tuner.study import chance_of
 from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
 LEAVE_SECONDS = 4.0
 """How long to wait, at the end, for a storage that is away."""
 POLL_SECONDS = 2.0
+"""So often it is looked whether trials of others have been left behind, while none trains here."""
 NOTE_SECONDS = 30.0
 """How often processes that share GPU-minutes tell each other what they have spent."""
 
@@ -106,7 +108,7 @@ class Search:
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"), began)
         shared = device == "cpu"
         self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
-        self._bench = Bench(definition, study.user_attrs["most_frequent"]["component_accuracy"])
+        self._bench = Bench(definition, chance_of(study))
         self._artifacts = Artifacts(artifacts, study.user_attrs["mark"])
         self._endings = Endings(study, self.storage, definition, checkpoints, self._artifacts, keep, self.observer)
         self._past = Past()
@@ -242,8 +244,8 @@ class Search:
             lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._arrays.going(ended, fresh), self._intake.coming
             if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming)), None)) is None:
                 break
-            may_begin = functools.partial(self._admission.baseline, beside=going[lane], begun=begun)
-            if (running := self._intake.next(self._admission.trial(going[lane], coming), may_begin)) is None:
+            may_begin = functools.partial(self._admission.lets_baseline_begin, beside=going[lane], begun=begun)
+            if (running := self._intake.next(self._admission.lets_begin(going[lane], coming), may_begin)) is None:
                 full.add(lane)
                 continue
             begun += 1
@@ -330,7 +332,7 @@ class Search:
         """
         epoch = self._arrays.advance(self._state.slots)
         for lane, seconds in epoch.seconds.items():
-            self._admission.measured(self._arrays.beside(lane), seconds)
+            self._admission.measured(self._arrays.of_lane(lane), seconds)
         self._intake.park(epoch.outside)
         self.advanced = sorted((running for running, _ in epoch.points), key=lambda running: running.number)
         self._epoch, self.epochs = self._epoch + 1, self.epochs + len(epoch.points)

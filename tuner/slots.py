@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial
 from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
 from tuner.errors import SearchError, SnapshotError
-from tuner.failures import Outcome, advance, device_failures, in_words, plain
+from tuner.failures import Outcome, advance, as_json, device_failures, in_words
 from tuner.seam import Held, Record, Scored, Trainer
 from tuner.states import SlotState
 from tuner.study import BASELINE, VERDICT
@@ -80,7 +80,7 @@ class Running:
         figures = {name: scored.figures[name] for name in KEPT_FIGURES if name in scored.figures}
         losses = {"loss": record.loss, "losses": record.losses, "gradient_norm": record.gradient_norm}
         own = {"epoch": record.epoch, "objective": scored.objective, "round_trip": scored.round_trip}
-        point: dict[str, Any] = plain({**own, **losses, **figures})
+        point: dict[str, Any] = as_json({**own, **losses, **figures})
         self.curve.append(point)
         self.scored, self.seconds = scored, self.seconds + seconds
         return point

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from model.files import opened_to_lock
 from tuner.artifacts import Artifacts
 from tuner.errors import SnapshotError
 from tuner.states import SearchState, SlotState, read_state, write_state
@@ -71,7 +72,7 @@ class Seat:
     def _take(self, number: int) -> int | None:
         """A seat's lock, None if somebody has it."""
         self._place(number).mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._place(number) / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # who may read it could hold it
+        lock = opened_to_lock(self._place(number) / "lock")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -44,8 +44,8 @@ def middling(definition: StudyDefinition) -> dict[str, Value]:
     return {"hidden_dim": max(int(space.start), sizes[len(sizes) // 2])}
 
 
-def count_of(definition: StudyDefinition) -> int:
-    """How many trials begin with cheap settings: none if no setting names one, and no more than can differ in what else is searched."""
+def planned(definition: StudyDefinition) -> int:
+    """How many trials are to begin with cheap settings: none if no setting names one, and no more than can differ in the other settings."""
     named = cheap(definition)
     unlike = math.prod(_kinds(definition, name) for name in definition.search if name not in named)
     return min(MOST, definition.budget.trials // 4, unlike) if named else 0
@@ -59,13 +59,13 @@ def _kinds(definition: StudyDefinition, name: str) -> int:
     return int(space.high) - int(space.low) + 1 if name == "num_rules" else MOST
 
 
-def starters_of(attributes: Mapping[str, Any], definition: StudyDefinition) -> int:
-    """How many trials of a study with these attributes begin with what is cheap."""
-    count = count_of(definition)
+def decided(definition: StudyDefinition, attributes: Mapping[str, Any]) -> int:
+    """How many do so in a study with these attributes."""
+    count = planned(definition)
     return min(count, int(attributes.get(STARTERS, count)))
 
 
-def starters(definition: StudyDefinition, count: int) -> range:
+def numbers_of(definition: StudyDefinition, count: int) -> range:
     """The numbers of the first so many trials that nobody has put in."""
     first = len(definition.baselines) + len(definition.enqueue)
     return range(first, first + count)
@@ -73,7 +73,7 @@ def starters(definition: StudyDefinition, count: int) -> range:
 
 def spread(definition: StudyDefinition, number: int, count: int) -> dict[str, float]:
     """Where one of so many starters lies in each range; nothing for what somebody has put in, nor beside a random sampler."""
-    which = number - starters(definition, count).start
+    which = number - numbers_of(definition, count).start
     if which < 0 or definition.sampler != "tpe":
         return {}
     found, distributions = dict[str, float](), definition.distributions()

@@ -22,6 +22,7 @@ from optuna.storages import RDBStorage
 from sqlalchemy import Column, Integer, MetaData, Table, Text, event
 from sqlalchemy.engine import URL, Engine, make_url
 
+from model.files import opened_to_lock
 from tuner.errors import NoStorage, StorageAway, StorageError
 
 DEFAULT_URL = "sqlite:///runs/tuner.db"
@@ -55,6 +56,7 @@ def open_storage(url: str, create: bool = True) -> RDBStorage:
     """Opens the storage of this URL; `create` makes the SQLite file where there is none.
 
     Raises:
+        NoStorage: there is no SQLite file, and none is to be made.
         StorageError: it cannot be opened; the message hides any password.
     """
     parsed = _parsed(url)
@@ -213,7 +215,7 @@ def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[N
             with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
                 connection.close()  # ends the transaction, and with it the lock
         return
-    lock = os.open(f"{storage.engine.url.database}.asking", os.O_RDWR | os.O_CREAT, 0o600)  # who may read it could hold it
+    lock = opened_to_lock(Path(f"{storage.engine.url.database}.asking"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

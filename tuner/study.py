@@ -32,8 +32,8 @@ VERDICT = "verdict"
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial whose parameters somebody has said."""
 ADVICE = (
-    "name the same options (--epochs, --seed) again, begin another study with --name NAME, "
-    "or begin this one anew with --fresh (the old one stays)"
+    "`tuner search STUDY` goes on with it as it is; else name the same options (--epochs, --seed) again, "
+    "begin another study with --name NAME, or begin this one anew with --fresh (the old one stays)"
 )
 
 
@@ -125,7 +125,7 @@ def check_data(study: optuna.Study, corpus: Corpus, advice: str = ADVICE) -> Non
         StudyError: it was not.
     """
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
-        raise StudyError(f"the study {study.study_name} was begun on other data than these; {advice}")
+        raise StudyError(f"the study {study.study_name} was begun on other data than these; {advice.replace('STUDY', study.study_name)}")
 
 
 def check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus, advice: str = ADVICE) -> None:
@@ -143,7 +143,7 @@ def check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus,
         if old.get(section) != new[section]:
             raise StudyError(
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
-                f"not {json.dumps(new[section])[:200]}; {advice}"
+                f"not {json.dumps(new[section])[:200]}; {advice.replace('STUDY', study.study_name)}"
             )
 
 
@@ -151,6 +151,22 @@ def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials whose constraints hold, the best first: by value, then by round trip, then the earlier."""
     sound = [t for t in trials if t.state == TrialState.COMPLETE and all(value <= 0 for value in t.constraints.values())]
     return sorted(sound, key=lambda t: (-(t.value or 0.0), t.constraints.get("round_trip", 0.0), t.number))
+
+
+def subject_of(text: str) -> tuple[str, int | None]:
+    """A `STUDY:TRIAL` taken apart; a `STUDY` names no trial."""
+    name, colon, number = text.rpartition(":")
+    return (name, int(number)) if colon and number.isdecimal() else (text, None)
+
+
+def trial_of(study: optuna.Study, number: int) -> FrozenTrial | None:
+    """The trial of this number, if there is one."""
+    return next((trial for trial in study.get_trials(deepcopy=False) if trial.number == number), None)
+
+
+def chance_of(study: optuna.Study) -> float:
+    """The objective of always giving the most frequent answer."""
+    return float(study.user_attrs["most_frequent"]["component_accuracy"])
 
 
 def cause_of(trial: FrozenTrial) -> str:

@@ -18,9 +18,9 @@ from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
 from tuner.storage import Patience, open_storage, shown
-from tuner.study import BASELINE, cause_of, definition_of, epochs_of, find_study
+from tuner.study import BASELINE, VERDICT, cause_of, definition_of, epochs_of, find_study
 from tuner.tables import CurveTable
-from tuner.verdict import PRUNED_CAUSES
+from tuner.verdict import PRUNED_CAUSES, counted
 from tuner.winner import best_of, candidates, standing, told
 
 ENOUGH_AUDITS = 20
@@ -120,10 +120,9 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
         lines += _none_sound(curves, summary["round_trip_floor"])
     if best is not None:
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
-    counts = ", ".join(f"{count} {cause}" for cause, count in summary["trials"].items()) or "none ended"
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"
     left = f", {summary['interrupted']} interrupted (tuner search {summary['study']} goes on with them)" if summary["interrupted"] else ""
-    lines.append(f"trials: {counts}; {summary['running']} running{left}; {epochs}")
+    lines.append(f"trials: {counted(summary['trials'])}; {summary['running']} running{left}; {epochs}")
     return [*lines, *filter(None, [audit_line(summary["audit"])])]
 
 
@@ -144,7 +143,7 @@ def _none_sound(curves: dict[int, list[dict[str, Any]]], floor: float) -> list[s
 
 def verdicts(study: optuna.Study) -> list[str]:
     """Why each stopped trial was stopped, one line each."""
-    stored = {t.number: t.user_attrs["verdict"] for t in study.get_trials(deepcopy=False) if "verdict" in t.user_attrs}
+    stored = {t.number: t.user_attrs[VERDICT] for t in study.get_trials(deepcopy=False) if VERDICT in t.user_attrs}
     stopped = {number: verdict for number, verdict in stored.items() if verdict["cause"] != "finished"}
     return [f"trial {number} {v['cause']} in epoch {v['epoch']}: {v['reason']}" for number, v in stopped.items()]
 

@@ -42,3 +42,13 @@ class Verdict:
         """The inverse of `as_dict`."""
         evidence = {name: float(value) for name, value in stored["evidence"].items()}
         return cls(stored["cause"], stored["epoch"], stored["reason"], evidence)
+
+
+def ending(number: int, cause: str, reason: str) -> str:
+    """How a trial ended, in one line."""
+    return f"trial {number} {cause}: {reason}"
+
+
+def counted(causes: Mapping[str, int]) -> str:
+    """How many trials ended in which way."""
+    return ", ".join(f"{count} {cause}" for cause, count in causes.items()) or "none ended"

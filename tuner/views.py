@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner.definition import StudyDefinition
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.ownership import OWNER, alive
-from tuner.study import BASELINE, cause_of, definition_of, reason_of
+from tuner.study import BASELINE, cause_of, chance_of, definition_of, reason_of
 from tuner.summary import audit_line, summarise
 from tuner.tables import CurveTable
 
@@ -106,7 +106,7 @@ def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyVi
     definition, trials = definition_of(study), study.get_trials(deepcopy=False)
     recorded = curves.read()
     begun = tuple(_trial(definition, t, tuple(recorded.get(t.number, ()))) for t in trials if t.state != TrialState.WAITING)
-    findings = diagnose_study(study, study.user_attrs["most_frequent"]["component_accuracy"])
+    findings = diagnose_study(study, chance_of(study))
     summary = summarise(study, storage_shown)
     return StudyView(study.study_name, definition, summary, begun, tuple(findings), _importance(study), dict(study.user_attrs))
 

@@ -12,10 +12,11 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from tuner.buffer import BufferedStorage
-from tuner.progress import Line, QuietProgress, lasting, minutes_left, plainly, screen
+from tuner.progress import Line, QuietProgress, lasting, leading, minutes_left, plainly, screen
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import complete, find_study
 from tuner.tables import CurveTable
+from tuner.verdict import counted, ending
 from tuner.views import INTERRUPTED, RUNNING, StudyView, view
 
 EVERY_SECONDS, SHARE = 2.0, 0.02
@@ -141,13 +142,11 @@ def lines(seen: StudyView) -> list[Line]:
 def totals(seen: StudyView) -> list[str]:
     """Best, baselines, counts, epochs saved."""
     best, baselines = seen.summary["best"], [b["value"] for b in seen.summary["baselines"] if b["value"] is not None]
-    found = f"best {best['value']:.3f} (trial {best['trial']})" if best else "best -"
-    beside = f"best baseline {max(baselines):.3f}" if baselines else "no baseline (*) has ended"
-    counts = ", ".join(f"{number} {cause}" for cause, number in seen.summary["trials"].items()) or "none ended"
-    budget = seen.definition.budget.trials
-    return [f"{found}, {beside}", f"{counts} of {budget} trials; {seen.summary['epochs_run']} epochs run, {seen.saved} saved"]
+    found = leading((best["value"], f"trial {best['trial']}") if best else None, max(baselines, default=None))
+    counts, budget = counted(seen.summary["trials"]), seen.definition.budget.trials
+    return [found, f"{counts} of {budget} trials; {seen.summary['epochs_run']} epochs run, {seen.saved} saved"]
 
 
 def last(seen: StudyView) -> list[str]:
     """The last five verdicts."""
-    return [f"trial {t.number} {t.cause}: {t.reason}" for t in seen.trials if t.reason][-5:]
+    return [ending(t.number, t.cause, t.reason) for t in seen.trials if t.reason][-5:]

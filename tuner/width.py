@@ -32,14 +32,16 @@ class Measured:
     short: bool = False
     """Whether nothing that was tried had room."""
 
-    def said(self) -> str:
-        """As the search says it."""
+    def said(self, most: int) -> str:
+        """As the search says it, which trains no more than `most` at once."""
+        width = f"width {min(self.width, most)}"
         if self.short:
-            return f"width {self.width}: there is no room for more now"
+            return f"{width}: there is no room for more now"
+        half = "; no more than half of the trials train at once, more --trials allow more" if self.bound else ""
         if not self.rates:
-            return f"width {self.width}, " + ("half of the trials" if self.bound else f"{A_CORE} for each core")
+            return f"{width}, up to {A_CORE} for each core{half}"
         rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
-        return f"width {self.width}, of trial-steps a second by width ({rates})"
+        return f"{width}, of trial-steps a second by width ({rates}){half}"
 
 
 def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparameters]:

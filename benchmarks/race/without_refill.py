@@ -21,7 +21,7 @@ FILLING = {"now": True}
 def place(self: Search, ended: Sequence[Slot]) -> None:
     """Fills the slots of a lane if none is taken."""
     lanes = [slot.place.lane for slot in ended]
-    FILLING["now"] = not self.running or any(len(self._arrays.beside(lane)) == lanes.count(lane) for lane in lanes)
+    FILLING["now"] = not self.running or any(len(self._arrays.of_lane(lane)) == lanes.count(lane) for lane in lanes)
     PLACE(self, ended)
 
 

@@ -6,7 +6,7 @@ import torch
 from model import evaluation
 from model.config import Hyperparameters, ModelShape
 from model.corpus import Corpus, encode_sentences
-from model.evaluation import Answer, Counter, parse_ids
+from model.evaluation import Answer, Counts, parse_ids
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
 from model.stories import Sentence
@@ -18,7 +18,7 @@ KINDS = {"type": 2, "has_property": 3}
 
 def figures(said: list[list[list[int]]], gold: list[list[list[int]]]) -> dict:
     """Figures of one slot."""
-    counter = Counter(KINDS)
+    counter = Counts(KINDS)
     answer, wanted = Answer(torch.tensor([said])), torch.tensor([gold])
     counter.parsing(answer, wanted)
     counter.generating(torch.ones(1, len(gold), 1, dtype=torch.int64), torch.ones(1, len(gold), 1, dtype=torch.int64), answer, wanted)

@@ -3,18 +3,22 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
 from sqlalchemy import event
 
+import tuner.buffer
 from tuner.buffer import BufferedStorage
+from tuner.errors import StorageAway
 from tuner.storage import open_storage
-from tuner.tables import CurveTable, RunTable, read_trials
+from tuner.tables import CurveTable, RunTable, read_trials, take_over
 
 UNIFORM = optuna.distributions.FloatDistribution(0, 1)
 
@@ -195,3 +199,28 @@ def test_trials_are_read_as_optuna_reads_them(storage: BufferedStorage, zone: st
         read_trials(backend, 99, set(), -1)
     monkeypatch.undo()
     time.tzset()
+
+
+def test_an_attribute_whose_answer_was_lost_is_not_somebody_elses(storage: BufferedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage went away after it had written: what the next heart beat, or the next report, finds there is our own."""
+    study = optuna.create_study(storage=storage)
+    storage.fence = "owner"
+    for after in ("beat", "report"):
+        trial = study.ask()
+        storage.mark_own("owner", {"seen": 1})
+
+        def lost(*arguments: Any) -> bool:
+            take_over(*arguments)
+            raise sqlalchemy.exc.OperationalError("", {}, Exception("the server closed the connection"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(tuner.buffer, "take_over", lost)
+            with pytest.raises(StorageAway):
+                storage.mark_own("owner", {"seen": 2}, wait=False)
+        if after == "beat":
+            storage.mark_own("owner", {"seen": 3})
+        trial.report(0.5, 1)
+        assert storage.flush() == []
+        assert storage.owns(trial._trial_id)
+        study.tell(trial, 0.5)
+        assert study.get_trials()[trial.number].user_attrs["owner"] == {"seen": 3 if after == "beat" else 2}

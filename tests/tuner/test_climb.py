@@ -12,11 +12,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tests.tuner.scripted import scripted
 from tests.tuner.test_search import definition
-from tuner.climb import ENDLESS, WHOLE_EVERY, best_of, guide
+from tuner import climb
+from tuner.climb import ENDLESS, WHOLE_EVERY
+from tuner.definition import StudyDefinition
 from tuner.errors import DefinitionError
-from tuner.promotion import STEP
-from tuner.starters import count_of
-from tuner.study import definition_of
+from tuner.promotion import STEP, Proposal
+from tuner.starters import planned
+from tuner.study import definition_of, feasible
 
 SPACE: dict[str, Any] = {
     "lr": {"low": 1e-4, "high": 4e-3, "log": True},
@@ -29,6 +31,11 @@ ONE_UP, TWO_UP, TWICE_ONE_UP, TWICE_TWO_UP = (pytest.approx(rate / ratio ** (1 /
 """The rates at which a best starter's 0.001 and 0.002 go on in a larger size."""
 LATE = 41
 """A number that is neither of the start nor drawn whole."""
+
+
+def guide(made: StudyDefinition, trials: list[FrozenTrial], number: int, steps: int, **more: Any) -> Proposal:
+    """With as many of the first trials as are planned, unless something else is said."""
+    return climb.guide(made, trials, number, steps, **{"starting": planned(made), **more})
 
 
 def trial(
@@ -66,27 +73,27 @@ def places(trials: list[FrozenTrial], count: int) -> list[tuple[Any, ...]]:
 
 def test_the_first_take_what_is_cheap_and_nothing_else_is_said() -> None:
     """Ten at most, a quarter of the budget at most; those that somebody has put in are not counted."""
-    assert count_of(MADE) == 10
-    for number in range(count_of(MADE)):
+    assert planned(MADE) == 10
+    for number in range(planned(MADE)):
         said, best = guide(MADE, [], number, 2)
         assert (said.keys(), said["hidden_dim"], best) == ({"hidden_dim", "lr"}, 16, None)
     assert guide(MADE, [trial(3, None)], 10, 2) == ({"hidden_dim": 16}, None), "while they run, in the arrays that there are"
     assert guide(MADE, [trial(3, 0.5, floor=0.1)], 10, 2) == ({}, None), "where none of them is above the floors, in any"
-    assert count_of(definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3})) == 3
-    assert count_of(definition()) == 0
+    assert planned(definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 12, "epochs": 3})) == 3
+    assert planned(definition()) == 0
 
 
 def test_no_more_begin_with_what_is_cheap_than_differ_in_the_rest() -> None:
     """Where all that is searched is chosen from a few; a size that the model's own is not among is measured at one of its own."""
     size = {"choices": [512, 1024], "start": 512}
     alone = definition(search={"hidden_dim": size}, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})
-    assert count_of(alone) == 1
+    assert planned(alone) == 1
     three = {"hidden_dim": size, "batch_size": {"choices": [8, 16, 32]}}
-    assert count_of(definition(search=three, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})) == 3
+    assert planned(definition(search=three, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})) == 3
     whole = {"hidden_dim": size, "num_rules": {"low": 2, "high": 4}}
-    assert count_of(definition(search=whole, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})) == 3
+    assert planned(definition(search=whole, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})) == 3
     unlike = definition(search={**three, "hidden_dim": {"choices": [512, 1024]}}, fixed={}, baselines=[])
-    assert (count_of(unlike), unlike.usual["hidden_dim"]) == (0, 512)
+    assert (planned(unlike), unlike.usual["hidden_dim"]) == (0, 512)
 
 
 @given(st.integers(0, 2**31), st.integers(4, 60), st.booleans(), st.integers(0, 3))
@@ -96,7 +103,7 @@ def test_the_first_have_one_in_each_part_of_each_range(seed: int, trials: int, l
     space = {**SPACE, **{name: {"low": low, "high": high, "log": by_log} for name, (low, high, by_log) in ranges.items()}}
     put_in = [{"name": f"mine {n}", "lr": 1e-3, "hidden_dim": 64, "num_rules": 2, "batch_size": 8} for n in range(enqueued)]
     made = definition(search=space, fixed={}, baselines=[], enqueue=put_in, seed=seed, budget={"trials": trials, "epochs": 3})
-    count = count_of(made)
+    count = planned(made)
     starters = [guide(made, [], enqueued + number, 2)[0] for number in range(count)]
     for name, (low, high, by_log) in ranges.items():
         edges = np.geomspace(low, high, count + 1) if by_log else np.linspace(low, high, count + 1)
@@ -234,7 +241,7 @@ def test_where_few_have_room_the_better_starters_are_tried_in_the_larger_shape()
     trials.append(trial(40, 0.1, hidden=64, step=True, source=10))
     assert guide(MADE, trials, LATE, 1, room=Short([32])) == ({**starters[2].params, "hidden_dim": 32, "lr": ONE_UP}, 2)
     assert guide(MADE, trials, LATE, 1)[1] == 10
-    others = [trial(number, 0.1, hidden=32) for number in range(11, 11 + count_of(MADE) - 3)]
+    others = [trial(number, 0.1, hidden=32) for number in range(11, 11 + planned(MADE) - 3)]
     assert guide(MADE, [*trials, *others], LATE, 1, room=Short([32]))[1] == 2
     assert guide(MADE, [*trials, *others, trial(30, 0.1, hidden=32)], LATE, 1, room=Short([32]))[1] == 10
     trials.append(trial(11, None, hidden=32, rules=4, step=True, source=2))
@@ -335,16 +342,17 @@ def test_beside_the_steps_trials_are_drawn_in_the_shape_of_the_best() -> None:
 
 def test_the_best_is_above_the_floors() -> None:
     """And has ended; a random sampler is not guided."""
-    assert best_of([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, None)]) is not None
-    assert best_of([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, 0.4)]).number == 1
-    assert best_of([trial(0, 0.9, floor=0.1), trial(2, None)]) is None
+    assert feasible([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, None)])
+    assert feasible([trial(0, 0.9, floor=0.1), trial(1, 0.4), trial(2, 0.4)])[0].number == 1
+    assert not feasible([trial(0, 0.9, floor=0.1), trial(2, None)])
     drawn = definition(search=SPACE, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3}, sampler="random")
     assert guide(drawn, [trial(1, 0.4)], LATE, 2) == ({}, None)
 
 
 def test_of_equals_the_best_is_the_one_with_the_best_round_trip() -> None:
     """It decides where the value does not, and then the earlier."""
-    assert best_of([trial(0, 0.9, floor=-0.2), trial(1, 0.9, floor=-0.5), trial(2, 0.9, floor=-0.5), trial(3, 0.8, floor=-0.9)]).number == 1
+    sound = [trial(0, 0.9, floor=-0.2), trial(1, 0.9, floor=-0.5), trial(2, 0.9, floor=-0.5), trial(3, 0.8, floor=-0.9)]
+    assert feasible(sound)[0].number == 1
 
 
 def test_a_start_must_be_one_of_the_choices() -> None:
@@ -360,7 +368,7 @@ def test_a_search_starts_small_climbs_and_leaves_the_baselines_for_later(tmp_pat
     content = {"search": SPACE, "fixed": {"loss_weights.parse": 1.0}, "baselines": notes, "budget": {"trials": 40, "epochs": 3}}
     study, trainers, _ = scripted(tmp_path, definition(**content, pruning={}), 4)
     trials = study.get_trials()
-    assert count_of(definition_of(study)) == 10
+    assert planned(definition_of(study)) == 10
     assert {t.params["hidden_dim"] for t in trials[3:13]} == {16}
     assert len({t.params["lr"] for t in trials[3:13]}) == 10
     began = sorted(trials, key=lambda t: t.datetime_start)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, ClassVar
 
 import optuna
 import pytest
@@ -627,3 +627,32 @@ def test_a_confirmation_that_is_broken_off_goes_on_in_the_middle(tmp_path: Path,
     assert damaged(definition(), lanes=lanes, kind=Resumable, halfway=held) == expected
     assert sorted(damaged.made) == whole
     assert "cannot be gone on from" in "".join(damaged.told)
+    wider = broken_off("wider")
+    found = wider(definition(), width=8, lanes=lanes, kind=Resumable, halfway=held)
+    assert found == expected, "side by side are those that are as far"
+    assert sorted(wider.made) == sorted([3, 4, 5, *(range(1, 6) if lanes == 1 else ())])
+
+
+class Breaking(Resumable):
+    """Breaks once, after it has trained its third epoch."""
+
+    broken: ClassVar[list[int]] = []
+
+    def evaluate(self) -> list[Scored]:
+        """Breaks."""
+        if self.epochs[0] == 3 and not Breaking.broken:
+            Breaking.broken.append(3)
+            raise ValueError("no figures")
+        return super().evaluate()
+
+
+def test_what_failed_in_the_middle_of_an_epoch_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be gone on from as if that epoch had not been trained yet."""
+    monkeypatch.setattr(kept, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(kept, "KEEP_SHARE", float("inf"))
+    monkeypatch.setattr(Breaking, "broken", [])
+    one, held = Confirming(tmp_path, {1e-3: 0.8, 2e-3: 0.75, 3e-3: 0.5}), tmp_path / "held.safetensors"
+    with pytest.raises(SearchError, match="no figures"):
+        one(definition(), width=8, kind=Breaking, halfway=held)
+    one(definition(), width=8, kind=Breaking, halfway=held)
+    assert one.made == [1, 2, 3, 3, 4, 5]

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
@@ -222,7 +223,7 @@ def test_the_width_is_measured_until_it_brings_no_more() -> None:
     found = measure(ScriptedTrainer, made, tried.append)
     assert found.width == 8
     assert list(found.rates) == [4, 8, 16, 32]
-    assert "width 8, of trial-steps a second" in found.said()
+    assert "width 8, of trial-steps a second" in found.said(100)
     assert tried == [0, 1, 2, 3]
 
     class Gaining(ScriptedTrainer):
@@ -389,22 +390,22 @@ def test_the_budget_of_gpu_minutes_is_that_of_all_runs(tmp_path: Path) -> None:
 
 def test_a_trial_with_settings_of_another_space_fails_alone(tmp_path: Path) -> None:
     """Put in without `tuner enqueue`, by whoever can write to the database; its owner may be anything."""
-    made = plain(search={"lr": SPACE["lr"]}, enqueue=[])
+    made = plain(enqueue=[])
     storage = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db"))
     study = open_study(storage, made, corpus_of("synthetic", 30, 1))
     study.enqueue_trial({"lr": 7.0})
     study.enqueue_trial({"lr": 2e-3})
-    storage.flush()
+    study.enqueue_trial({"lr": 2e-3, "hidden_dim": 32.0})
+    study.add_trial(create_trial(state=TrialState.WAITING, params={"momentum": 0.5}, distributions={"momentum": FloatDistribution(0, 1)}))
     left = storage.backend.create_new_trial(study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: "x"}))
+    why = {0: "lr = 7.0 cannot be reached; allowed:", 2: "hidden_dim = 32.0 is not allowed", 3: "'momentum' is not searched; allowed: lr"}
     for _ in range(2):
         study, _, _ = scripted(tmp_path, made, 2)
         trials = study.get_trials()
-        assert [trial.number for trial in trials if trial.state != TrialState.COMPLETE] == [0]
-        assert trials[0].state == TrialState.FAIL
-        assert (
-            trials[0].user_attrs["verdict"]["reason"].startswith("its settings are not of this study: lr = 7.0 cannot be reached; allowed:")
-        )
-        assert trials[1].params == {"lr": 2e-3}
+        assert {trial.number: trial.state for trial in trials if trial.state != TrialState.COMPLETE} == dict.fromkeys(why, TrialState.FAIL)
+        for number, fault in why.items():
+            assert trials[number].user_attrs["verdict"]["reason"].startswith(f"its settings are not of this study: {fault}")
+        assert trials[1].params["lr"] == 2e-3
         assert study._storage.get_trial(left).state == TrialState.COMPLETE
 
 
@@ -423,8 +424,9 @@ def test_on_many_cores_half_of_the_trials_learn_from_the_others(monkeypatch: pyt
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     widths = {trials: fitting("cpu", ScriptedTrainer, plain(budget={"trials": trials, "epochs": 1})) for trials in (100, 24, 3)}
     assert {trials: found.width for trials, found in widths.items()} == {100: 32, 24: 12, 3: 4}
-    assert widths[100].said() == "width 32, 2 for each core"
-    assert widths[24].said() == "width 12, half of the trials"
+    assert widths[100].said(100) == "width 32, up to 2 for each core"
+    assert widths[24].said(24) == "width 12, up to 2 for each core; no more than half of the trials train at once, more --trials allow more"
+    assert widths[3].said(3).startswith("width 3, ")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert fitting("cpu", ScriptedTrainer, plain(budget={"trials": 24, "epochs": 1})).width == 4
 

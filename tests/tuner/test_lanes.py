@@ -24,7 +24,7 @@ from tuner.lanes import Job, UnderWay, advance_all, lanes_of
 from tuner.pace import work
 from tuner.promotion import STEP
 from tuner.slots import Place, Running
-from tuner.starters import count_of
+from tuner.starters import planned
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
 
@@ -69,7 +69,7 @@ def test_one_lane_trains_one_array_after_the_other() -> None:
     assert seen == [(n, threading.main_thread()) for n in (1, 2, 3)]
 
 
-def test_the_longest_is_begun_first_whatever_its_lane() -> None:
+def test_the_longest_is_begun_first() -> None:
     """Both threads are at the long ones before the short one is begun; the results stand in the order of the jobs."""
     meeting, began = threading.Barrier(2), list[int]()
 
@@ -268,7 +268,7 @@ def test_both_lanes_end_the_first_trials_before_one_goes_on(tmp_path: Path) -> N
     made = definition(**START, seed=5, budget={"trials": 40, "epochs": 8})
     study, _, _ = scripted(tmp_path, made, 4, lanes=2)
     trials = study.get_trials()
-    starters = trials[: count_of(made)]
+    starters = trials[: planned(made)]
     assert {t.state for t in starters} == {TrialState.COMPLETE, TrialState.PRUNED}
     best = max(t.value for t in starters if t.state == TrialState.COMPLETE)
     first = next(t for t in trials if STEP in t.user_attrs)

@@ -264,7 +264,7 @@ def test_a_width_for_which_there_was_no_room_is_said_and_not_of_cores() -> None:
 
     found = measure(full, plain(budget={"trials": 64, "epochs": 2}))
     assert (found.width, found.short, found.rates) == (1, True, {})
-    assert found.said() == "width 1: there is no room for more now"
+    assert found.said(64) == "width 1: there is no room for more now"
 
 
 def test_two_names_of_one_device_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,7 @@ def test_a_heart_that_beats_while_the_server_is_away_keeps_nobody_waiting(server
     try:
         with pytest.raises(StorageError):
             buffered.mark_own("owner", 2, wait=False)
+        assert buffered.patience.back > 0, "nobody could be seen meanwhile"
     finally:
         server.start()
     buffered.mark_own("owner", 3)

@@ -596,7 +596,7 @@ def test_what_another_took_up_meanwhile_is_left_to_him(tmp_path: Path) -> None:
 
     seat.left_behind = slowly  # type: ignore[method-assign]
     intake = Intake(study, here, made, seat, "cpu", steps=1, room=ENDLESS)
-    assert intake.next() is None
+    assert intake.next(True, lambda *_: True) is None
     (trial,) = other.get_trials()
     assert trial.user_attrs[OWNER] == elsewhere
     assert not here.owns(trial._trial_id)

@@ -14,7 +14,7 @@ from model.corpus import load_corpus
 from tests.tuner.test_search import definition
 from tuner import study
 from tuner.buffer import BufferedStorage
-from tuner.errors import StorageAway, StorageError, StudyError
+from tuner.errors import NoStorage, StorageAway, StorageError, StudyError
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import find_study, gone_on_with, open_study
 from tuner.tables import CurveTable
@@ -67,7 +67,7 @@ def test_what_cannot_be_opened_says_why_and_hides_the_password(url: str, message
 
 def test_a_missing_storage_is_not_made_by_those_who_only_read(url: str) -> None:
     """`tuner status` on a machine without a search leaves no file behind."""
-    with pytest.raises(StorageError, match="there is no storage"):
+    with pytest.raises(NoStorage, match="there is no storage"):
         open_storage(url, create=False)
     assert not Path(url.removeprefix("sqlite:///")).exists()
 

@@ -33,11 +33,12 @@ from tests.tuner.test_workers import run, study_in, until
 from tests.vehicle import light
 from tuner.artifacts import Artifacts, Folder
 from tuner.buffer import BufferedStorage
-from tuner.charts import PARTS, Figure, charts, losses
+from tuner.charts import PARTS, charts, losses
 from tuner.choice import settings_toml
 from tuner.display import Display
 from tuner.ownership import owner
 from tuner.pictures import png, svg
+from tuner.plots import Figure
 from tuner.report import cost, render
 from tuner.storage import open_storage
 from tuner.study import find_study
@@ -124,6 +125,17 @@ def test_the_table_has_a_line_for_each_trial(seen: StudyView) -> None:
     hostile = dataclasses.replace(first, baseline="=HYPERLINK(1)", reason="-1", settings={**first.settings, "lr": "\t@x"})
     (row, *_) = csv.DictReader(io.StringIO(render(dataclasses.replace(seen, trials=[hostile, *rest]), "csv")))
     assert (row["baseline"], row["reason"], row["lr"]) == ("'=HYPERLINK(1)", "'-1", "'\t@x")
+
+
+def test_of_a_trial_without_a_model_it_is_said_what_was_not_looked_at(home: Path, here: Callable[..., Called]) -> None:
+    """A trial that was stopped has none; and how to see the rest."""
+    stopped = next(trial.number for trial in study_in(home).get_trials() if trial.state == TrialState.PRUNED)
+    done = here(home, "diagnose", f"quick:{stopped}")
+    assert done.status == 0, done.stderr
+    assert "no model of it is kept: only its curve was looked at" in done.stdout
+    assert f"tuner train --from quick@synthetic-30:{stopped} --checkpoint FILE" in done.stdout
+    whole = next(trial.number for trial in study_in(home).get_trials() if trial.state == TrialState.COMPLETE)
+    assert "no model of it is kept" not in here(home, "diagnose", f"quick:{whole}").stdout
 
 
 def test_another_kind_of_report_is_refused_with_what_there_is(home: Path, here: Callable[..., Called]) -> None:

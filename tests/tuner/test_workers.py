@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from optuna.trial import TrialState
 from rich.console import Console
 
+from model import devices
 from model.devices import devices_of_workers
 from model.errors import DeviceError
 from model.trainer import EpochRecord
@@ -374,3 +376,29 @@ def test_a_cpus_cores_are_counted_on_each_machine(tmp_path: Path) -> None:
     study.set_user_attr("width", {"cpu": 128, "cuda": 64})
     assert preparation.again("many", url, "cpu", None, said, None).width(said, keep=True) == 2 * torch.get_num_threads()
     assert study.user_attrs["width"] == {"cpu": 128, "cuda": 64}
+
+
+def test_no_process_begins_where_a_quota_leaves_one_core_to_each_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers in a container with two of many cores have one lane each."""
+    (tmp_path / "cpu.max").write_text("200000 100000")
+    monkeypatch.setattr(devices, "GROUPS", tmp_path)
+    begun: list[int] = []
+
+    @contextlib.contextmanager
+    def ahead(lanes: int) -> Iterator[list[Any]]:
+        begun.append(lanes)
+        yield []
+
+    monkeypatch.setattr(preparation, "ahead", ahead)
+    made = load_definition("quick")
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        for others in ((), ("cpu",)):
+            base = preparation.SearchRequest(made, f"sqlite:///{tmp_path}/t.db", None, "cpu", None, False, tmp_path, others=others)
+            with preparation.started_ahead(base):
+                pass
+            torch.set_num_threads(8)
+    finally:
+        torch.set_num_threads(before)
+    assert begun == [2, 0]
