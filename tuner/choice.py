@@ -105,7 +105,8 @@ def choose(storage_url: str, subject: str) -> Choice:
     if trial is None:
         raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(study.get_trials(deepcopy=False))}, from 0 on")
     if not trial.params and trial.state.is_finished():
-        raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {reason_of(trial)}; name another trial")
+        why = reason_of(trial) or "nobody has said why"
+        raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {why}; name another trial")
     if not trial.params:
         raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; run `tuner search {study.study_name}` to begin it")
     return choice_of(study, definition_of(study), trial, None)

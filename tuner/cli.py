@@ -24,7 +24,7 @@ from tuner.options import (
     device_option,
     json_option,
     metrics_options,
-    printable,
+    say_aside,
     show,
     storage_option,
     stories_option,
@@ -243,8 +243,7 @@ def _say_last(event: str, text: str, arguments: list[str]) -> None:
         text = line(event, "error" if event == "error" else "info", message=text)
     elif event == "error":
         text = f"error: {text}"
-    with contextlib.suppress(OSError):  # a log on a disk that is full
-        click.echo(printable(text), err=True)
+    say_aside(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -253,7 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         cli.main(args=arguments, prog_name="tuner", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # a log on a disk that is full
+            error.show()
         return 2
     except (TunerError, ModelError) as error:
         _say_last("error", str(error), given)
@@ -271,7 +271,8 @@ def entry() -> NoReturn:
     """The console script."""
     status = main()
     try:
-        sys.stderr.flush()
+        if sys.stderr is not None:  # it may have been closed
+            sys.stderr.flush()
     except OSError:  # the disk of a log is full: what could not be said must not be tried again, and become the status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sys.exit(status)

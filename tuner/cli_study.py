@@ -18,7 +18,7 @@ from tuner.options import (
     device_option,
     json_option,
     metrics_options,
-    printable,
+    say_aside,
     show,
     storage_option,
     study_argument,
@@ -131,10 +131,10 @@ def stop(study: str, storage: str) -> None:
     if not any(alive(trial.user_attrs.get(OWNER)) for trial in running):
         left = f", {len(running)} were interrupted" if running else ""
         told = f"no trial of {found.study_name} runs{left}; there is nothing to stop (a confirmation is ended with Ctrl-C)"
-        click.echo(printable(told), err=True)
+        say_aside(told)
         return
     found.set_user_attr(STOP, datetime.datetime.now(datetime.UTC).isoformat())
-    click.echo(printable(f"{found.study_name} is asked to stop; it does so after the epoch it is in"), err=True)
+    say_aside(f"{found.study_name} is asked to stop; it does so after the epoch it is in")
 
 
 @click.command()
@@ -155,7 +155,7 @@ def enqueue(study: str, settings: tuple[str, ...], storage: str, as_json: bool) 
     found.enqueue_trial(point, user_attrs={"suggested": "by hand"})
     known, budget = len(found.get_trials(deepcopy=False)), definition_of(found).budget.trials
     if known > budget:
-        click.echo(f"with it there are {known} trials, and the study's budget is {budget}: search on with --trials {known}", err=True)
+        say_aside(f"with it there are {known} trials, and the study's budget is {budget}: search on with --trials {known}")
     show(as_json, {"study": found.study_name, "enqueued": point}, [f"{found.study_name}: enqueued {point}"])
 
 

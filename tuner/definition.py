@@ -190,16 +190,16 @@ class StudyDefinition(Section):
         label = f"{kind}: {trial.get('name', '(without a name)')}"
         if not isinstance(name := trial.get("name"), str) or not name.strip():
             raise ValueError(f"{label}: each needs a name")
-        for name, given in trial.items():
-            if name != "name" and name not in self.search and not (name in self.fixed and self.fixed[name] == given):
-                raise ValueError(f"{label}: {name!r} is not searched; allowed: name, {', '.join(self.search)}")
-        if (fault := self.fault(self.point(trial))) is not None:
+        given = {name: value for name, value in trial.items() if name != "name"}
+        if (fault := self.fault({**self.point(trial), **given})) is not None:
             raise ValueError(f"{label}: {fault}")
 
     def fault(self, settings: Mapping[str, Any]) -> str | None:
         """What is wrong with some settings as those of a trial, and what is allowed; None if nothing is."""
         for name, value in settings.items():
             if (space := self.search.get(name)) is None:
+                if name in self.fixed and self.fixed[name] == value:
+                    continue
                 return f"{name!r} is not searched; allowed: {', '.join(self.search)}"
             if not space.holds(value):
                 allowed = ", ".join(f"{key} = {bound}" for key, bound in space.model_dump(exclude={"start"}).items())

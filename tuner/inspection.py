@@ -40,15 +40,20 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     if (verdict := _stopped(study, number)) and not curves.read(number):
         return verdict  # it ended before its first epoch, and that is all that there is to say
     run = run_of_trial(study, number, curves, find_device(device))
-    return [*verdict, *diagnose_run(run), *_unseen(run, definition_of(study), f"{study.study_name}:{number}")]
+    return [*verdict, *diagnose_run(run), *_unseen(run, definition_of(study), study, number)]
 
 
-def _unseen(run: Run, definition: StudyDefinition, subject: str) -> list[Finding]:
-    """What could not be looked at, where there is no model: trials that were stopped have none, nor have those that `--keep` left out."""
-    if run.probe is not None or definition.trainer != SYMMETRIC:
+def _unseen(run: Run, definition: StudyDefinition, study: optuna.Study, number: int) -> list[Finding]:
+    """What could not be looked at, where there is no model: of a trial that trains or was stopped, or that is elsewhere or removed."""
+    if run.probe is not None or definition.trainer != SYMMETRIC or (trial := trial_of(study, number)) is None:
         return []
-    advice = f"train it to its end: tuner train --from {subject} --checkpoint FILE, then tuner diagnose FILE"
-    return [Finding("no_model", "no model of it is kept: only its curve was looked at, not what it has learnt", advice, {})]
+    unseen, kept = "only its curve was looked at, not what it has learnt", trial.user_attrs.get("checkpoint")
+    again = f"tuner train --from {study.study_name}:{number} --checkpoint FILE, then tuner diagnose FILE"
+    if not trial.state.is_finished():
+        return [Finding("no_model", f"it has not ended: {unseen}", "look again when it has", {})]
+    if kept:
+        return [Finding("no_model", f"its model {kept} is not here: {unseen}", f"run this where it is, or train it again: {again}", {})]
+    return [Finding("no_model", f"it has no model, for it was stopped: {unseen}", f"train it to its end: {again}", {})]
 
 
 ADVICE = {

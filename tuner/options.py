@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -24,7 +25,8 @@ stories_option = click.option(
     "--num-stories",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Use the first N stories only.  [default: as many as the study or --from says; of synthetic ones 300; else all]",
+    help="Use the first N stories only.  [default: as many as the study says, or as --from or the checkpoint unless --data names others; "
+    "synthetic: 300; else all]",
 )
 study_argument = click.argument("study", default="quick")
 storage_option = click.option(
@@ -102,6 +104,12 @@ def with_nulls(value: Any) -> Any:
 def show(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
     """One JSON object, or the lines."""
     click.echo(json.dumps(with_nulls(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
+
+
+def say_aside(text: str) -> None:
+    """Says something on stderr; where it cannot be said, for a log on a disk that is full, nothing else is lost by that."""
+    with contextlib.suppress(OSError):
+        click.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:

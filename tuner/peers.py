@@ -42,8 +42,8 @@ class Peers:
             self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
 
     def everyone(self, running: Sequence[Running], start: range) -> dict[int, Peer]:
-        """All, by number. While any of the trials `start`, of which only the best goes on, trains here, those of it that train in other
-        processes too, as the storage has them."""
+        """All, by number. While any of the trials `start`, of which only the best goes on, trains here, also those of them that train in
+        other processes, as the storage has them."""
         known = {**self._past.peers, **{one.number: Peer(one.objective) for one in running}}
         if any(one.number in start for one in running):
             known |= self._beginning_elsewhere(known, start)

@@ -280,7 +280,7 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     # what is not there is told of before a study is begun, which may have the same name and be newer
     earlier = None if request.warm_start is None else find_study(storage, request.warm_start).study_name
     if request.there is not None:
-        check_data(find_study(storage, request.there), corpus)  # else a study of another name would be begun
+        check_data(find_study(storage, request.there), definition, corpus)  # else a study of another name would be begun
     study = open_study(storage, definition, corpus, request.name, request.fresh)
     if earlier is not None:
         remember(study, storage, earlier, definition.distributions())

@@ -171,9 +171,9 @@ class Others:
                 self._known.add(trial.number)
                 self._say(ending(trial.number, cause_of(trial), reason_of(trial)))
         running = sum(trial.state == TrialState.RUNNING for trial in trials)
-        if (counted := f"{running} {'trial' if running == 1 else 'trials'} running, {len(ended)} ended") != self._counted:
-            self._counted = counted
-            self._say(counted)
+        if (told := f"{running} {'trial' if running == 1 else 'trials'} running, {len(ended)} ended") != self._counted:
+            self._counted = told
+            self._say(told)
         if (reached := len(ended) + sum(map(epochs_of, trials))) != self._reached:
             self._reached = reached
             self._observer.waited()

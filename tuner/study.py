@@ -31,10 +31,15 @@ VERDICT = "verdict"
 """The attribute of an ended trial that says why it ended."""
 FIXED = "fixed_params"
 """Optuna's own attribute of a trial whose parameters somebody has said."""
-ADVICE = (
+OPTIONS = (
     "`tuner search STUDY` goes on with it as it is; else name the same options (--epochs, --seed) again, "
     "begin another study with --name NAME, or begin this one anew with --fresh (the old one stays)"
 )
+CHANGED = (
+    "put it back as it was, use the version of tuner that began it, begin another study with --name NAME, "
+    "or begin this one anew with --fresh (the old one stays)"
+)
+"""What to do where a study and what was asked for differ by an option, and where what a study was begun with has changed since."""
 
 
 def _generations(storage: BaseStorage, base: str) -> list[str]:
@@ -115,36 +120,43 @@ def _set_up(study: optuna.Study, definition: StudyDefinition, corpus: Corpus) ->
     study.set_user_attr("ready", True)
 
 
-def check_data(study: optuna.Study, corpus: Corpus, advice: str = ADVICE) -> None:
+def check_data(study: optuna.Study, definition: StudyDefinition, corpus: Corpus, advice: str | None = None) -> None:
     """Whether a study was begun on these data.
 
     Args:
-        advice: what to do if not.
+        advice: what to do if not; None: whatever helps `tuner search`.
 
     Raises:
         StudyError: it was not.
     """
     if study.user_attrs["data"]["fingerprint"] != corpus.fingerprint:
-        raise StudyError(f"the study {study.study_name} was begun on other data than these; {advice.replace('STUDY', study.study_name)}")
+        own, asked = study.user_attrs["data"], vars(source_of(definition))
+        changed = all(own[name] == asked[name] for name in asked)
+        raise StudyError(f"the study {study.study_name} was begun on other data than these; {advice or _advice(study, changed)}")
 
 
-def check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus, advice: str = ADVICE) -> None:
+def check_same(study: optuna.Study, definition: StudyDefinition, corpus: Corpus, advice: str | None = None) -> None:
     """Whether a study was begun on these data with this space, and with the model as it is.
 
     Args:
-        advice: what to do if not.
+        advice: what to do if not; None: whatever helps `tuner search`.
 
     Raises:
         StudyError: it was not.
     """
-    check_data(study, corpus, advice)
+    check_data(study, definition, corpus, advice)
     old, new = study.user_attrs["identity"], definition.identity()
     for section in new:
         if old.get(section) != new[section]:
+            changed = definition_of(study).identity()[section] == new[section]
             raise StudyError(
                 f"the study {study.study_name} exists with another {section}: {json.dumps(old.get(section))[:200]}, "
-                f"not {json.dumps(new[section])[:200]}; {advice.replace('STUDY', study.study_name)}"
+                f"not {json.dumps(new[section])[:200]}; {advice or _advice(study, changed)}"
             )
+
+
+def _advice(study: optuna.Study, changed: bool) -> str:
+    return CHANGED if changed else OPTIONS.replace("STUDY", study.study_name)
 
 
 def feasible(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -37,10 +37,10 @@ class Measured:
         width = f"width {min(self.width, most)}"
         if self.short:
             return f"{width}: there is no room for more now"
-        half = "; no more than half of the trials train at once, more --trials allow more" if self.bound else ""
+        half = "; a larger budget of trials allows more, for the later ones learn from those before" if self.bound else ""
         if not self.rates:
             return f"{width}, up to {A_CORE} for each core{half}"
-        rates = ", ".join(f"{width}: {rate:.1f}" for width, rate in self.rates.items())
+        rates = ", ".join(f"{tried}: {rate:.1f}" for tried, rate in self.rates.items())
         return f"{width}, of trial-steps a second by width ({rates}){half}"
 
 

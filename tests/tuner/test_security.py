@@ -23,6 +23,7 @@ from model.sources import read_jsonl
 from tests.conftest import Called
 from tests.tuner.scripted import corpus_of
 from tests.tuner.test_search import definition
+from tuner import metrics
 from tuner.buffer import BufferedStorage
 from tuner.choice import options
 from tuner.events import JsonEvents
@@ -138,8 +139,8 @@ def test_only_their_owner_can_hold_the_locks(tmp_path: Path) -> None:
             lock.chmod(0o644)  # as the version before had made it
 
 
-def test_who_holds_connections_to_the_figures_takes_nothing_from_the_search(capfd: pytest.CaptureFixture[str]) -> None:
-    """No thread for each of them, no traceback on its terminal; and it need not wait for one that says nothing."""
+def test_who_holds_connections_to_the_figures_takes_nothing_from_the_search() -> None:
+    """No thread for each of them."""
     with MetricsServer(Metrics("a", "cpu"), "127.0.0.1", 0) as server:
         before = threading.active_count()
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
@@ -149,13 +150,46 @@ def test_who_holds_connections_to_the_figures_takes_nothing_from_the_search(capf
         answer = urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=120)
         assert b"tuner_trials_total" in answer.read()
         assert threading.active_count() <= before
-        with socket.create_connection(("127.0.0.1", server.port)) as slow:
-            slow.sendall(b"G")
+
+
+def test_a_search_that_ends_does_not_wait_for_who_asks_for_figures(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One that says nothing is left where he is; nor does his silence become a traceback on the search's terminal."""
+    reading, timed_out = threading.Event(), threading.Event()
+
+    class Noted(metrics._Quiet):
+        timeout = 1.0
+
+        def handle(self) -> None:
+            reading.set()
+            try:
+                super().handle()
+            except TimeoutError:
+                timed_out.set()
+                raise
+
+    monkeypatch.setattr(metrics, "_Quiet", Noted)
+    server = MetricsServer(Metrics("a", "cpu"), "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", server.port)):
+        assert reading.wait(120)
+        assert timed_out.wait(120)
+        Noted.timeout, reading = None, threading.Event()  # the next one is waited for without end
+        with socket.create_connection(("127.0.0.1", server.port)):
+            assert reading.wait(120)
+            server.__exit__(None, None, None)
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_log_that_is_full_does_not_change_the_status() -> None:
+@pytest.mark.parametrize("words", [("best", "nothing"), ("best", "--nonsense")])
+def test_a_log_that_is_full_does_not_change_the_status(tmp_path: Path, words: tuple[str, ...]) -> None:
     """A script would take it for another end."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-m", "tuner", "best", "nothing"], stderr=full, stdout=subprocess.PIPE, check=False)
+        done = subprocess.run([sys.executable, "-m", "tuner", *words], stderr=full, stdout=subprocess.PIPE, cwd=tmp_path, check=False)
     assert done.returncode == 2
+
+
+def test_where_nothing_can_be_said_the_status_says_it(tmp_path: Path) -> None:
+    """With standard error closed."""
+    command = ["sh", "-c", f"{sys.executable} -m tuner doctor 2>&-"]
+    assert subprocess.run(command, stdout=subprocess.PIPE, cwd=tmp_path, check=False).returncode == 0

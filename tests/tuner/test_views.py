@@ -127,15 +127,17 @@ def test_the_table_has_a_line_for_each_trial(seen: StudyView) -> None:
     assert (row["baseline"], row["reason"], row["lr"]) == ("'=HYPERLINK(1)", "'-1", "'\t@x")
 
 
-def test_of_a_trial_without_a_model_it_is_said_what_was_not_looked_at(home: Path, here: Callable[..., Called]) -> None:
-    """A trial that was stopped has none; and how to see the rest."""
+def test_of_a_trial_without_a_model_it_is_said_what_was_not_looked_at(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
+    """A trial that was stopped has none, and in another folder it is not found; and how to see the rest."""
     stopped = next(trial.number for trial in study_in(home).get_trials() if trial.state == TrialState.PRUNED)
     done = here(home, "diagnose", f"quick:{stopped}")
     assert done.status == 0, done.stderr
-    assert "no model of it is kept: only its curve was looked at" in done.stdout
+    assert "it has no model, for it was stopped: only its curve was looked at" in done.stdout
     assert f"tuner train --from quick@synthetic-30:{stopped} --checkpoint FILE" in done.stdout
     whole = next(trial.number for trial in study_in(home).get_trials() if trial.state == TrialState.COMPLETE)
-    assert "no model of it is kept" not in here(home, "diagnose", f"quick:{whole}").stdout
+    assert "only its curve" not in here(home, "diagnose", f"quick:{whole}").stdout
+    elsewhere = here(tmp_path, "diagnose", f"quick:{whole}", "--storage", f"sqlite:///{home}/runs/tuner.db")
+    assert "is not here: only its curve was looked at" in elsewhere.stdout, elsewhere.stderr
 
 
 def test_another_kind_of_report_is_refused_with_what_there_is(home: Path, here: Callable[..., Called]) -> None:
