@@ -159,8 +159,8 @@ class BufferedStorage(PatientStorage):
     def as_now(self, study_id: int, trial_ids: Iterable[int]) -> list[FrozenTrial]:
         """These trials of others, and all that are new, read from the database; these in the order of their numbers."""
         with self._lock:
-            wanted, seen = set(trial_ids), self._known(study_id)
-            seen.add(self.patience(read_trials, self.backend, study_id, wanted, seen.newest))
+            wanted = set(trial_ids)
+            seen = self._read(study_id, wanted)
             return sorted((seen.trials[trial_id] for trial_id in wanted), key=lambda trial: trial.number)
 
     def mark_own(self, key: str, value: Any, wait: bool = True) -> None:
@@ -185,7 +185,7 @@ class BufferedStorage(PatientStorage):
         taken = patience(take_over, self.backend, trial_id, key, was, value)
         del self._attempted[trial_id]
         if taken:
-            self._know(trial_id, key, value)
+            self._renew(trial_id, user_attrs={key: value})
         else:
             self._let_go(trial_id)
 
@@ -193,15 +193,8 @@ class BufferedStorage(PatientStorage):
         """Looks whether attributes were set though no answer came: else our own would seem to be somebody else's."""
         for trial_id, (key, value) in list(self._attempted.items()):
             if trial_id in self._own and patience(self.backend.get_trial, trial_id).user_attrs.get(key) == value:
-                self._know(trial_id, key, value)
+                self._renew(trial_id, user_attrs={key: value})
             del self._attempted[trial_id]
-
-    def _know(self, trial_id: int, key: str, value: Any) -> None:
-        """An attribute of one of our own trials as it is in the database."""
-        trials = self._seen[self._own[trial_id]].trials
-        changed = copy.copy(trials[trial_id])
-        changed.user_attrs = {**changed.user_attrs, key: value}
-        trials[trial_id] = changed
 
     @contextlib.contextmanager
     def together(self, trial_id: int) -> Iterator[None]:
@@ -251,25 +244,31 @@ class BufferedStorage(PatientStorage):
 
     def _refresh(self, study_id: int) -> _Seen:
         """Reads what is new and what had not ended; of our own nothing."""
-        seen = self._known(study_id)
-        seen.add(self.patience(read_trials, self.backend, study_id, seen.unfinished, seen.newest))
-        return seen
+        return self._read(study_id, self._known(study_id).unfinished)
 
     def _catch_up(self, study_id: int) -> _Seen:
         """Reads what is new and what has ended since; what others are still running may be out of date then."""
+        unfinished = self._known(study_id).unfinished
+        return self._read(study_id, self.patience(read_ended, self.backend, unfinished) if unfinished else set())
+
+    def _read(self, study_id: int, trial_ids: set[int]) -> _Seen:
+        """Reads these trials and all that are new."""
         seen = self._known(study_id)
-        ended = self.patience(read_ended, self.backend, seen.unfinished) if seen.unfinished else set[int]()
-        seen.add(self.patience(read_trials, self.backend, study_id, ended, seen.newest))
+        seen.add(self.patience(read_trials, self.backend, study_id, trial_ids, seen.newest))
         return seen
 
     def _change(self, trial_id: int, row: Row, **changes: Any) -> None:
+        """A new version of one of our own trials, which waits to be written."""
+        self._renew(trial_id, **changes)
+        self._queue.append(row)
+
+    def _renew(self, trial_id: int, **changes: Any) -> None:
         """A new version of one of our own trials; the old one may be in somebody's hands."""
         trials = self._seen[self._own[trial_id]].trials
         changed = copy.copy(trials[trial_id])
         for name, value in changes.items():
             setattr(changed, name, {**getattr(changed, name), **value})
         trials[trial_id] = changed
-        self._queue.append(row)
 
     # ---- trials, as Optuna asks for them
 

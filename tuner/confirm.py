@@ -93,10 +93,10 @@ class _Array:
         self.held = ()
         return trainer
 
-    def under_way(self) -> tuple[int, UnderWay]:
-        """How many epochs its runs have made, and their states."""
+    def under_way(self) -> UnderWay:
+        """Its runs, to go on from."""
         held = self.held if self.trainer is None else [self.trainer.held(slot) for slot in range(len(self.runs))]
-        return self.epochs, {run.key: state for run, state in zip(self.runs, held, strict=True)}
+        return {run.key: (self.epochs, state) for run, state in zip(self.runs, held, strict=True)}
 
     def take(self, tried: Attempt) -> None:
         """What came of an epoch; the trainer's error where it failed."""
@@ -209,7 +209,7 @@ def confirm(
         over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
         arrays = [array for array in arrays if array.epochs < epochs]
         if kept.due and not failed:
-            kept.hold([array.under_way() for array in arrays if array.epochs])
+            kept.hold({key: run for array in arrays if array.epochs for key, run in array.under_way().items()})
     if failed:
         raise failed[0]
     kept.forget()

@@ -167,7 +167,8 @@ class StudyDefinition(Section):
             if name in SHAPE_NAMES and isinstance(space, Numbers):
                 raise ValueError(f"search.{name} fixes tensor sizes and takes choices, not a range: {name} = {{ choices = [...] }}")
             for value in space.corners():
-                self._check({**self._corner(), name: value}, f"search.{name}")
+                if (fault := self.fault({name: value})) is not None:
+                    raise ValueError(f"search.{name}: {fault}")
         for kind, trials in (("baselines", self.baselines), ("enqueue", self.enqueue)):
             for trial in trials:
                 self._check_trial(kind, trial)
@@ -179,12 +180,6 @@ class StudyDefinition(Section):
     def corners(self, name: str) -> list[Value]:
         """What a setting can be, of a range its ends; nothing where it is not named."""
         return self.search[name].corners() if name in self.search else [self.fixed[name]] if name in self.fixed else []
-
-    def _check(self, settings: dict[str, Value], where: str) -> None:
-        try:
-            settings_from(settings, epochs=self.budget.epochs, seed=0)
-        except ConfigError as error:
-            raise ValueError(f"{where}: {error}") from error
 
     def _check_trial(self, kind: str, trial: dict[str, Value]) -> None:
         label = f"{kind}: {trial.get('name', '(without a name)')}"

@@ -82,8 +82,15 @@ class Endings:
         counts = value is not None and running.above(self._definition.objective.round_trip_floor)
         self._observer.ended(running, verdict, value if counts else None)
         if self._keep is not None and value is not None:
-            of_study = self._study, self._definition, self._checkpoints, self._artifacts
-            self._trimmed |= trim(*of_study, self._keep, self._observer.noticed, self._trimmed)
+            self._trimmed |= trim(
+                self._study,
+                self._definition,
+                self._checkpoints,
+                self._artifacts,
+                self._keep,
+                self._observer.noticed,
+                self._trimmed,
+            )
         self._failures = self._failures + 1 if verdict.cause == "failed" else 0
         if self._failures >= FAILURES_IN_A_ROW:
             raise SearchError(f"{self._failures} trials failed one after the other, the last: {verdict.reason}; fix that and run it again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from tuner.errors import SnapshotError
@@ -18,8 +18,8 @@ from tuner.states import SearchState, SlotState, read_state, write_state
 
 Key = tuple[int, int]
 """A run's trial and seed."""
-UnderWay = Mapping[Key, Held]
-"""An array's runs, in the order of their slots."""
+UnderWay = dict[Key, tuple[int, Held]]
+"""How many epochs runs have made, and their states."""
 
 
 class Halfway:
@@ -36,16 +36,17 @@ class Halfway:
         self._path, self._study, self._tell, self._clock = path, study, tell, clock
         self._written, self._took = clock(), 0.0
 
-    def found(self) -> dict[Key, tuple[int, Held]]:
-        """How many epochs each run has made, and its state."""
+    def found(self) -> UnderWay:
+        """The runs that are held."""
         if self._path is None or not self._path.is_file():
             return {}
         try:
             state = read_state(self._path)
             if state.study != self._study:
                 return {}
-            return {(trial, slot.curve[0]["seed"]): (int(slot.curve[0]["epochs"]), slot.held) for trial, slot in _slots(state)}
-        except (SnapshotError, KeyError, TypeError, IndexError) as error:
+            (runs,) = state.arrays
+            return {(slot.trial, slot.curve[0]["seed"]): (int(slot.curve[0]["epochs"]), slot.held) for slot in runs}
+        except (SnapshotError, KeyError, TypeError, IndexError, ValueError) as error:
             self._tell(f"{self._path} cannot be gone on from ({error}); the runs that it holds begin anew")
             return {}
 
@@ -54,17 +55,14 @@ class Halfway:
         """Whether it is time to write."""
         return self._path is not None and self._clock() - self._written >= max(KEEP_SECONDS, self._took / KEEP_SHARE)
 
-    def hold(self, arrays: Sequence[tuple[int, UnderWay]]) -> None:
-        """Writes how many epochs each array has made and the states of its runs."""
+    def hold(self, runs: UnderWay) -> None:
+        """Writes runs."""
         if self._path is None:
             return
         began = self._clock()
-        under_way = tuple(
-            tuple(SlotState(trial, ({"seed": seed, "epochs": epochs},), 0.0, held) for (trial, seed), held in runs.items())
-            for epochs, runs in arrays
-        )
+        slots = (SlotState(trial, ({"seed": seed, "epochs": made},), 0.0, held) for (trial, seed), (made, held) in runs.items())
         try:
-            write_state(self._path, SearchState(self._study, 0, (), under_way))
+            write_state(self._path, SearchState(self._study, 0, (), (tuple(slots),)))
         except OSError as error:
             self._tell(f"the runs under way could not be written ({error}); those of before serve")
         self._written = self._clock()
@@ -75,7 +73,3 @@ class Halfway:
         if self._path is not None:
             with contextlib.suppress(OSError):  # it is of this study's runs, and stays unused
                 self._path.unlink(missing_ok=True)
-
-
-def _slots(state: SearchState) -> list[tuple[int, SlotState]]:
-    return [(slot.trial, slot) for array in state.arrays for slot in array]

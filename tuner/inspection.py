@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import torch
+from optuna.trial import FrozenTrial
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import Hyperparameters, ModelShape, flat_settings
@@ -16,7 +17,7 @@ from model.devices import find_device
 from model.files import is_there
 from model.probe import Probe
 from model.trainer import FusedTrainer, Snapshot
-from tuner.definition import SYMMETRIC, StudyDefinition
+from tuner.definition import SYMMETRIC
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
@@ -36,19 +37,22 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     if number is None:
         definition_of(study)  # one that is not ours says so
         return [*diagnose_study(study, chance_of(study)), *_saved(study)]
-    curves = CurveTable(storage, study._study_id)
-    if (verdict := _stopped(study, number)) and not curves.read(number):
+    trial, curves = trial_of(study, number), CurveTable(storage, study._study_id)
+    if trial is None:
+        raise StudyError(f"study {study.study_name} has no trial {number}; it has 0 to {len(study.get_trials(deepcopy=False)) - 1}")
+    curve, verdict = tuple(curves.read(number).get(number, ())), _stopped(study, trial)
+    if verdict and not curve:
         return verdict  # it ended before its first epoch, and that is all that there is to say
-    run = run_of_trial(study, number, curves, find_device(device))
-    return [*verdict, *diagnose_run(run), *_unseen(run, definition_of(study), study, number)]
+    run = run_of_trial(study, trial, curve, find_device(device))
+    return [*verdict, *diagnose_run(run), *_unseen(run, study, trial)]
 
 
-def _unseen(run: Run, definition: StudyDefinition, study: optuna.Study, number: int) -> list[Finding]:
+def _unseen(run: Run, study: optuna.Study, trial: FrozenTrial) -> list[Finding]:
     """What could not be looked at, where there is no model: of a trial that trains or was stopped, or that is elsewhere or removed."""
-    if run.probe is not None or definition.trainer != SYMMETRIC or (trial := trial_of(study, number)) is None:
+    if run.probe is not None or definition_of(study).trainer != SYMMETRIC:
         return []
     unseen, kept = "only its curve was looked at, not what it has learnt", trial.user_attrs.get("checkpoint")
-    again = f"tuner train --from {study.study_name}:{number} --checkpoint FILE, then tuner diagnose FILE"
+    again = f"tuner train --from {study.study_name}:{trial.number} --checkpoint FILE, then tuner diagnose FILE"
     if not trial.state.is_finished():
         return [Finding("no_model", f"it has not ended: {unseen}", "look again when it has", {})]
     if kept:
@@ -66,10 +70,9 @@ ADVICE = {
 """What to do about a verdict."""
 
 
-def _stopped(study: optuna.Study, number: int) -> list[Finding]:
+def _stopped(study: optuna.Study, trial: FrozenTrial) -> list[Finding]:
     """The verdict that ended a trial before its time."""
-    trial = trial_of(study, number)
-    verdict: dict[str, Any] = {} if trial is None else trial.user_attrs.get(VERDICT, {})
+    verdict: dict[str, Any] = trial.user_attrs.get(VERDICT, {})
     if verdict.get("cause") not in ADVICE:
         return []
     finding = f"{verdict['cause'].replace('_', ' ')} in epoch {verdict['epoch']}: {verdict['reason']}"
@@ -112,18 +115,16 @@ def run_of_checkpoint(path: Path, device: torch.device, curve: tuple[dict[str, A
     return Run(settings, curve, probe, corpus.most_frequent("valid"), bound, *unlearnable(corpus))
 
 
-def run_of_trial(study: optuna.Study, number: int, curves: CurveTable, device: torch.device) -> Run:
-    """The run of a trial: with its model if that was kept and is the symmetric one, else by its curve alone.
+def run_of_trial(study: optuna.Study, trial: FrozenTrial, curve: tuple[dict[str, Any], ...], device: torch.device) -> Run:
+    """The run of a trial with this curve: with its model if that was kept and is the symmetric one, else by its curve alone.
 
     Raises:
-        StudyError: the study has no such trial, or it has no epoch yet.
+        StudyError: it has no epoch yet.
     """
-    trial = trial_of(study, number)
-    if trial is None:
-        raise StudyError(f"study {study.study_name} has no trial {number}; it has 0 to {len(study.get_trials(deepcopy=False)) - 1}")
-    curve = tuple(curves.read(number).get(number, ()))
     if not curve:
-        raise StudyError(f"trial {number} of {study.study_name} has no epoch yet; `tuner status {study.study_name}` says how far it is")
+        raise StudyError(
+            f"trial {trial.number} of {study.study_name} has no epoch yet; `tuner status {study.study_name}` says how far it is"
+        )
     definition, kept = definition_of(study), trial.user_attrs.get("checkpoint")
     if kept and Path(kept).is_file() and definition.trainer == SYMMETRIC:
         return run_of_checkpoint(Path(kept), device, curve)
