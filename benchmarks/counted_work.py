@@ -10,9 +10,7 @@ A process on each of two cores trains one epoch of every array, in an order of i
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import math
 import random
 import statistics
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import command, tell
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
 from model.trainer import FusedTrainer
@@ -67,18 +66,11 @@ def measured(data: str, stories: int) -> dict[str, Any]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--data", required=True, help="sentences, .jsonl[.gz]")
     parser.add_argument("--stories", type=int, default=100)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
-    found = measured(options.data, options.stories)
-    if options.json:
-        print(json.dumps(found))
-        return
-    for hidden_dim, batch_size, slots, mean, off in found["arrays"]:
-        print(f"hidden {hidden_dim:3}, batch {batch_size:2}, {slots} slots: {mean:7.3f} s, {off:.3f} of what is counted")
-    print(f"off by {found['rms']:.3f} in the mean, {found['most']:.3f} at most")
+    tell(measured(options.data, options.stories), as_json=options.json)
 
 
 if __name__ == "__main__":

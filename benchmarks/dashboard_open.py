@@ -6,9 +6,7 @@ when the intermediate values are.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import re
 import shutil
 import subprocess
@@ -22,6 +20,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
+from benchmarks.command import command, tell
 from tuner.storage import open_storage
 from tuner.tables import Row, write_rows
 
@@ -72,8 +71,7 @@ def opened(address: str) -> dict[str, float]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--reports", type=int, default=50)
     options = parser.parse_args()
@@ -83,8 +81,7 @@ def main() -> None:
         write(f"sqlite:///{folder}/runs/tuner.db", options.trials, options.reports)
         with served(folder) as address:
             first, again = opened(address), opened(address)
-    found = {"trials": options.trials, "reports": options.reports, "first": first, "again": again}
-    print(json.dumps(found) if options.json else found)
+    tell({"trials": options.trials, "reports": options.reports, "first": first, "again": again}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ python -m benchmarks.engine_overhead [--json] [--stock] [--search] [--finished 1
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -29,6 +27,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.trial import create_trial
 from rich.console import Console
 
+from benchmarks.command import command, tell
 from tuner.buffer import BufferedStorage
 from tuner.climb import guide
 from tuner.definition import validated
@@ -148,8 +147,7 @@ def searched(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Prints one JSON object, or lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser = command(__doc__)
     parser.add_argument("--stock", action="store_true", help="Optuna's own storage and median pruner beside ours")
     parser.add_argument("--search", action="store_true", help="a real search too")
     parser.add_argument("--finished", type=int, default=0, metavar="N", help="beside so many finished trials too")
@@ -166,11 +164,7 @@ def main() -> None:
             result["finished"] = beside_finished(folder, options.finished)
         if options.stock:
             result["stock"] = latencies(_CachedStorage(open_storage(f"sqlite:///{folder}/stock.db")), MedianPruner(), 3)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        for key, value in result.items():
-            print(f"{key:20} {value}")
+    tell(result, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ thread and one trial, all at work at the same time.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import command, tell
 from benchmarks.trainer_speed import loaded
 from model.corpus import Corpus, load_corpus
 from model.devices import find_device
@@ -102,22 +102,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--stories", type=int, default=100)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--alone", action="store_true", help="one process of those for each core; waits for a line on standard input")
     options = parser.parse_args()
     if options.alone:
         return alone(options)
-    result = measure(options)
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print("\n".join(f"{name}: {value}" for name, value in result.items()))
-    return None
+    return tell(measure(options), as_json=options.json)
 
 
 if __name__ == "__main__":

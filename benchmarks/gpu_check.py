@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.command import command, tell
 from benchmarks.fused_throughput import GROWTH, trial_steps_per_second
 from benchmarks.trainer_speed import epoch_gflops, loaded, matmul_gflops
 from model.config import Hyperparameters, ModelShape
@@ -258,7 +259,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--stories", type=int, default=100)
@@ -266,10 +267,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of a trial of the real search; its own where not given")
     parser.add_argument("--searched", type=int, default=300, help="stories of the real search")
     parser.add_argument("--seconds", type=float, default=60.0, help="for the rates by K")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
-    result = measure(options)
-    print(json.dumps(result) if options.json else json.dumps(result, indent=1))
+    tell(measure(options), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,11 @@ the nouns under a verb's preposition, as the shared ones were: else the two foll
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.command import command, tell
 from model.config import ROLES
 from model.corpus import SPLITS, split_sentences
 from model.evaluation import KINDS
@@ -50,20 +49,18 @@ def f1(said: Sequence[Sequence[Proposition]], gold: Sequence[Sequence[Propositio
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("data")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--direct-objects", action="store_true", help="the labels know no objects under prepositions")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     sentences = split_sentences(load_sentences(options.data, None, options.seed)[1], options.seed)[0][options.split]
     if not any(s.propositions for s in sentences):
         parser.error(f"the {options.split} split of {options.data} has no propositions to compare with")
     said = list(extract_again(load_language(), sentences, prepositions=not options.direct_objects))
     found = agreement(said, [s.propositions for s in sentences])
-    result = {"sentences": len(sentences), **found}
-    print(json.dumps(result) if options.json else "\n".join(f"{name}: {value}" for name, value in result.items()))
+    tell({"sentences": len(sentences), **found}, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ more than those of the one, a search among them finds only luck.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import random
 import statistics
@@ -26,6 +24,7 @@ from typing import Any
 import torch
 from scipy.special import fdtri
 
+from benchmarks.command import command, tell
 from benchmarks.race.task import Task
 from model.config import Hyperparameters, ModelShape
 from model.corpus import load_corpus
@@ -102,13 +101,12 @@ def compared(settings: list[Pair], repeats: list[Pair], target: float) -> dict[s
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--data", required=True, help="sentences, .jsonl[.gz]")
     for name, usual in {"stories": 100, "epochs": 10, "hidden-dim": 64, "batch-size": 16, "trials": 32, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--least-lr", type=float, default=2e-3)
     parser.add_argument("--target", type=float, default=0.8049)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     task = Task(options.data, options.stories, options.epochs, 1.0, options.seed, "")
     definition, shape = task.definition, {"hidden_dim": options.hidden_dim, "batch_size": options.batch_size}
@@ -117,8 +115,7 @@ def main() -> None:
     with ProcessPoolExecutor(PROCESSES) as pool:
         halves = list(pool.map(trained, [task] * PROCESSES, (trials[number::PROCESSES] for number in range(PROCESSES))))
     pairs = [pair for both in zip(*halves, strict=True) for pair in both]
-    found = compared(pairs[: options.trials], pairs[options.trials :], options.target)
-    print(json.dumps(found) if options.json else "\n".join(f"{name}: {value}" for name, value in found.items()))
+    tell(compared(pairs[: options.trials], pairs[options.trials :], options.target), as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ pruners, on other draws. See `benchmarks.pruning_replay` for the figures.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 
+from benchmarks.command import command, tell
 from benchmarks.pruning_replay import Curves, drawings, figures, judged, read, replay, replay_rule
 from tuner.judges import ExplosionRule, FirstRule, HalvingRule, PlateauRule
 from tuner.pruning import RulePruner
@@ -73,9 +72,8 @@ def fold(chosen_on: Sequence[Curves], reported: Sequence[Curves], options: argpa
 
 def main() -> None:
     """Prints one JSON object, or two lines."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--candidates", type=int, default=60)
     parser.add_argument("--draws", type=int, default=6, help="draws of each file to choose by")
     parser.add_argument("--report", type=int, default=20, help="draws of each file to report")
@@ -87,11 +85,7 @@ def main() -> None:
     tables = [read(path) for path in sorted(options.files)]
     halves = tables[::2], tables[1::2]
     folds = [fold(halves[one], halves[1 - one], options) for one in (0, 1)]
-    if options.json:
-        sys.stdout.write(json.dumps({"folds": folds}) + "\n")
-        return
-    for found in folds:
-        sys.stdout.write("  ".join(f"{key} {value}" for key, value in found.items()) + "\n")
+    tell({"folds": folds}, as_json=options.json)
 
 
 if __name__ == "__main__":

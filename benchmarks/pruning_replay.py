@@ -15,7 +15,6 @@ curves before.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import math
@@ -31,6 +30,7 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, S
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from benchmarks.command import command, tell
 from tuner.definition import Pruning
 from tuner.judges import History, Judge, Peer
 from tuner.pruning import RulePruner
@@ -202,20 +202,15 @@ def figures(results: list[tuple[float, float, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Prints one JSON object, or a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rules", nargs="+", choices=list(rules(1)), default=list(rules(1)))
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     found = measure([read(path) for path in options.files], options.rules, options.draws, options.seed)
-    if options.json:
-        sys.stdout.write(json.dumps({"rules": found}) + "\n")
-        return
-    for name, row in found.items():
-        sys.stdout.write(f"{name:28} " + "  ".join(f"{key} {value:.4f}" for key, value in row.items()) + "\n")
+    tell({"rules": found} if options.json else found, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ dead workers left, under the budget's lock), reports ten epochs (written once ea
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import socket
@@ -28,6 +26,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage
 
+from benchmarks.command import command, tell
 from model.corpus import load_corpus
 from tests.postgres import Server, binaries
 from tuner.buffer import BufferedStorage
@@ -143,8 +142,7 @@ def crowd(target: str, workers: int, seconds: float) -> dict[str, float]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true")
+    parser = command(__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 4, 16, 64, 256])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--grpc", action="store_true")
@@ -165,7 +163,7 @@ def main() -> None:
                 print(rows[-1], file=sys.stderr)
     finally:
         server.remove()
-    print(json.dumps({"cores": os.cpu_count(), **found}) if options.json else found)
+    tell({"cores": os.cpu_count(), **found}, as_json=options.json)
 
 
 def measured(server: Server, kind: str, workers: int, seconds: float) -> dict[str, float]:

@@ -16,6 +16,7 @@ import argparse
 import json
 from pathlib import Path
 
+from benchmarks.command import command
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
 from benchmarks.race.score import Row, corpora, draw, of_race, score
 from benchmarks.race.table import has_tables, rewritten
@@ -56,7 +57,7 @@ def _same(row: Row, options: argparse.Namespace, corpus: str | None) -> bool:
 
 def main() -> None:
     """Races, or counts, and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command(__doc__)
     parser.add_argument("--data", type=Path, help="sentences, .jsonl[.gz]; not needed to count")
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=5, help="how many")
@@ -69,7 +70,6 @@ def main() -> None:
     parser.add_argument("--count", action="store_true", help="run nothing, count the rows that are there")
     parser.add_argument("--png", type=Path, help="write the anytime curve of these searchers")
     parser.add_argument("--results", type=Path, help="a page whose tables between marks are written anew")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     if unknown := [name for name in options.searchers if name not in ALL]:
         parser.error(f"there is no searcher {unknown[0]!r}; there are: {', '.join(ALL)}")

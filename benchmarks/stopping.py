@@ -9,7 +9,6 @@ equal footing: `confirmed` is the mean of these, so that luck in a search does n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.command import command, tell
 from tuner.definition import validated
 from tuner.job import run_search
 from tuner.preparation import SearchRequest
@@ -58,12 +58,11 @@ def search(options: argparse.Namespace, seed: int, stops: bool) -> dict[str, Any
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command(__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--stories", type=int, default=60)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     pairs = [(search(options, seed, True), search(options, seed, False)) for seed in range(options.seeds)]
     difference = [on["confirmed"] - off["confirmed"] for on, off in pairs]
@@ -72,12 +71,7 @@ def main() -> None:
         "accuracy_on_less_off": round(statistics.fmean(difference), 5),
         "epochs_saved": round(1 - sum(on["epochs"] for on, _ in pairs) / sum(off["epochs"] for _, off in pairs), 4),
     }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        for one in result["searches"]:
-            print(one)
-        print(f"accuracy on less off: {result['accuracy_on_less_off']:+.4f}; epochs saved: {100 * result['epochs_saved']:.1f} %")
+    tell(result, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ of an evaluation over that of an epoch's training.
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.command import command, tell
 from benchmarks.flops import step_flops
 from benchmarks.original_form import OriginalTrainer, batches
 from model.config import Hyperparameters, ModelShape
@@ -151,8 +150,7 @@ def measure(corpus: Corpus, slots: int, dim: int, best_rate: float) -> dict[str,
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser = command(__doc__)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--stories", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3, help="turns beside the original's form")
@@ -168,13 +166,7 @@ def main() -> None:
         "original": beside_the_original(corpus, 128, 4, options.rounds),
         "peak_mebibytes": {"slots": 16, "hidden_dim": 128, "peak": round(peak_mebibytes(options.data, options.stories, 16, 128))},
     }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        print(f"best matrix product: {rate:.0f} GFLOP/s")
-        for point in points:
-            print("  ".join(f"{name} {value}" for name, value in point.items()))
-        print(f"beside the original's form: {result['original']}; peak memory: {result['peak_mebibytes']}")
+    tell(result, as_json=options.json)
 
 
 if __name__ == "__main__":

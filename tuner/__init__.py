@@ -12,7 +12,8 @@ errors.py        the TunerError tree
 
 The search
 search.py        the loop: ask, load a slot, train an epoch, report, judge, tell, refill
-admission.py     whether a trial may begin now; budget.py when the budget is used up, pace.py what fits into the minutes that are left
+admission.py     whether a trial may begin now; budget.py when the budget is used up, pace.py what fits into the minutes that are left,
+                 vanguard.py which of the first large trials go ahead where that is little
 intake.py        where trials come from; starters.py the first, climb.py and promotion.py what is tried next, warm.py what an earlier study
                  teaches
 arrays.py        the arrays of a device; slots.py their trials, lanes.py arrays side by side, width.py how many at once

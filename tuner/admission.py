@@ -22,12 +22,13 @@ from tuner.buffer import BufferedStorage
 from tuner.climb import sizes_above
 from tuner.definition import StudyDefinition
 from tuner.failures import in_words
-from tuner.pace import HURRY, Pace, work
+from tuner.pace import HURRY, VERY_FEW, Pace, work
 from tuner.promotion import SIZE
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
-from tuner.starters import RUNG, STARTERS, cheap, cheapest, decided, numbers_of, planned
+from tuner.starters import GOING_ON, RUNG, STARTERS, cheap, cheapest, decided, numbers_of, planned
 from tuner.study import BASELINE, FIXED
+from tuner.vanguard import Vanguard
 from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3
@@ -65,6 +66,12 @@ class Admission:
         self._starters = 0
         self.rung: int | None = None
         """The epoch at which only the best of the first trials goes on; None: they end like others."""
+        self.sentences = 0
+        """About how many an epoch trains on; 0: that is not known."""
+        self.going_on = 1
+        """How many of them go on there; none where there is time for very few larger ones."""
+        self._vanguard: Vanguard | None = None
+        """These, if so."""
 
     # ---- how fast it goes
 
@@ -76,6 +83,9 @@ class Admission:
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
+        self.going_on = attributes.get(GOING_ON, 1) if self._pace.limits else 1
+        if self.rung is not None and not self.going_on:
+            self._vanguard = Vanguard(self._lanes, self._starters, self.rung)
 
     def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
         """The cheapest shape, after a few steps of it with the cores that it will have; None where they could not be made."""
@@ -84,6 +94,7 @@ class Admission:
         try:
             trainer = make_trainer(shape, slots)
             seconds = rehearsed(trainer, hyperparameters, slots) * trainer.steps_an_epoch
+            self.sentences = trainer.steps_an_epoch * shape.batch_size
         except Exception as error:  # noqa: BLE001  whatever it is, it is told, and will be some trial's
             self._notice(f"how long a step takes could not be measured: {in_words(error)}")
             return None
@@ -100,6 +111,8 @@ class Admission:
         fitting = min(room, most) if self._pace.known else most
         if rung is not None:
             self._study.set_user_attr(RUNG, rung)
+            if self._has_room_for_very_few():
+                self._study.set_user_attr(GOING_ON, 0)
         if rung is not None or fitting < most:  # with more trials later there would be more of them
             self._study.set_user_attr(STARTERS, fitting)
 
@@ -110,15 +123,31 @@ class Admission:
         larger = sizes_above(definition, cheap(definition)) if definition.sampler == "tpe" and definition.pruning.halving else []
         return bool(larger) and self.few({**cheapest(definition), SIZE: larger[0]})
 
+    def _has_room_for_very_few(self) -> bool:
+        """Whether a lane has time for a trial of the size that the best of the first is tried in next, but for very few."""
+        sizes = sizes_above(self._definition, cheap(self._definition))[:2]
+        larger = [params for size in sizes if self.ends(params := {**cheapest(self._definition), SIZE: size})]
+        return self.lends and bool(larger) and self._fewer(VERY_FEW, larger[-1])
+
+    @property
+    def compares(self) -> bool:
+        """Whether the first larger trials are compared early, and the better half then has all cores."""
+        return self._vanguard is not None
+
     @property
     def starters(self) -> range:
         """The first, cheap trials, by number."""
         return numbers_of(self._definition, self._starters)
 
-    def measured(self, running: Sequence[Running], seconds: float) -> None:
-        """An epoch of a lane with these has taken so long."""
+    def measured(self, running: Sequence[Running], seconds: float, *, lent: bool = False) -> None:
+        """An epoch of a lane with these has taken so long, with its own cores or with others' too."""
         if self._pace.limits:
-            self._pace.measured([self._arrays.shape(each) for each in running], seconds)
+            self._pace.measured([self._arrays.shape(each) for each in running], seconds, lent=lent)
+
+    @property
+    def lends(self) -> bool:
+        """Whether a lane without trials lends its core to the others."""
+        return self._pace.lends and self._pace.known
 
     # ---- what may begin
 
@@ -128,41 +157,91 @@ class Admission:
         first = 0 if begun or self._arrays.narrowed else min(self._starters, self._first_left(coming))
         return max(self._arrays.width, first)
 
-    def waits(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int]) -> bool:
+    def waits(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int], over: Collection[int]) -> bool:
         """Whether nothing should begin in a lane yet: some of the first trials have ended and several still train, so a new one would be a
-        step from the best of only a few. The lane is not idle: it has trials, or is given some of another's (`Arrays.even_out`).
+        step from the best of only a few. The lane is not idle: it has trials, or is given some of another's (`Arrays.even_out`). Or it
+        lends its core to the first larger trials.
 
         Args:
             going: the trials that train on, by lane.
             coming: the numbers of trials that come again, because the search resumes from a state before they began. What the storage
                 has of these, and of those that train, has not happened yet.
+            over: the numbers of all that have ended.
         """
-        starters, training = self.starters, {running.number for trials in going.values() for running in trials}
+        everyone = [running for trials in going.values() for running in trials]
+        if self._leaves_to_first(everyone, coming, over):
+            return True
+        starters, training = self.starters, {running.number for running in everyone}
         counts = [sum(running.number in starters for running in trials) for trials in going.values()]
         if sum(counts) < 2 or self._first_left(coming) > 0 or not (going.get(lane) or max(counts) > 1):
             return False
         complete = {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
         return not complete.isdisjoint(set(starters).difference(training, coming))
 
-    def lets_begin(self, beside: Sequence[Running], coming: Collection[int]) -> bool:
-        """Whether a new trial may begin in a lane beside these: within the budget, and in a budget of minutes only if it would end in time
+    def _leaves_to_first(self, running: Sequence[Running], coming: Collection[int], over: Collection[int]) -> bool:
+        """Whether the first larger trials, those of them that were not `behind`, are to have the cores of all lanes."""
+        first = self._vanguard
+        return first is not None and self.lends and first.leads(self._trials(), coming, over) and first.has_enough(running)
+
+    def behind(self, going: Sequence[Running], running: Sequence[Running], coming: Collection[int], over: Collection[int]) -> list[int]:
+        """The numbers of first larger trials that are to wait, and lend their cores to the better ones, the best first.
+
+        Args:
+            going: the trials whose epoch is over and that have not ended.
+            running: all that have not ended.
+            over: the numbers of all that have ended.
+        """
+        first = self._vanguard
+        leads = first is not None and self.lends and first.leads(self._trials(), coming, over)
+        return first.behind(going, running) if first is not None and leads else []
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def lets_begin(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int]) -> bool:
+        """Whether a new trial may begin in a lane: within the budget, and in a budget of minutes beside others only if it would end in time
         and training side by side pays (`Pace.together`).
 
-        The first trials may begin in any case, and so may one in an empty lane: the next run continues what does not end. What a new trial
-        costs is not known; the guess is as much as the dearest beside it. None begins beside starters of a hurried start: they end soon.
+        The first trials may begin in any case, and so may one in an empty lane: the next run continues what does not end. But it does not
+        where another lane needs its core (`_late`). What a new trial costs is not known; the guess is as much as the dearest beside it.
+        None begins beside starters of a hurried start: they end soon.
         """
         if self._allowance.spent():
             return False
-        if not self._pace.limits or not beside or self._first_left(coming) > 0:
+        if not self._pace.limits or self._first_left(coming) > 0:
             return True
+        if not (beside := going.get(lane)):
+            return not self._late(going)
         if self.rung is not None and any(running.number in self.starters for running in beside):
             return False
-        dearest = max((self._arrays.shape(each) for each in beside), key=lambda shape: work(shape, 1))
+        dearest = self._dearest(beside)
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
+
+    def _late(self, going: Mapping[int, Sequence[Running]]) -> bool:
+        """Whether what trains in other lanes would not end in time with their cores alone, but may with those of empty lanes, or nothing
+        that began now would end either."""
+        busy, left = [lane for lane, trials in going.items() if trials], self._allowance.left
+        if not self.lends or not busy or (times := self._lanes // len(busy)) < 2:
+            return False
+        late = [there for lane in busy if not self._pace.in_time(there := self._to_go(lane, going[lane]), left)]
+        if all(self._pace.in_time(there, times * left) for there in late):
+            return bool(late)
+        return not self._pace.ends(self._dearest([running for lane in busy for running in going[lane]]), [], left)
+
+    def _to_go(self, lane: int, trials: Sequence[Running]) -> list[tuple[ModelShape, int]]:
+        """The shape of each, and how many epochs it has to go after the one that it is in."""
+        epochs = self._definition.budget.epochs - (lane in self._arrays.closed)
+        return [(self._arrays.shape(each), epochs - len(each.curve)) for each in trials]
+
+    def _dearest(self, trials: Sequence[Running]) -> ModelShape:
+        return max((self._arrays.shape(each) for each in trials), key=lambda shape: work(shape, 1))
 
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
-        return self._pace.fewer(HURRY, self._shape(params), self._allowance.left)
+        return self._fewer(HURRY, params)
+
+    def _fewer(self, count: int, params: dict[str, Any]) -> bool:
+        return self._pace.fewer(count, self._shape(params), self._allowance.left)
 
     def ends(self, params: dict[str, Any]) -> bool:
         """Whether a trial with these settings ends that begins now in a lane of its own."""
@@ -172,7 +251,8 @@ class Admission:
         """Whether a baseline that waits may begin beside these.
 
         Args:
-            last: whether the waiting trials take up what is left of the budget of trials: then an empty lane gets one in any case.
+            last: whether the waiting trials take up what is left of the budget of trials: then an empty lane gets one in any case, unless
+                it lends its core.
             begun: how many trials have begun.
         """
         if not last and self._allowance.share(begun) < BASELINES_AT:

@@ -41,11 +41,13 @@ class Epoch(NamedTuple):
         points: a new point of the curve of each trial that did not fail.
         outside: the trials for which there is no room any more.
         seconds: how long the epoch took, by lane.
+        lent: the lanes that had more than their own cores.
     """
 
     points: list[tuple[Running, dict[str, Any]]]
     outside: list[Running]
     seconds: dict[int, float]
+    lent: set[int]
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -86,6 +88,8 @@ class Arrays:
         self.closed: set[int] = set()
         """The lanes that are in an epoch, or were when the search was interrupted: their slots are neither looked at nor filled."""
         self._under_way: dict[int, UnderWay] = {}
+        self._cores: dict[int, int] = {}
+        """How many lanes' cores each lane has for its epoch."""
         self._before: dict[int, Counter[str]] = {}
         self._states: dict[Place, tuple[SlotState, ...]] = {}
         self._slowest: dict[Place, float] = {}
@@ -129,7 +133,7 @@ class Arrays:
     def lanes_for_more(self, width: int, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> list[int]:
         """The lanes that have room for one more trial, with the `fresh` ones counted and the `ended` ones not; the least loaded first.
 
-        Each lane has its share of the width, and one that is in an epoch takes none.
+        Each lane has its share of the width, and one that is in an epoch takes none, nor does one whose core another has.
         """
         held = Counter({place: len(array.slots) for place, array in self._arrays.items()})
         held.subtract(slot.place for slot in ended)
@@ -138,7 +142,9 @@ class Arrays:
         for place, slots in held.items():
             count[place.lane] += slots
             load[place.lane] += work(place.shape, slots) if slots else 0
-        room = [lane for lane in range(len(self.clocks)) if lane not in self.closed and count[lane] < self._share(lane, width)]
+        open_ = [lane for lane in range(len(self.clocks)) if lane not in self.closed]
+        more = self._idle > sum(count[lane] > 0 for lane in open_)
+        room = [lane for lane in open_ if count[lane] < self._share(lane, width) and (count[lane] or more)]
         return sorted(room, key=lambda lane: (load[lane], lane)) if sum(count.values()) < width else []
 
     def going(self, ended: Sequence[Slot], fresh: Mapping[Place, Sequence[Running]]) -> defaultdict[int, list[Running]]:
@@ -196,12 +202,17 @@ class Arrays:
         empty = [lane for lane in lanes if not self._of(lane)]
         full = max(lanes, key=lambda lane: (len(self.of_lane(lane)), -lane), default=0)
         moved, fresh = [slot for slot in self.slots() if slot.place.lane == full][1::2], defaultdict[Place, list[Running]](list)
-        if not empty or not moved:
+        if not empty or not moved or self._idle <= len(lanes) - len(empty):
             return []
         for slot in moved:
-            slot.running.held = self._arrays[slot.place].trainer.held(slot.number)
+            self.hold(slot)
             fresh[Place(slot.place.shape, empty[0])].append(slot.running)
         return self.refill(moved, fresh)
+
+    def hold(self, slot: Slot) -> Running:
+        """The trial in a slot, to go on from where it is, in whatever slot."""
+        slot.running.held = self._arrays[slot.place].trainer.held(slot.number)
+        return slot.running
 
     def _fill(self, place: Place, ended: list[int], fresh: list[Running]) -> list[Running]:
         try:
@@ -218,14 +229,27 @@ class Arrays:
 
     # ---- an epoch
 
-    def begin(self) -> None:
-        """Begins an epoch of each lane that is not under way."""
-        for lane in sorted(set(self.lanes).difference(self._under_way)):
+    def begin(self, *, lend: bool = False) -> None:
+        """Begins an epoch of each lane that is not under way.
+
+        Args:
+            lend: whether lanes without trials lend the others their cores, in equal parts.
+        """
+        busy, lanes = set(self.lanes), sorted(set(self.lanes).difference(self._under_way))
+        idle = len(self.clocks) - sum(self._cores[lane] for lane in self._under_way)
+        cores = max(1, min(len(self.clocks) // len(busy), idle // len(lanes))) if lend and lanes else 1
+        for lane in lanes:
             self._before[lane] = self._trained(lane)
             jobs = [self._job(place, array) for place, array in self._of(lane)]
-            self._under_way[lane] = UnderWay(jobs, apart=len(self.clocks) > 1)
+            self._under_way[lane] = UnderWay(jobs, apart=len(self.clocks) > 1, lanes=cores)
+            self._cores[lane] = cores
             self._under_way[lane].begin()  # not before it can be told to end
         self.closed = set(self._under_way)
+
+    @property
+    def _idle(self) -> int:
+        """How many lanes' cores no epoch that is under way has."""
+        return len(self.clocks) - sum(self._cores.get(lane, 1) for lane in self.closed)
 
     def advance(self, states: Mapping[int, SlotState]) -> Epoch:
         """Waits for the lane whose epoch ends next by counted work (or several that end at once); returns the results.
@@ -238,7 +262,7 @@ class Arrays:
         """
         ends = {lane: self.clocks[lane] + self._work(lane) for lane in self._under_way}
         due = sorted(lane for lane, end in ends.items() if end == min(ends.values()))
-        epoch = Epoch([], [], {})
+        epoch = Epoch([], [], {}, {lane for lane in due if self._cores[lane] > 1})
         for lane in due:
             self._take(lane, states, epoch)
             self.clocks[lane] = ends[lane]
@@ -275,7 +299,7 @@ class Arrays:
         del self._under_way[lane]
         self.closed.discard(lane)
         for name, seconds in self._trained(lane).items():
-            self.seconds[name] += (seconds - self._before[lane][name]) / len(self.clocks)
+            self.seconds[name] += (seconds - self._before[lane][name]) * self._cores[lane] / len(self.clocks)
         for (place, array), tried in zip(self._of(lane), attempts, strict=True):
             outcomes = self._outcomes(place, array, tried, states, epoch.outside)
             self._slowest[place] = max(tried.seconds, self._slowest.get(place, 0.0))

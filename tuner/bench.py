@@ -25,8 +25,8 @@ class Bench:
 
     def __init__(self, definition: StudyDefinition, chance: float) -> None:
         self._definition, self._chance, self._rule = definition, chance, definition.pruning.rule()
-        self.start, self.rung = range(0), 0
-        """The trials that begin together and of which only the best goes on, and the epoch at which that is decided."""
+        self.start, self.rung, self.going_on = range(0), 0, 1
+        """The trials that begin together, the epoch at which they are compared, and how many of them go on."""
 
     def verdict(self, running: Running, everyone: Mapping[int, Peer], over: Set[int] = frozenset()) -> Verdict | None:
         """Why a trial ends now, or None: it goes on. A stop that is audited is noted with the trial and not carried out.
@@ -71,7 +71,7 @@ class Bench:
             return None
         peers = {number: peer for number, peer in everyone.items() if number in self.start}
         count = sum(number in peers or number not in over for number in self.start)
-        return StartRule(count, self.rung)(self._history(running, peers))
+        return StartRule(count, self.rung, self.going_on)(self._history(running, peers))
 
     def _history(self, running: Running, everyone: Mapping[int, Peer]) -> History:
         return History(

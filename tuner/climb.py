@@ -7,9 +7,10 @@ better, drawing and stepping both go on from there (coordinate steps from what i
 and then a trial is drawn whole, its shape included.
 
 When there is time for only a few trials one after the other, single steps would take all of it, and ten trials are too few for a sampler.
-Then the cheap trials are compared at a quarter of their epochs, and only the best goes on. The better half of them is tried in a larger
-size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended without success. Then come steps
-from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is drawn whole.
+Then the cheap trials are compared at a quarter of their epochs, and only the best goes on, or none (`admission`). The better half of them
+is tried in a larger size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended without
+success. Then come steps from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is drawn
+whole.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class Room(Protocol):
     def rung(self) -> int | None:
         """The epoch at which only the best of the first trials goes on; None: they end like others."""
 
+    @property
+    def sentences(self) -> int:
+        """How many an epoch trains on; 0: that is not known."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the first larger trials are compared early."""
+
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
 
@@ -51,6 +60,8 @@ class Endless:
     """Room for any number of trials: a search without a limit of minutes."""
 
     rung: int | None = None
+    sentences = 0
+    compares = False
 
     def few(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
         """There is room for many."""
@@ -92,7 +103,7 @@ def guide(
         return Proposal(settings if warm else {**settings, **spread(definition, number, len(first))})
     if definition.sampler != "tpe":
         return Proposal({})
-    start = Start(definition, trials, first, room.rung)
+    start = Start(definition, trials, first, room.rung, room.sentences, room.compares)
     best = _leader(start)
     if best is None:
         return Proposal(_shape(settings) if start.training else {})

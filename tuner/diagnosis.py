@@ -8,11 +8,10 @@ tried (Bonferroni).
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -137,25 +136,45 @@ def _best_cuts(trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut
     return [replace(c, chance=min(1.0, c.chance * number)) for c in best]
 
 
+class _Split(NamedTuple):
+    """Two groups of a setting's values: the second, what both are called, and from where to where they go if they are numbers."""
+
+    second: frozenset[Any]
+    names: tuple[str, str]
+    ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
+
+
 def _cuts(name: str, trials: Sequence[FrozenTrial], left: dict[int, bool]) -> list[Cut]:
     """The ways to tell the trials apart by one setting: between two of its values, or one choice from the others."""
     points = [(t.params[name], left[t.number], _outpaced(t) and not left[t.number]) for t in trials if name in t.params]
     known = {value for value, _, _ in points}
     ordered = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known)
-    values = sorted(known) if ordered else sorted(known, key=lambda value: (str(type(value)), value))
     cuts = []
-    borders = list(itertools.pairwise(values))
-    for low, high in borders[:: math.ceil(len(borders) / MOST_CUTS) or 1]:
-        if ordered:
-            border = f"{_between(low, high):.3g}"
-            groups, names = [value >= high for value, _, _ in points], (f"{name} < {border}", f"{name} >= {border}")
-        else:
-            groups, names = [value == high for value, _, _ in points], (f"a {name} other than {high}", f"{name} = {high}")
+    for split in _borders(name, sorted(known)) if ordered else _choices(name, sorted(known, key=lambda value: (str(type(value)), value))):
+        groups = [value in split.second for value, _, _ in points]
         of = (groups.count(False), groups.count(True))
         away, outpaced = _counts(groups, [out for _, out, _ in points]), _counts(groups, [short for _, _, short in points])
-        ranges = ((values[0], low), (high, values[-1])) if ordered else None
-        cuts.append(Cut(name, *names, away, of, outpaced, fisher(away, of), ranges))
+        cuts.append(Cut(name, *split.names, away, of, outpaced, fisher(away, of), split.ranges))
     return cuts
+
+
+def _borders(name: str, values: Sequence[float]) -> Iterator[_Split]:
+    """Between each number and the next, or between so many of them."""
+    places = range(1, len(values))
+    for place in places[:: math.ceil(len(places) / MOST_CUTS) or 1]:
+        low, high = values[place - 1 : place + 1]
+        border = f"{_between(low, high):.3g}"
+        ranges = (values[0], low), (high, values[-1])
+        yield _Split(frozenset(values[place:]), (f"{name} < {border}", f"{name} >= {border}"), ranges)
+
+
+def _choices(name: str, values: Sequence[Any]) -> Iterator[_Split]:
+    """Each from all others; of two, one from the other."""
+    if len(values) == 2:
+        yield _Split(frozenset(values[1:]), (f"{name} = {values[0]}", f"{name} = {values[1]}"))
+    elif len(values) > 2:
+        for value in values[:: math.ceil(len(values) / MOST_CUTS)]:
+            yield _Split(frozenset([value]), (f"a {name} other than {value}", f"{name} = {value}"))
 
 
 def _counts(groups: Sequence[bool], of: Sequence[bool]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
     ExplosionRule   not finite, or far above its own best loss and staying there
     PlateauRule     no progress beyond noise, in the objective and in the loss, and no prospect of mattering
     HalvingRule     at its rungs, behind too many of its peers in level and in prospect
-    StartRule       began with others, of which only the best goes on
+    StartRule       began with others, of which only the best goes on, or none but in a larger model
 
 A trial is oriented so that a higher objective is better; epochs count from 1.
 """
@@ -322,10 +322,12 @@ class StartRule:
     Args:
         count: how many began.
         rung: the epoch at which they are compared.
+        going_on: how many go on, and as many as are as good; 0 where only what is learnt from them does.
     """
 
     count: int
     rung: int
+    going_on: int = 1
 
     def __call__(self, history: History) -> Verdict | None:
         rung = self.rung
@@ -335,9 +337,10 @@ class StartRule:
             return None
         level = _level(history.objective, rung)
         better = sum(len(peer.objective) >= rung and _level(peer.objective, rung) > level for peer in history.peers)
-        if better == 0:
+        if better < self.going_on:
             return None
-        reason = f"objective {level:.3f} in epoch {rung}: {better} of {self.count} that began together were better, only the best goes on"
+        rest = "only the best goes on" if self.going_on else "the best go on in a larger model"
+        reason = f"objective {level:.3f} in epoch {rung}: {better} of {self.count} that began together were better, {rest}"
         return Verdict("outpaced", history.epoch, reason, {"objective": level, "better": better, "peers": len(history.peers)})
 
 

@@ -83,7 +83,7 @@ def advance_all(jobs: Sequence[Job], lanes: int) -> list[Attempt]:
     tried = dict[int, Attempt]()
     waiting = deque(sorted(range(len(jobs)), key=lambda number: -jobs[number].expected))
     with shared_out(lanes):
-        threads = [_Thread(jobs, waiting, tried) for _ in range(min(lanes, len(jobs)))]
+        threads = [_Thread(jobs, waiting, tried, torch.get_num_threads()) for _ in range(min(lanes, len(jobs)))]
         try:
             for thread in threads:
                 thread.start()
@@ -110,19 +110,21 @@ def shared_out(lanes: int) -> Iterator[None]:
 
 
 class UnderWay:
-    """An epoch of each array of a lane, one after the other, while the caller does other things; on as many cores as the caller has.
+    """An epoch of each array of a lane, one after the other, while the caller does other things.
 
     Args:
-        apart: whether it runs in a thread of its own; if not, it runs when its results are asked for.
+        apart: whether it runs in a thread of its own; if not, it runs when its results are asked for, on the cores that the caller has.
+        lanes: how many lanes' cores it has, the caller having one's.
     """
 
-    def __init__(self, jobs: Sequence[Job], *, apart: bool) -> None:
+    def __init__(self, jobs: Sequence[Job], *, apart: bool, lanes: int = 1) -> None:
         self._jobs, self._apart, self._tried = jobs, apart, dict[int, Attempt]()
+        self._cores = lanes * torch.get_num_threads()
         self._waiting = deque(range(len(jobs)))
         self._thread = self._next()
 
     def _next(self) -> _Thread:
-        return _Thread(self._jobs, self._waiting, self._tried)
+        return _Thread(self._jobs, self._waiting, self._tried, self._cores)
 
     def begin(self) -> None:
         """Sets off."""
@@ -159,11 +161,11 @@ class _Over(BaseException):
 
 
 class _Thread(threading.Thread):
-    """Takes one waiting job after the other, with as many cores as whoever makes it has."""
+    """Takes one waiting job after the other, with so many cores."""
 
-    def __init__(self, jobs: Sequence[Job], waiting: deque[int], tried: dict[int, Attempt]) -> None:
+    def __init__(self, jobs: Sequence[Job], waiting: deque[int], tried: dict[int, Attempt], cores: int) -> None:
         super().__init__(daemon=True)
-        self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, torch.get_num_threads()
+        self._jobs, self._waiting, self._tried, self._cores = jobs, waiting, tried, cores
         self._now: tuple[int, float] | None = None  # which job, and since when
         self._lock, self._hears = threading.RLock(), False
         """Whether it can be told to end: not before it has begun, nor when it has ended and its number may be another thread's."""

@@ -21,8 +21,14 @@ RUNG_SHARE = 1 / 12
 FEW = 6
 """If a lane has time for fewer trials than this, one by one, it matters how soon each ends, because the next is drawn with its result."""
 
+VERY_FEW = 4
+"""If it has time for fewer than this when it begins, the first of them is to end as soon as can be (`vanguard`)."""
+
 HURRY = 10
 """If a lane has time for fewer trials than this, one by one, it has too little to climb one size after the other (see `climb`)."""
+
+ENOUGH = 2
+"""If so many epochs in a row with another lane's core took as long as without, no more is lent in this run."""
 
 
 def work(shape: ModelShape, slots: int) -> int:
@@ -57,6 +63,10 @@ class Pace:
         """Whether anything is said at all."""
         self._budget, self._lanes = budget, lanes
         self._seconds = 0.0  # for a unit of work
+        self.lends = self.limits and lanes > 1
+        """Whether a lane without trials lends its core; no more from when that has not helped, as where another program needs it.
+        Without a limit of minutes never: what is summed on several cores differs in the last digits, and would with how lanes end."""
+        self._no_help = 0
 
     @property
     def known(self) -> bool:
@@ -68,9 +78,12 @@ class Pace:
         """Whether what is left can be too little: where the budget lets trials finish, all do."""
         return self.limits and self.known and self._budget.at_budget != "finish"
 
-    def measured(self, shapes: Sequence[ModelShape], seconds: float) -> None:
-        """An epoch of a lane with trials of these shapes took so many seconds."""
-        if shapes:
+    def measured(self, shapes: Sequence[ModelShape], seconds: float, *, lent: bool = False) -> None:
+        """An epoch of a lane with trials of these shapes took so many seconds, with its own cores or with others' too."""
+        if lent and shapes:
+            self._no_help = 0 if seconds < self._seconds * lane_work(shapes) else self._no_help + 1
+            self.lends = self.lends and self._no_help < ENOUGH
+        elif shapes:
             self._seconds = seconds / lane_work(shapes)
 
     def starters(self, shape: ModelShape, most: int, rung: int | None = None) -> int:
@@ -100,9 +113,17 @@ class Pace:
         Args:
             beside: the shape of each of the lane's trials, and how many epochs it has to go.
         """
+        return self.in_time([(shape, self._budget.epochs), *beside], left)
+
+    def in_time(self, there: Sequence[tuple[ModelShape, int]], left: float) -> bool:
+        """Whether all of a lane's trials end in the seconds that are left, with its own core.
+
+        Args:
+            there: the shape of each, and how many epochs it has to go.
+        """
         if not self._bounds:
             return True
-        there, units, past = [(shape, self._budget.epochs), *beside], 0, 0
+        units, past = 0, 0
         for epochs in sorted({epochs for _, epochs in there}):
             units += (epochs - past) * lane_work(each for each, to_go in there if to_go > past)
             past = epochs

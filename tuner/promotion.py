@@ -2,8 +2,10 @@
 
 This is successive halving with sizes as rungs (in Jamieson and Talwalkar, arXiv:1502.07943, the rungs are epochs). A good learning rate
 differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So a promoted trial keeps all of its settings
-but the rate. That is the rate of the best starter, whose result says more about the rate than about anything else, times the cube root of
-the old size over the new.
+but the rate and the batch. The rate is that of the best starter, whose result says more about the rate than about anything else, times the
+cube root of the old size over the new; or its own, if several are soon compared. The batch is the next larger one, if the first trials were
+to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer is trained: McCandlish and others,
+arXiv:1812.06162).
 """
 
 from __future__ import annotations
@@ -17,16 +19,24 @@ from typing import Any, NamedTuple
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.definition import StudyDefinition
-from tuner.space import Numbers
+from tuner.space import Choices, Numbers
 from tuner.study import VERDICT, cause_of, feasible
 
 STEP = "step_from"
 """A trial's attribute: which trial's settings it tries one step further."""
-SIZE, RATE = "hidden_dim", "lr"
+SIZE, RATE, BATCH = "hidden_dim", "lr", "batch_size"
 LEAST = 3
 """So many go on at least."""
 FALLS = 1 / 3
 """The power of the size with which a good rate falls: from 32 to 128 dimensions, measured on five starts (docs/DECISIONS.md)."""
+
+STEPS = 1000
+"""With the larger batch a trial still makes so many. With 1,450 in place of 2,900 it ends sooner and better (docs/DECISIONS.md)."""
+
+
+def better_half(count: int) -> int:
+    """How many of so many first trials are tried in a larger size."""
+    return max(LEAST, math.ceil(count / 2))
 
 
 class Proposal(NamedTuple):
@@ -44,12 +54,16 @@ class Start:
         trials: all that there are.
         numbers: of the first.
         rung: the epoch at which they are compared; None: at their ends.
+        sentences: how many an epoch trains on; 0: that is not known.
+        compares: whether the first larger trials are compared early, so that they had better differ in their rates (`vanguard`).
     """
 
     definition: StudyDefinition
     trials: Sequence[FrozenTrial]
     numbers: range
     rung: int | None
+    sentences: int = 0
+    compares: bool = False
 
     @property
     def training(self) -> list[FrozenTrial]:
@@ -72,7 +86,7 @@ class Start:
     def going_on(self) -> list[FrozenTrial]:
         """The better half, at least three: of all where they are compared at a rung, and of those that have ended where they are not."""
         count = len(self.ranked) if self.rung is None else len(self.numbers)
-        return self.ranked[: max(LEAST, math.ceil(count / 2))]
+        return self.ranked[: better_half(count)]
 
     def promoted(self, shape: Mapping[str, Any]) -> Proposal | None:
         """The settings in this larger shape of the best promoted starter not yet tried in it. None when as many others
@@ -88,9 +102,26 @@ class Start:
         return None
 
     def enlarged(self, starter: FrozenTrial, size: float) -> dict[str, Any]:
-        """A starter's settings in a larger model, of this size; its rate is that of the best of the start, which falls with the size."""
-        params, space = {**starter.params, SIZE: size}, self.definition.search.get(RATE)
+        """A starter's settings in a larger model, of this size, with another rate and perhaps a larger batch."""
+        params, space = {**starter.params, SIZE: size, **self._larger_batch(starter)}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
+        return {**params, RATE: max(float(space.low), self._rate(starter, size))}
+
+    def _rate(self, starter: FrozenTrial, size: float) -> float:
+        """That of the best of the start, which falls with the size. Where larger ones are compared early, the starter's own in place of
+        that, until a step to that size has ended: then the rate of the best of these, as it is."""
+        fallen = (starter.params[SIZE] / size) ** FALLS
+        if self.compares:
+            ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == size]
+            return float(ended[0].params[RATE]) if ended else starter.params[RATE] * fallen
         best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter)
-        return {**params, RATE: max(float(space.low), best.params[RATE] * (starter.params[SIZE] / size) ** FALLS)}
+        return float(best.params[RATE] * fallen)
+
+    def _larger_batch(self, starter: FrozenTrial) -> dict[str, Any]:
+        """The next larger batch than a starter's, if enough steps are left with it."""
+        space, own = self.definition.search.get(BATCH), starter.params.get(BATCH)
+        if not isinstance(space, Choices) or space.start is None or own is None:
+            return {}
+        batch = min((size for size in map(int, space.choices) if size > own), default=own)
+        return {BATCH: batch} if self.definition.budget.epochs * self.sentences >= STEPS * batch else {}

@@ -164,13 +164,13 @@ class Search:
             self._take_up()
             self._admission.begin(self._make_trainer)
             if (rung := self._admission.rung) is not None:
-                self._bench.start, self._bench.rung = self._admission.starters, rung
+                self._bench.start, self._bench.rung, self._bench.going_on = self._admission.starters, rung, self._admission.going_on
             self._place([])
             self._keep()
             while (self.running or self._intake.others()) and not self._allowance.over():
                 if self.running:
-                    self._arrays.begin()
-                    self._place(self._advance())
+                    self._arrays.begin(lend=self._admission.lends)
+                    self._place(self._set_aside(self._advance()))
                     if self._wait_for_room(self._arrays.even_out()):
                         self._place([])
                 else:
@@ -238,14 +238,14 @@ class Search:
         """Fills the free slots; returns the trials that do not fit."""
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
-        begun = self.begun
+        begun, past = self.begun, self._past.over
         width, full = self._admission.width(begun, self._intake.coming), set[int]()
         while not self._allowance.stopped():
             lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._arrays.going(ended, fresh), self._intake.coming
-            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming)), None)) is None:
+            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming, past)), None)) is None:
                 break
             may_begin = functools.partial(self._admission.lets_baseline_begin, beside=going[lane], begun=begun)
-            if (running := self._intake.next(self._admission.lets_begin(going[lane], coming), may_begin)) is None:
+            if (running := self._intake.next(self._admission.lets_begin(lane, going, coming), may_begin)) is None:
                 full.add(lane)
                 continue
             begun += 1
@@ -298,6 +298,18 @@ class Search:
         if refused:
             self._place([slot for slot, _ in refused])
 
+    def _set_aside(self, free: list[Slot]) -> list[Slot]:
+        """Makes trials wait whose core another is to have; returns all slots that are free then."""
+        over = {slot.running.number for slot in free}
+        going = [slot for slot in self._arrays.slots() if slot.running.number not in over]
+        running = [each for each in self.running if each.number not in over]
+        behind = self._admission.behind([slot.running for slot in going], running, self._intake.coming, self._past.over)
+        aside = sorted((slot for slot in going if slot.running.number in behind), key=lambda slot: behind.index(slot.running.number))
+        for slot in aside:
+            self.observer.noticed(f"trial {slot.running.number} waits until a better one has ended, which has its core")
+        self._intake.park([self._arrays.hold(slot) for slot in aside])
+        return [*free, *aside]
+
     # ---- being killed
 
     def _keep(self) -> None:
@@ -332,7 +344,8 @@ class Search:
         """
         epoch = self._arrays.advance(self._state.slots)
         for lane, seconds in epoch.seconds.items():
-            self._admission.measured(self._arrays.of_lane(lane), seconds)
+            if not (lane in epoch.lent and epoch.outside):  # else it has fewer trials now than it trained
+                self._admission.measured(self._arrays.of_lane(lane), seconds, lent=lane in epoch.lent)
         self._intake.park(epoch.outside)
         self.advanced = sorted((running for running, _ in epoch.points), key=lambda running: running.number)
         self._epoch, self.epochs = self._epoch + 1, self.epochs + len(epoch.points)

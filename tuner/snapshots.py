@@ -4,8 +4,8 @@
     STUDY/seat-0/000042.safetensors     the search after 42 epochs of its lanes; the newest two are kept
 
 A file gets its name only when it is complete. It holds numbers and JSON; nothing in it can be executed. What happened after the newest
-state is not lost: training is deterministic, so a search that resumes from there comes to the same endings again, and those that the
-storage already has are left as they are.
+state is not lost: training is deterministic (in a budget of minutes, but for the last digits, as trials may have other cores then), so a
+search that resumes from there comes to the same endings again, and those that the storage already has are left as they are.
 """
 
 from __future__ import annotations

@@ -22,7 +22,10 @@ MOST = 10
 STARTERS = "starters"
 """A study's attribute: how many trials begin with cheap settings, if its minutes do not allow as many as its definition says."""
 RUNG = "start_rung"
-"""A study's attribute: the epoch after which only the best of the first trials goes on, if its minutes allow only a few (`StartRule`)."""
+"""A study's attribute: the epoch at which the first trials are compared, and most of them end, if its minutes allow only a few
+(`StartRule`)."""
+GOING_ON = "start_going_on"
+"""A study's attribute: how many of them go on at that epoch, if not one."""
 
 
 def cheap(definition: StudyDefinition) -> dict[str, Value]:

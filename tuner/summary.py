@@ -95,8 +95,12 @@ def _percent(share: float | None) -> str:
     return "      -" if share is None else f"{100 * share:6.2f}%"
 
 
-def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) -> list[str]:
-    """The table best / baselines / most frequent / ceiling, one line each."""
+def finding(summary: dict[str, Any], latest: Mapping[int, dict[str, Any]]) -> list[str]:
+    """The table best / baselines / most frequent / ceiling, one line each.
+
+    Args:
+        latest: the last point of each trial's curve.
+    """
     best = summary["best"]
     lines = [f"study {summary['study']}", f"{'':44} objective  entity relation   value round trip"]
 
@@ -104,20 +108,17 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
         parts = " ".join(f"{_percent(figures.get(role)):>7}" for role in ROLES)
         return f"{label[:44]:44} {_percent(value):>9} {parts} {_percent(figures.get('round_trip')):>10}"
 
-    def last(trial: int) -> dict[str, Any]:
-        return curves[trial][-1] if curves.get(trial) else {}
-
     ceiling, frequent = summary["ceiling"], summary["most_frequent"]
     lines.append(row("ceiling without copying (words, places)", ceiling["component_accuracy"], ceiling))
     if best is not None:
         named = "" if best["suggested"] is None else f" ({best['suggested']})"
-        lines.append(row(f"best: trial {best['trial']}{named}", best["value"], last(best["trial"])))
-    lines += [row(b["name"], b["value"], last(b["trial"])) for b in summary["baselines"]]
+        lines.append(row(f"best: trial {best['trial']}{named}", best["value"], latest.get(best["trial"], {})))
+    lines += [row(b["name"], b["value"], latest.get(b["trial"], {})) for b in summary["baselines"]]
     lines.append(row("always the most frequent answer", frequent["component_accuracy"], frequent))
     if summary["confirmation"] is not None:
         lines += told(summary["confirmation"])
     elif best is None:
-        lines += _none_sound(curves, summary["round_trip_floor"])
+        lines += _none_sound(latest, summary["round_trip_floor"])
     if best is not None:
         lines += [f"settings: {json.dumps(best['hyperparameters'])}", f"checkpoint: {best['checkpoint']}"]
     epochs = f"{summary['epochs_run']} epochs run, {summary['epochs_saved']} saved by stopping"
@@ -126,11 +127,11 @@ def finding(summary: dict[str, Any], curves: dict[int, list[dict[str, Any]]]) ->
     return [*lines, *filter(None, [audit_line(summary["audit"])])]
 
 
-def _none_sound(curves: dict[int, list[dict[str, Any]]], floor: float) -> list[str]:
+def _none_sound(latest: Mapping[int, dict[str, Any]], floor: float) -> list[str]:
     """What is said where no trial is a candidate: how far the highest has come, and why that does not count."""
     least = f"{100 * floor:g} % of the sentences are to state the same when written and read again"
     lines = [f"no trial has finished above the floor on round_trip yet: {least}" if floor else "no trial has finished yet"]
-    reached = {number: points[-1] for number, points in curves.items() if points and points[-1]["objective"] > 0}
+    reached = {number: point for number, point in latest.items() if point["objective"] > 0}
     if reached:
         number, last = max(reached.items(), key=lambda one: (one[1]["objective"], -one[0]))
         figures = f"component accuracy {100 * last['objective']:.2f}%, round trip {100 * last.get('round_trip', 0.0):.2f}%"
@@ -158,5 +159,5 @@ def report(storage_url: str, study_name: str, patience: Patience | None = None) 
     patience = patience or Patience(seconds=0.0)
     study = find_study(BufferedStorage(storage, patience), study_name)
     summary = summarise(study, shown(storage_url))
-    lines = finding(summary, CurveTable(storage, study._study_id, patience).read())
+    lines = finding(summary, CurveTable(storage, study._study_id, patience).latest())
     return Report(summary, [*lines, *verdicts(study)])

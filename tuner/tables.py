@@ -151,6 +151,19 @@ class CurveTable(_Records):
         """The curves by trial number, each in the order of its epochs."""
         return {number: list(records.values()) for number, records in self.by_key(trial).items()}
 
+    def latest(self) -> dict[int, dict[str, Any]]:
+        """Each trial's last record, by its number: of long curves no more is read."""
+        return self._patience(self._last)
+
+    def _last(self) -> dict[int, dict[str, Any]]:
+        study_id, number, key = (self.table.c[name] for name in self._names)
+        own = study_id == self._study_id
+        ends = sqlalchemy.select(number.label("of"), sqlalchemy.func.max(key).label("last")).where(own).group_by(number).subquery()
+        there = own & (number == ends.c.of) & (key == ends.c.last)
+        query = sqlalchemy.select(number, self.table.c.record).join_from(self.table, ends, there).order_by(number)
+        with self._engine.connect() as connection:
+            return {of: json.loads(record) for of, record in connection.execute(query)}
+
 
 class RunTable(_Records):
     """The runs that confirm trials: a record for each trial and fresh seed."""

@@ -175,7 +175,7 @@ class Short:
     """Time for few more trials of some sizes, and for many of others."""
 
     def __init__(self, few: list[int] | list[None], ends: bool = True, rung: int | None = None) -> None:
-        self.sizes, self.last, self.rung = few, ends, rung
+        self.sizes, self.last, self.rung, self.sentences, self.compares = few, ends, rung, 0, False
 
     def few(self, params: dict[str, Any]) -> bool:
         """By size."""

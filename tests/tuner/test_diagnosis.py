@@ -67,7 +67,21 @@ def test_the_setting_that_decides_is_named_with_counts_and_no_other() -> None:
     assert found.finding.endswith("with lr >= 0.001 left it")
     (found,) = diagnose_study(study_of(60, lambda lr, kind: kind == "cross_entropy"), CHANCE)
     assert found.evidence["setting"] == "kind"
-    assert "kind = " in found.finding
+    assert "trials with kind = mse stayed on the plateau" in found.finding
+    assert found.finding.endswith("with kind = cross_entropy left it")
+
+
+@pytest.mark.parametrize("good", ["alpha", "beta", "gamma"])
+def test_of_several_choices_each_is_told_from_the_others(good: str) -> None:
+    """The first by name as well as the last."""
+    study, space = optuna.create_study(direction="maximize"), {"kind": CategoricalDistribution(["alpha", "beta", "gamma"])}
+    for number in range(30):
+        kind = ("alpha", "beta", "gamma")[number % 3]
+        end = 0.6 if kind == good else CHANCE
+        study.add_trial(create_trial(value=end, params={"kind": kind}, distributions=space, intermediate_values={1: CHANCE, 2: end}))
+    (found,) = diagnose_study(study, CHANCE)
+    assert found.finding.startswith(f"20 of 20 trials with a kind other than {good} stayed on the plateau")
+    assert (found.finding.endswith(f"10 of 10 with kind = {good} left it"), found.advice) == (True, f"search kind = {good}")
 
 
 def test_numbers_of_both_kinds_stand_in_their_order() -> None:

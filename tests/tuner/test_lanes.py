@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -179,9 +179,9 @@ def test_lanes_are_judged_in_the_same_order_whichever_is_ready_first(tmp_path: P
     assert {trainer.shape.hidden_dim for trainer in trainers} == {64, 128}
 
 
-def arrays_of(width: int) -> Arrays:
-    """In two lanes."""
-    return Arrays(definition(**TWO_SHAPES), ScriptedTrainer, width=width, lanes=2, watch=60, notice=pytest.fail)
+def arrays_of(width: int, lanes: int = 2, make: type[ScriptedTrainer] = ScriptedTrainer) -> Arrays:
+    """In so many lanes."""
+    return Arrays(definition(**TWO_SHAPES), make, width=width, lanes=lanes, watch=60, notice=pytest.fail)
 
 
 def put(arrays: Arrays, number: int, hidden: int) -> int | None:
@@ -229,6 +229,41 @@ def test_a_lane_with_half_the_work_has_two_epochs_meanwhile() -> None:
     order = sorted([*((n * large, 0) for n in range(1, 6)), *((n * small, 1) for n in range(1, 6))])
     assert seen == [(lane,) for _, lane in order[:5]]
     arrays.leave()
+
+
+class Counting(ScriptedTrainer):
+    """Notes with how many cores it trains; an epoch counts as a second."""
+
+    cores: ClassVar[list[int]] = []
+
+    def train_epoch(self) -> list[Step | None]:
+        """The same epoch with any number."""
+        Counting.cores.append(torch.get_num_threads())
+        self.seconds["training"] += 1.0
+        return super().train_epoch()
+
+
+@pytest.mark.parametrize(("lanes", "sizes", "times"), [(2, [64], 2), (2, [64, 128], 1), (4, [64, 128], 2), (4, [64, 128, 64], 1)])
+def test_lanes_without_trials_lend_the_others_their_cores(
+    lanes: int, sizes: list[int], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In equal parts, from the next epoch on, where they are told to; what is spent with two lanes' cores counts twice."""
+    monkeypatch.setattr(Counting, "cores", [])
+    arrays, own = arrays_of(8, lanes, Counting), torch.get_num_threads()
+    for number, hidden in enumerate(sizes):
+        put(arrays, number, hidden)
+    states = {slot.trial: slot for array in arrays.states() for slot in array}
+    spent = list[float]()
+    for lend in (False, True):
+        arrays.begin(lend=lend)
+        lent = set[int]()
+        while arrays.under_way:
+            lent |= arrays.advance(states).lent
+        assert lent == (set(arrays.lanes) if lend and times > 1 else set())
+        spent.append(arrays.seconds["training"] - sum(spent))
+    assert Counting.cores == [own] * len(sizes) + [times * own] * len(sizes)
+    assert spent[1] == pytest.approx(times * spent[0])
+    assert torch.get_num_threads() == own
 
 
 def test_an_empty_lane_takes_every_other_trial_of_one_that_has_several() -> None:

@@ -2,10 +2,12 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import optuna
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState
@@ -14,16 +16,21 @@ from model.config import Hyperparameters, ModelShape
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_climb import SPACE
 from tests.tuner.test_failures import Listener
+from tests.tuner.test_lanes import TWO_SHAPES, arrays_of, put
 from tests.tuner.test_search import definition
+from tuner.admission import Admission
+from tuner.arrays import Arrays
 from tuner.definition import Budget
 from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 from tuner.promotion import STEP
-from tuner.starters import RUNG, STARTERS
+from tuner.search import Search
+from tuner.starters import GOING_ON, RUNG, STARTERS
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]
 SMALL, LARGE = (ModelShape(hidden_dim=hidden, batch_size=16) for hidden in (16, 64))
 CHEAP = work(SMALL, 1)
+LENIENT = {"halving": {"keep_first": 1.0, "keep_last": 1.0}}
 SHAPES = st.sampled_from([SMALL, LARGE])
 BESIDE = st.lists(st.tuples(SHAPES, st.integers(0, 9)), max_size=6)
 
@@ -105,6 +112,56 @@ def test_where_few_trials_have_room_one_more_waits_unless_all_end_sooner() -> No
     assert finishing.together(LARGE, 1, 0.0)
 
 
+def test_lanes_lend_where_minutes_count_until_it_does_not_help() -> None:
+    """Never without a limit of minutes, nor with one lane. What an epoch takes with more cores says nothing of those with one."""
+    assert [free.lends for free in (pace(), pace(minutes=0), pace(shared=False), pace(lanes=1))] == [True, False, False, False]
+    known, one = pace(), work(LARGE, 1)
+    known.measured([LARGE], one)
+    known.measured([LARGE], 0.6 * one, lent=True)
+    assert known.lends
+    assert known.ends(LARGE, [], 4 * one)
+    assert not known.ends(LARGE, [], 4 * one - 1)
+    for seconds in (2.0, 0.6, 2.0):
+        known.measured([LARGE], seconds * one, lent=True)
+        assert known.lends, "one slow epoch may be the machine's"
+    known.measured([LARGE], 1.0 * one, lent=True)
+    known.measured([LARGE], 0.6 * one, lent=True)
+    assert not known.lends
+
+
+@pytest.mark.parametrize(("left", "lets"), [(4.0, True), (3.9, False), (2.0, False), (1.9, False)])
+def test_an_empty_lane_lends_its_core_to_what_would_not_end_in_time(left: float, lets: bool) -> None:
+    """A trial of four seconds beside it; also where the seconds are too few in any case, for what begins would not end either."""
+    arrays = arrays_of(8)
+    put(arrays, 0, 64)
+    admission = within(left, arrays)
+    assert admission.lets_begin(1, {0: arrays.of_lane(0)}, ()) == lets
+    arrays.closed = {0}  # in an epoch, after which three are left
+    assert admission.lets_begin(1, {0: arrays.of_lane(0)}, ()) == (left > 3)
+
+
+def test_what_cannot_be_helped_keeps_no_lane_empty() -> None:
+    """Eight trials beside each other have four times as much to do as there is time for, and one more would end."""
+    arrays = arrays_of(20)
+    for number in range(8):
+        assert put(arrays, number, 64) == number % 2
+    one, eight = 4 * work(ModelShape(hidden_dim=64), 1), 4 * work(ModelShape(hidden_dim=64), 8)
+    admission, there = within(4.0 * 1.1, arrays), arrays.running
+    assert eight > 2 * 1.1 * one
+    assert admission.lets_begin(1, {0: there}, ())
+    assert not admission.lets_begin(1, {0: there[:1] * 2}, ()), "two of them have the time with both cores"
+
+
+def within(left: float, arrays: Arrays) -> Admission:
+    """With so many seconds left, where a trial of hidden 64 takes four."""
+    made = definition(**TWO_SHAPES, budget={"trials": 100, "epochs": 4, "minutes": 10})
+    allowance, study = SimpleNamespace(left=left, spent=lambda: False), SimpleNamespace(_study_id=0)
+    storage: Any = SimpleNamespace(begun=lambda _: 50)
+    admission = Admission(study, storage, made, allowance, arrays, 2, shared=True, notice=pytest.fail)  # type: ignore[arg-type]
+    admission.measured(arrays.running[:1], 1.0)
+    return admission
+
+
 class Timed(ScriptedTrainer):
     """An epoch of a trial at hidden 16 takes a second of the clock, a larger one as much longer as is reckoned with."""
 
@@ -131,13 +188,22 @@ def searched(
     lanes: int = 1,
     search: Any = EVEN,
     pruning: Any = None,
+    seed: int = 0,
+    enqueue: Any = (),
+    listener: Listener | None = None,
     **budget: Any,
 ) -> tuple[optuna.Study, list[str]]:
     """A search of four at once, and what it said, but that its minutes are used up."""
     monkeypatch.setattr(Timed, "now", 0.0)
     monkeypatch.setattr(Timed, "seen", [])
-    content = {"search": search, "fixed": {"batch_size": 16, "loss_weights.parse": 1.0}, "baselines": NOTES, "pruning": pruning or {}}
-    made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), Listener()
+    content: dict[str, Any] = {
+        "search": search,
+        "fixed": {"batch_size": 16, "loss_weights.parse": 1.0},
+        "baselines": NOTES,
+        "pruning": pruning or {},
+    }
+    content |= {"seed": seed, "enqueue": list(enqueue)}
+    made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), listener or Listener()
     study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
     ended = sum(trial.state.is_finished() for trial in study.get_trials())
     over = f"{minutes:g} minutes are used up, {ended} of {made.budget.trials} trials have ended; run it again to go on"
@@ -236,17 +302,112 @@ def test_where_few_have_room_the_two_best_are_tried_in_a_larger_size(
     assert len({source["lr"] for source in sources}) == len(sources)
 
 
-@pytest.mark.parametrize(("minutes", "lanes"), [(0.8, 2), (0.8, 1), (8.0, 2)])
+class Helped(Timed):
+    """Two cores take half as long, or three times as long beside another program. How good a large model is depends on its seed."""
+
+    busy = False
+    cores: ClassVar[list[tuple[int, int]]] = []
+
+    def train_epoch(self) -> list[Step | None]:
+        """How large and with how many cores is noted."""
+        before, own = Timed.now, torch.get_num_threads()
+        Helped.cores.append((self.shape.hidden_dim, own))
+        found = super().train_epoch()
+        for slot, step in zip(self.slots, found, strict=True):
+            if slot is not None and step is not None and self.shape.hidden_dim > 16:
+                step.objective = step.epoch * (1 + slot.hyperparameters.seed % 97) / 1000
+        if own > 1:  # then nothing else trains
+            Timed.now = before + (Timed.now - before) * (3.0 if Helped.busy else 1 / own)
+        return found
+
+
+@pytest.mark.parametrize(("seed", "better_first", "busy"), [(5, True, False), (0, False, False), (0, False, True)])
+def test_where_very_few_have_room_two_larger_ones_begin_and_the_better_has_both_cores(
+    seed: int, better_first: bool, busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the start goes on. The other waits until the better has ended, or both cores are seen not to help; then it goes on."""
+    monkeypatch.setattr(Helped, "busy", busy)
+    monkeypatch.setattr(Helped, "cores", [])
+    study, _ = searched(tmp_path, monkeypatch, 1.0, Helped, lanes=2, pruning=LENIENT, trials=40, epochs=6, seed=seed)
+    trials = study.get_trials()
+    assert (study.user_attrs[RUNG], study.user_attrs[GOING_ON]) == (2, 0)
+    start = trials[len(NOTES) :][: study.user_attrs[STARTERS]]
+    assert [trial.state for trial in start] == [TrialState.PRUNED] * len(start)
+    assert all("go on in a larger model" in trial.user_attrs["verdict"]["reason"] for trial in start)
+    larger = [trial for trial in trials if STEP in trial.user_attrs][:2]
+    assert all(trial.params["hidden_dim"] == 64 and list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6] for trial in larger)
+    better, other = sorted(larger, key=lambda trial: -trial.intermediate_values[2])
+    assert larger[1].datetime_start < better.datetime_complete < other.datetime_complete
+    assert (better is larger[0]) == better_first
+    assert [cores for hidden, cores in Helped.cores if hidden == 64][:8] == [1] * 4 + ([2] * 2 + [1] * 2 if busy else [2] * 4)
+
+
+@pytest.mark.parametrize(("lanes", "enqueued"), [(4, False), (4, True), (3, True)])
+def test_with_more_lanes_the_better_half_of_the_first_larger_ones_has_all_cores(
+    lanes: int, enqueued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the others waits once, and goes on; also where somebody's own trial has a lane meanwhile."""
+    monkeypatch.setattr(Helped, "busy", False)
+    monkeypatch.setattr(Helped, "cores", [])
+    own = [{"name": "mine", "lr": 1e-3, "hidden_dim": 64, "num_rules": 4}] * enqueued
+    more: dict[str, Any] = {"lanes": lanes, "pruning": LENIENT, "enqueue": own}
+    study, told = searched(tmp_path, monkeypatch, 1.0, Helped, trials=40, epochs=6, **more)
+    assert study.user_attrs[GOING_ON] == 0
+    waited = [int(text.split()[1]) for text in told if "waits until a better one" in text]
+    assert len(waited) == len(set(waited))
+    if enqueued:  # it has a lane until some of the larger ones have ended
+        return
+    larger = [trial for trial in study.get_trials() if STEP in trial.user_attrs]
+    levels = {trial.number: trial.intermediate_values[2] for trial in larger[:4]}
+    assert waited == sorted(levels, key=lambda number: -levels[number])[2:]
+    assert [cores for hidden, cores in Helped.cores if hidden == 64].count(2) >= 6
+
+
+class Interrupted(Listener):
+    """Breaks the search off in the epoch after a trial was set aside."""
+
+    def epoch(self, search: Search) -> None:
+        """Whatever the search is."""
+        if any("waits until" in text for text in self.told):
+            raise KeyboardInterrupt
+
+
+def test_what_was_set_aside_waits_on_when_the_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The better one still has both cores, and ends before it."""
+    monkeypatch.setattr(Helped, "busy", False)
+    monkeypatch.setattr(Helped, "cores", [])
+    more: dict[str, Any] = {"lanes": 2, "pruning": LENIENT, "trials": 40, "epochs": 6}
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path, monkeypatch, 1.0, Helped, listener=Interrupted(), **more)
+    study, told = searched(tmp_path, monkeypatch, 1.0, Helped, **more)
+    better, other = sorted((t for t in study.get_trials() if STEP in t.user_attrs), key=lambda trial: trial.number)[:2][::-1]
+    assert better.intermediate_values[2] > other.intermediate_values[2]
+    assert all(list(trial.intermediate_values) == [1, 2, 3, 4, 5, 6] for trial in (better, other))
+    assert better.datetime_complete < other.datetime_complete
+    assert not [text for text in told if "waits until" in text]
+    assert [cores for hidden, cores in Helped.cores if hidden == 64][:8] == [1] * 4 + [2] * 4
+
+
+def test_where_four_have_room_the_best_of_the_start_goes_on_and_nothing_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is small ends soon."""
+    monkeypatch.setattr(Helped, "cores", [])
+    study, _ = searched(tmp_path, monkeypatch, 2.0, Helped, lanes=2, pruning=LENIENT, trials=40, epochs=6)
+    assert (study.user_attrs[RUNG], GOING_ON in study.user_attrs) == (2, False)
+    assert count(study.get_trials()[len(NOTES) :][: study.user_attrs[STARTERS]], TrialState.COMPLETE) == 1
+    first, second, *_ = (trial for trial in study.get_trials() if STEP in trial.user_attrs)
+    assert second.datetime_start < first.datetime_complete
+
+
+@pytest.mark.parametrize(("minutes", "lanes"), [(1.0, 2), (0.8, 1), (8.0, 2)])
 def test_where_few_have_room_only_the_best_of_the_start_goes_on(
     minutes: float, lanes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As soon as all have made a quarter of their epochs; the step from it begins in another lane, or when it has ended; with ten times as
     long all of them end."""
-    lenient = {"halving": {"keep_first": 1.0, "keep_last": 1.0}}
-    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=lanes, pruning=lenient, trials=40)
+    study, _ = searched(tmp_path, monkeypatch, minutes, lanes=lanes, pruning=LENIENT, trials=40)
     starting, trials = study.user_attrs.get(STARTERS, 10), study.get_trials()[len(NOTES) :]
     start, step = trials[:starting], trials[starting]
-    if minutes > 1:
+    if minutes > 2:
         assert RUNG not in study.user_attrs
         assert all(trial.state == TrialState.COMPLETE for trial in start)
         return
@@ -270,7 +431,7 @@ class Refusing(Timed):
 
 def test_what_fails_of_a_start_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the others only the best goes on all the same."""
-    study, _ = searched(tmp_path, monkeypatch, 0.8, Refusing, lanes=2, pruning={"halving": {"keep_first": 1.0, "keep_last": 1.0}})
+    study, _ = searched(tmp_path, monkeypatch, 1.0, Refusing, lanes=2, pruning=LENIENT)
     start = study.get_trials()[len(NOTES) :][: study.user_attrs[STARTERS]]
     assert count(start, TrialState.FAIL) >= 1
     assert count(start, TrialState.COMPLETE) == 1
@@ -303,7 +464,7 @@ def test_a_run_that_goes_on_knows_how_fast_it_goes_and_has_no_other_start(tmp_pa
             timed.append(steps)
             return super().rehearse(steps)
 
-    options: dict[str, Any] = {"lanes": 2, "pruning": {"halving": {"keep_first": 1.0, "keep_last": 1.0}}}
+    options: dict[str, Any] = {"lanes": 2, "pruning": LENIENT}
     study, _ = searched(tmp_path, monkeypatch, 0.8, Noted, trials=24, **options)
     starters = study.user_attrs[STARTERS]
     assert 0 < starters <= 6, "a quarter of the trials at most"

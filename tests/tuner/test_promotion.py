@@ -9,14 +9,15 @@ from optuna.trial import TrialState
 
 from tests.tuner.test_climb import MADE, SPACE
 from tests.tuner.test_search import definition
+from tuner.definition import StudyDefinition
 from tuner.promotion import STEP, Start
 
 
-def starter(number: int, level: float, **params: Any) -> optuna.trial.FrozenTrial:
+def starter(number: int, level: float, of: StudyDefinition = MADE, **params: Any) -> optuna.trial.FrozenTrial:
     """One that was stopped at its second epoch."""
     given = {"lr": 1e-3, "hidden_dim": 16, "num_rules": 2, "batch_size": 8, **params}
     made = optuna.trial.create_trial(
-        state=TrialState.PRUNED, params=given, distributions=MADE.distributions(), intermediate_values={1: 0.1, 2: level}
+        state=TrialState.PRUNED, params=given, distributions=of.distributions(), intermediate_values={1: 0.1, 2: level}
     )
     made.number = number
     return made
@@ -32,10 +33,46 @@ def test_a_larger_one_is_tried_at_the_rate_of_the_best_which_falls_with_the_size
     assert Start(MADE, [], range(3), 2).enlarged(starter(3, 0.9, lr=1.1e-4), 64)["lr"] == 1e-4
 
 
+def test_where_larger_ones_are_compared_early_each_has_its_own_rate_until_one_has_ended() -> None:
+    """Then that of the best of those that have ended in this size; of other sizes, as before."""
+    two = [starter(0, 0.7, lr=5e-4), starter(1, 0.9, lr=1e-3)]
+    start = Start(MADE, two, range(2), 2, compares=True)
+    assert [start.enlarged(one, 64)["lr"] for one in two] == [pytest.approx(rate / 4 ** (1 / 3)) for rate in (5e-4, 1e-3)]
+    steps = [ended(2, 0.8, 1.1e-3), ended(3, 0.85, 1.7e-3), ended(4, 0.9, 2e-3, step=False), ended(5, 0.95, 3e-3, hidden=32)]
+    later = Start(MADE, [*two, *steps], range(2), 2, compares=True)
+    assert [later.enlarged(one, 64)["lr"] for one in two] == [1.7e-3] * 2
+    assert later.enlarged(two[0], 32)["lr"] == 3e-3
+
+
+def ended(number: int, value: float, rate: float, *, hidden: int = 64, step: bool = True) -> optuna.trial.FrozenTrial:
+    """A larger one that has run its epochs."""
+    made = optuna.trial.create_trial(
+        value=value,
+        params={"lr": rate, "hidden_dim": hidden, "num_rules": 2, "batch_size": 8},
+        distributions=MADE.distributions(),
+        user_attrs={STEP: 1} if step else {},
+        intermediate_values={1: 0.1, 2: value},
+    )
+    made.number = number
+    return made
+
+
 def test_rates_of_other_sizes_say_nothing() -> None:
     """A start whose sizes were drawn."""
     mixed = [starter(0, 0.9, lr=1e-3, hidden_dim=32), starter(1, 0.8, lr=3e-4), starter(2, 0.7, lr=5e-4), starter(3, 0.6, lr=2e-3)]
     assert Start(MADE, mixed, range(4), 2).enlarged(mixed[1], 64)["lr"] == pytest.approx(3e-4 / 4 ** (1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("own", "epochs", "sentences", "batch"), [(8, 3, 5334, 16), (8, 3, 5333, 8), (8, 4, 4000, 16), (8, 3, 0, 8), (32, 3, 90000, 32)]
+)
+def test_a_larger_one_takes_the_next_larger_batch_if_a_thousand_steps_are_left(own: int, epochs: int, sentences: int, batch: int) -> None:
+    """Where the space names a cheap one; not where the number of sentences is not known, or there is none larger."""
+    for start, there in ({"start": 8}, batch), ({}, own):
+        space = {**SPACE, "batch_size": {"choices": [32, 8, 16], **start}}
+        made = definition(search=space, fixed={}, baselines=[], budget={"trials": 40, "epochs": epochs})
+        cheap = starter(0, 0.9, made, batch_size=own)
+        assert Start(made, [cheap], range(1), 2, sentences).enlarged(cheap, 64)["batch_size"] == there
 
 
 def test_none_is_promoted_twice() -> None:
