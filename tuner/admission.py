@@ -68,10 +68,8 @@ class Admission:
         """The epoch at which only the best of the first trials goes on; None: they end like others."""
         self.sentences = 0
         """About how many an epoch trains on; 0: that is not known."""
-        self.going_on = 1
-        """How many of them go on there; none where there is time for very few larger ones."""
         self._vanguard: Vanguard | None = None
-        """These, if so."""
+        """The first larger trials, where there is time for very few."""
 
     # ---- how fast it goes
 
@@ -83,8 +81,7 @@ class Admission:
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
-        self.going_on = attributes.get(GOING_ON, 1) if self._pace.limits else 1
-        if self.rung is not None and not self.going_on:
+        if self.rung is not None and attributes.get(GOING_ON) == 0:
             self._vanguard = Vanguard(self._lanes, self._starters, self.rung)
 
     def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
@@ -135,6 +132,11 @@ class Admission:
         return self._vanguard is not None
 
     @property
+    def going_on(self) -> int:
+        """How many of the first trials go on at the rung: none where larger ones are compared early."""
+        return 0 if self.compares else 1
+
+    @property
     def starters(self) -> range:
         """The first, cheap trials, by number."""
         return numbers_of(self._definition, self._starters)
@@ -169,7 +171,7 @@ class Admission:
             over: the numbers of all that have ended.
         """
         everyone = [running for trials in going.values() for running in trials]
-        if self._leaves_to_first(everyone, coming, over):
+        if (first := self._leading(coming, over)) is not None and first.has_enough(everyone):
             return True
         starters, training = self.starters, {running.number for running in everyone}
         counts = [sum(running.number in starters for running in trials) for trials in going.values()]
@@ -178,10 +180,12 @@ class Admission:
         complete = {trial.number for trial in self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
         return not complete.isdisjoint(set(starters).difference(training, coming))
 
-    def _leaves_to_first(self, running: Sequence[Running], coming: Collection[int], over: Collection[int]) -> bool:
-        """Whether the first larger trials, those of them that were not `behind`, are to have the cores of all lanes."""
+    def _leading(self, coming: Collection[int], over: Collection[int]) -> Vanguard | None:
+        """The first larger trials, while those of them that were not `behind` are to have the cores of all lanes."""
         first = self._vanguard
-        return first is not None and self.lends and first.leads(self._trials(), coming, over) and first.has_enough(running)
+        if first is None or not self.lends:
+            return None
+        return first if first.leads(self._study.get_trials(deepcopy=False), coming, over) else None
 
     def behind(self, going: Sequence[Running], running: Sequence[Running], coming: Collection[int], over: Collection[int]) -> list[int]:
         """The numbers of first larger trials that are to wait, and lend their cores to the better ones, the best first.
@@ -191,12 +195,8 @@ class Admission:
             running: all that have not ended.
             over: the numbers of all that have ended.
         """
-        first = self._vanguard
-        leads = first is not None and self.lends and first.leads(self._trials(), coming, over)
-        return first.behind(going, running) if first is not None and leads else []
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        first = self._leading(coming, over)
+        return [] if first is None else first.behind(going, running)
 
     def lets_begin(self, lane: int, going: Mapping[int, Sequence[Running]], coming: Collection[int]) -> bool:
         """Whether a new trial may begin in a lane: within the budget, and in a budget of minutes beside others only if it would end in time
@@ -223,14 +223,14 @@ class Admission:
         busy, left = [lane for lane, trials in going.items() if trials], self._allowance.left
         if not self.lends or not busy or (times := self._lanes // len(busy)) < 2:
             return False
-        late = [there for lane in busy if not self._pace.in_time(there := self._to_go(lane, going[lane]), left)]
+        late = [there for lane in busy if not self._pace.in_time(there := self._to_go(going[lane], lane in self._arrays.closed), left)]
         if all(self._pace.in_time(there, times * left) for there in late):
             return bool(late)
         return not self._pace.ends(self._dearest([running for lane in busy for running in going[lane]]), [], left)
 
-    def _to_go(self, lane: int, trials: Sequence[Running]) -> list[tuple[ModelShape, int]]:
-        """The shape of each, and how many epochs it has to go after the one that it is in."""
-        epochs = self._definition.budget.epochs - (lane in self._arrays.closed)
+    def _to_go(self, trials: Sequence[Running], under_way: bool = False) -> list[tuple[ModelShape, int]]:
+        """The shape of each, and how many epochs it has to go; after the one that it is in, if one is under way."""
+        epochs = self._definition.budget.epochs - under_way
         return [(self._arrays.shape(each), epochs - len(each.curve)) for each in trials]
 
     def _dearest(self, trials: Sequence[Running]) -> ModelShape:
@@ -265,8 +265,7 @@ class Admission:
         return self._definition.settings(params, 0)[0]
 
     def _ends(self, shape: ModelShape, beside: Sequence[Running]) -> bool:
-        epochs = self._definition.budget.epochs
-        return self._pace.ends(shape, [(self._arrays.shape(each), epochs - len(each.curve)) for each in beside], self._allowance.left)
+        return self._pace.ends(shape, self._to_go(beside), self._allowance.left)
 
     def _first_left(self, coming: Collection[int]) -> int:
         """How many of the first, and of those put in with them, have not begun."""

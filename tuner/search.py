@@ -301,10 +301,10 @@ class Search:
     def _set_aside(self, free: list[Slot]) -> list[Slot]:
         """Makes trials wait whose core another is to have; returns all slots that are free then."""
         over = {slot.running.number for slot in free}
-        going = [slot for slot in self._arrays.slots() if slot.running.number not in over]
+        going = {slot.running.number: slot for slot in self._arrays.slots() if slot.running.number not in over}
         running = [each for each in self.running if each.number not in over]
-        behind = self._admission.behind([slot.running for slot in going], running, self._intake.coming, self._past.over)
-        aside = sorted((slot for slot in going if slot.running.number in behind), key=lambda slot: behind.index(slot.running.number))
+        behind = self._admission.behind([slot.running for slot in going.values()], running, self._intake.coming, self._past.over)
+        aside = [going[number] for number in behind]
         for slot in aside:
             self.observer.noticed(f"trial {slot.running.number} waits until a better one has ended, which has its core")
         self._intake.park([self._arrays.hold(slot) for slot in aside])

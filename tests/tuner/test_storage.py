@@ -44,6 +44,7 @@ def test_curves_are_kept_by_trial_and_epoch_and_a_repeated_epoch_replaces(url: s
     table.add([])
     assert table.read() == {0: [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 0.5}], 1: [{"epoch": 1, "loss": 3.0}]}
     assert table.read(1) == {1: [{"epoch": 1, "loss": 3.0}]}
+    assert CurveTable(storage, second).read() == {}
     CurveTable(storage, second).add([(1, {"epoch": 3, "loss": 9.0})])
     assert table.latest() == {0: {"epoch": 2, "loss": 0.5}, 1: {"epoch": 1, "loss": 3.0}}
     assert CurveTable(storage, second).read() == {1: [{"epoch": 3, "loss": 9.0}]}
