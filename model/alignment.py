@@ -10,9 +10,10 @@ otherwise come from nowhere.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,11 @@ class Aligner:
 
     def __init__(self, irregular: Mapping[str, frozenset[str]]) -> None:
         self.irregular = irregular
+        self._words: dict[str, frozenset[str]] = {}
+        self._called: defaultdict[str, list[str]] = defaultdict(list)
+        for word, forms in irregular.items():
+            for form in forms:
+                self._called[form].append(word)
 
     @classmethod
     def of(cls, sentences: Sequence[Sentence]) -> Aligner:
@@ -41,11 +47,10 @@ class Aligner:
         lost: Counter[str] = Counter()
         pairs: Counter[tuple[str, str]] = Counter()
         for sentence in sentences:
-            sought = {word for p in sentence.propositions for word in (p[0], p[2], p[1])}
-            for word in sought:
-                if not any(plain.is_form(token, word) for token in sentence.tokens):
-                    lost[word] += 1
-                    pairs.update((word, token) for token in set(sentence.tokens))
+            sought = {word for proposition in sentence.propositions for word in proposition}
+            for word in sought.difference(*map(plain.words, sentence.tokens)):
+                lost[word] += 1
+                pairs.update((word, token) for token in set(sentence.tokens))
         forms: dict[str, set[str]] = {}
         for (word, token), count in pairs.items():
             lift = (count / lost[word]) / (tokens[token] / len(sentences))
@@ -53,9 +58,11 @@ class Aligner:
                 forms.setdefault(word, set()).add(token)
         return cls({word: frozenset(found) for word, found in forms.items()})
 
-    def is_form(self, token: str, word: str) -> bool:
-        """Whether the token is this word or a form of it."""
-        return token == word or token in self.irregular.get(word, ()) or word in base_forms(token)
+    def words(self, token: str) -> frozenset[str]:
+        """What the token is, and what it is a form of."""
+        if token not in self._words:  # a text has few different ones
+            self._words[token] = frozenset((token, *base_forms(token), *self._called.get(token, ())))
+        return self._words[token]
 
     def align(self, sentence: Sentence) -> list[tuple[int, int, int]]:
         """The token of each proposition's entity, relation and value; NOWHERE if there is none, except that an entity always gets one.
@@ -80,7 +87,7 @@ class Aligner:
         return min(self._places(sentence, word), key=lambda p: abs(p - place), default=NOWHERE)
 
     def _places(self, sentence: Sentence, word: str) -> list[int]:
-        return [place for place, token in enumerate(sentence.tokens) if self.is_form(token, word)]
+        return [place for place, token in enumerate(sentence.tokens) if word in self.words(token)]
 
 
 def verbs_read(sentences: Sequence[Sentence], aligned_NQ3: Tensor) -> dict[str, str]:
@@ -105,11 +112,10 @@ def alignments(sentences: Sequence[Sentence], places: int, tokens: int) -> Tenso
     """The alignment of each sentence's first propositions, `aligned_NP3`, with the forms that these sentences show; NOWHERE elsewhere,
     and where a relation or a value stands beyond the first `tokens`."""
     aligner = Aligner.of(sentences)
-    aligned = torch.full((len(sentences), places, 3), NOWHERE)
+    aligned = np.full((len(sentences), places, 3), NOWHERE, dtype=np.int64)
     for row, sentence in enumerate(sentences):
-        found = aligner.align(sentence)[:places]
-        if found:
-            at = torch.tensor(found)
-            aligned[row, : len(found), 0] = at[:, 0].clamp(max=tokens - 1)  # an entity always has one
-            aligned[row, : len(found), 1:] = at[:, 1:].where(at[:, 1:] < tokens, NOWHERE)
-    return aligned
+        if found := aligner.align(sentence)[:places]:
+            aligned[row, : len(found)] = found
+    aligned[..., 0] = aligned[..., 0].clip(max=tokens - 1)  # an entity always has one
+    aligned[..., 1:][aligned[..., 1:] >= tokens] = NOWHERE
+    return torch.from_numpy(aligned)

@@ -5,7 +5,7 @@ differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2
 but the rate and the batch. The rate is that of the best starter, whose result says more about the rate than about anything else, times the
 cube root of the old size over the new; or its own, if several are soon compared. The batch is the next larger one, if the first trials were
 to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer is trained: McCandlish and others,
-arXiv:1812.06162).
+arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others, arXiv:2205.10287).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -96,27 +97,27 @@ class Start:
         been = {trial.user_attrs.get(STEP) for trial in self.trials if trial.params.get(SIZE) == shape[SIZE]}
         for starter in self.going_on:
             if shape[SIZE] > starter.params.get(SIZE, math.inf) and starter.number not in been:
-                larger = {**self.enlarged(starter, shape[SIZE]), **shape}
+                larger = self.enlarged(starter, shape[SIZE], shape)
                 if all(trial.params != larger for trial in self.trials):  # their rates may be all that two differed in
                     return Proposal(larger, starter.number)
         return None
 
-    def enlarged(self, starter: FrozenTrial, size: float) -> dict[str, Any]:
-        """A starter's settings in a larger model, of this size, with another rate and perhaps a larger batch."""
-        params, space = {**starter.params, SIZE: size, **self._larger_batch(starter)}, self.definition.search.get(RATE)
+    def enlarged(self, starter: FrozenTrial, size: float, shape: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """A starter's settings in a larger model, of this size, with another rate and perhaps a larger batch; the shape as it is given."""
+        params, space = {**starter.params, SIZE: size, **self._larger_batch(starter), **shape}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
-        return {**params, RATE: max(float(space.low), self._rate(starter, size))}
+        return {**params, RATE: min(float(space.high), max(float(space.low), self._rate(starter, params, space)))}
 
-    def _rate(self, starter: FrozenTrial, size: float) -> float:
-        """That of the best of the start, which falls with the size. Where larger ones are compared early, the starter's own in place of
-        that, until a step to that size has ended: then the rate of the best of these, as it is."""
-        fallen = (starter.params[SIZE] / size) ** FALLS
-        if self.compares:
-            ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == size]
-            return float(ended[0].params[RATE]) if ended else starter.params[RATE] * fallen
-        best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter)
-        return float(best.params[RATE] * fallen)
+    def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers) -> float:
+        """That of the best of the start, as it suits these settings. Where larger ones are compared early, the starter's own in place of
+        that, but no further from it than starters are apart; until a step to that size has ended: then that of the best of these."""
+        ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == params[SIZE]]
+        if self.compares and ended:
+            return _carried(ended[0].params, params)
+        best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter).params
+        own = space.beside(best[RATE], starter.params[RATE], len(self.numbers)) if self.compares else best[RATE]
+        return _carried({**starter.params, RATE: own}, params)
 
     def _larger_batch(self, starter: FrozenTrial) -> dict[str, Any]:
         """The next larger batch than a starter's, if enough steps are left with it."""
@@ -125,3 +126,9 @@ class Start:
             return {}
         batch = min((size for size in map(int, space.choices) if size > own), default=own)
         return {BATCH: batch} if self.definition.budget.epochs * self.sentences >= STEPS * batch else {}
+
+
+def _carried(params: Mapping[str, Any], there: Mapping[str, Any]) -> float:
+    """The rate of these settings as it suits others: it falls as the model grows, and rises with the root of the batch."""
+    batch = there[BATCH] / params[BATCH] if BATCH in params and BATCH in there else 1.0
+    return float(params[RATE] * (params[SIZE] / there[SIZE]) ** FALLS * math.sqrt(batch))

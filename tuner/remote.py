@@ -186,13 +186,13 @@ class Process:
             except OSError as error:
                 ours.close()
                 raise SearchError(f"a process that trains cannot be started: {error}; run it again to go on") from error
-        self._wire, self.setup = Wire(ours.detach()), dict[str, Any]()
+        self._wire, self.setup = Wire(ours.detach()), list[bytes]()
         self._introduced = self._ready = self._asked = False
 
     def introduce(self) -> None:
         """Says what it will work with, if that has not been said."""
         if not self._introduced:
-            self._say(pack(self.setup))
+            self._say(self.setup)
             self._introduced = True  # not before: one that knows half of it waits for the rest for ever
 
     def begin(self) -> None:
@@ -275,7 +275,7 @@ class Processes:
         self, number: int, trainer: str, corpus: Corpus, device: str, data: DataSource, begun: list[Process] | None = None
     ) -> None:
         self._begun = [] if begun is None else begun
-        self._setup = {"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)}
+        self._setup = pack({"trainer": trainer, "corpus": corpus.content(), "device": device, "data": dataclasses.asdict(data)})
         self._number, self._all, self._free = number, set[Process](), SimpleQueue[Process]()
 
     def __enter__(self) -> Processes:

@@ -44,6 +44,14 @@ class Numbers(Section):
         value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
         return min(float(self.high), max(float(self.low), value))
 
+    def beside(self, other: float, value: float, parts: int) -> float:
+        """The value, but no further from another one than so many equal parts of the range are wide, by the logarithm as `at`."""
+        if self.log:
+            width: float = (self.high / self.low) ** (1 / parts)
+            return min(max(value, other / width), other * width)
+        width = (self.high - self.low) / parts
+        return min(max(value, other - width), other + width)
+
     def holds(self, value: Value) -> bool:
         """Whether it lies in the range."""
         return isinstance(value, (int, float)) and self.low <= value <= self.high

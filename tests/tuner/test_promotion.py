@@ -5,12 +5,15 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from tests.tuner.test_climb import MADE, SPACE
 from tests.tuner.test_search import definition
 from tuner.definition import StudyDefinition
 from tuner.promotion import STEP, Start
+from tuner.space import Numbers
 
 
 def starter(number: int, level: float, of: StudyDefinition = MADE, **params: Any) -> optuna.trial.FrozenTrial:
@@ -42,6 +45,41 @@ def test_where_larger_ones_are_compared_early_each_has_its_own_rate_until_one_ha
     later = Start(MADE, [*two, *steps], range(2), 2, compares=True)
     assert [later.enlarged(one, 64)["lr"] for one in two] == [1.7e-3] * 2
     assert later.enlarged(two[0], 32)["lr"] == 3e-3
+
+
+def test_the_rate_rises_with_the_root_of_the_batch() -> None:
+    """Where a larger one is taken, and back where a shape is given that has the old one; also from what has ended in this size."""
+    space = {**SPACE, "batch_size": {"choices": [8, 16], "start": 8}}
+    made = definition(search=space, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
+    one = starter(0, 0.9, made, lr=1e-3)
+    start = Start(made, [one], range(1), 2, sentences=10_000)
+    assert start.enlarged(one, 64) == {**one.params, "hidden_dim": 64, "batch_size": 16, "lr": pytest.approx(2**0.5 * 1e-3 / 4 ** (1 / 3))}
+    assert start.enlarged(one, 64, {"batch_size": 8})["lr"] == pytest.approx(1e-3 / 4 ** (1 / 3))
+    later = Start(made, [one, ended(2, 0.8, 1e-3)], range(1), 2, sentences=10_000, compares=True)
+    assert later.enlarged(one, 64)["lr"] == pytest.approx(2**0.5 * 1e-3)
+    assert Start(made, [], range(1), 2, sentences=10_000).enlarged(starter(0, 0.9, made, lr=4e-3), 32)["lr"] == 4e-3
+
+
+@pytest.mark.parametrize(("rate", "tried"), [(1.5e-4, 1e-3 / 40 ** (1 / 4)), (3.9e-3, 1e-3 * 40 ** (1 / 4)), (2e-3, 2e-3)])
+def test_a_rate_of_its_own_is_no_further_from_the_bests_than_starters_are_apart(rate: float, tried: float) -> None:
+    """Four cut the range, whose ends are 40 times apart, into four parts by its logarithm."""
+    four = [starter(number, 0.9 - number / 10, lr=own) for number, own in enumerate((1e-3, rate, 1e-4, 5e-4))]
+    start = Start(MADE, four, range(4), 2, compares=True)
+    assert start.enlarged(four[1], 64)["lr"] == pytest.approx(tried / 4 ** (1 / 3))
+
+
+@given(
+    low=st.floats(1e-6, 1.0), share=st.floats(1.5, 1e6), parts=st.integers(1, 20), log=st.booleans(), at=st.tuples(*[st.floats(0, 1)] * 2)
+)
+def test_what_is_beside_another_lies_between_them(low: float, share: float, parts: int, log: bool, at: tuple[float, float]) -> None:
+    """No further from it than a part is wide: the value itself if it is as near."""
+    space = Numbers(low=low, high=low * share, log=log)
+    other, value = map(space.at, at)
+    moved = space.beside(other, value, parts)
+    assert min(other, value) <= moved <= max(other, value)
+    width = math.log(moved / other) / math.log(share) if log else (moved - other) / (low * share - low)
+    assert abs(width) <= 1 / parts + 1e-6
+    assert moved == value or abs(width) == pytest.approx(1 / parts)
 
 
 def ended(number: int, value: float, rate: float, *, hidden: int = 64, step: bool = True) -> optuna.trial.FrozenTrial:
