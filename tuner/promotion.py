@@ -3,9 +3,9 @@
 This is successive halving with sizes as rungs (in Jamieson and Talwalkar, arXiv:1502.07943, the rungs are epochs). A good learning rate
 differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So a promoted trial keeps all of its settings
 but the rate and the batch. The rate is that of the best starter, whose result says more about the rate than about anything else, times the
-cube root of the old size over the new; or its own, if several are soon compared. The batch is the next larger one, if the first trials were
-to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer is trained: McCandlish and others,
-arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others, arXiv:2205.10287).
+cube root of the old size over the new; or one nearer to its own, if several are soon compared. The batch is the next larger one, if the
+first trials were to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer is trained:
+McCandlish and others, arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others, arXiv:2205.10287).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Start:
         numbers: of the first.
         rung: the epoch at which they are compared; None: at their ends.
         sentences: how many an epoch trains on; 0: that is not known.
-        compares: whether the first larger trials are compared early, so that they had better differ in their rates (`vanguard`).
+        compares: whether the first larger trials are compared early, so that they had better differ, in their rates too (`vanguard`).
     """
 
     definition: StudyDefinition
@@ -97,26 +97,41 @@ class Start:
         been = {trial.user_attrs.get(STEP) for trial in self.trials if trial.params.get(SIZE) == shape[SIZE]}
         for starter in self.going_on:
             if shape[SIZE] > starter.params.get(SIZE, math.inf) and starter.number not in been:
-                larger = self.enlarged(starter, shape[SIZE], shape)
-                if all(trial.params != larger for trial in self.trials):  # their rates may be all that two differed in
+                ways = (self.enlarged(starter, shape[SIZE], shape, near=near) for near in (True, False))
+                # their rates may be all that two differed in
+                untried = (params for params in ways if all(trial.params != params for trial in self.trials))
+                if (larger := next(untried, None)) is not None:
                     return Proposal(larger, starter.number)
         return None
 
-    def enlarged(self, starter: FrozenTrial, size: float, shape: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """A starter's settings in a larger model, of this size, with another rate and perhaps a larger batch; the shape as it is given."""
+    def enlarged(
+        self, starter: FrozenTrial, size: float, shape: Mapping[str, Any] = MappingProxyType({}), *, near: bool = True
+    ) -> dict[str, Any]:
+        """A starter's settings in a larger model, with another rate and perhaps a larger batch.
+
+        Args:
+            size: of the larger model.
+            shape: settings that are given, the size among them.
+            near: whether its rate is to be near the best starter's, where larger ones are compared early.
+        """
         params, space = {**starter.params, SIZE: size, **self._larger_batch(starter), **shape}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
-        return {**params, RATE: min(float(space.high), max(float(space.low), self._rate(starter, params, space)))}
+        rate = self._rate(starter, params, space if near else None)
+        return {**params, RATE: min(float(space.high), max(float(space.low), rate))}
 
-    def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers) -> float:
-        """That of the best of the start, as it suits these settings. Where larger ones are compared early, the starter's own in place of
-        that, but no further from it than starters are apart; until a step to that size has ended: then that of the best of these."""
+    def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers | None) -> float:
+        """The rate of the best starter, as it suits these settings. Where larger ones are compared early, that of the best step to this
+        size that has ended; until there is one, this starter's own, no further from the best one's than a part into which the starters cut
+        the range (`space`), if that is given."""
         ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == params[SIZE]]
         if self.compares and ended:
             return _carried(ended[0].params, params)
         best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter).params
-        own = space.beside(best[RATE], starter.params[RATE], len(self.numbers)) if self.compares else best[RATE]
+        if not self.compares:
+            return _carried(best, params)
+        own = starter.params[RATE]
+        own = own if space is None else space.near(_carried(best, starter.params), own, len(self.numbers))
         return _carried({**starter.params, RATE: own}, params)
 
     def _larger_batch(self, starter: FrozenTrial) -> dict[str, Any]:

@@ -44,8 +44,9 @@ class Numbers(Section):
         value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
         return min(float(self.high), max(float(self.low), value))
 
-    def beside(self, other: float, value: float, parts: int) -> float:
-        """The value, but no further from another one than so many equal parts of the range are wide, by the logarithm as `at`."""
+    def near(self, other: float, value: float, parts: int) -> float:
+        """The value, moved toward another one if it is further from it than one of so many equal parts of the range is wide (by the
+        logarithm where it is searched so)."""
         if self.log:
             width: float = (self.high / self.low) ** (1 / parts)
             return min(max(value, other / width), other * width)

@@ -71,15 +71,45 @@ def test_a_rate_of_its_own_is_no_further_from_the_bests_than_starters_are_apart(
 @given(
     low=st.floats(1e-6, 1.0), share=st.floats(1.5, 1e6), parts=st.integers(1, 20), log=st.booleans(), at=st.tuples(*[st.floats(0, 1)] * 2)
 )
-def test_what_is_beside_another_lies_between_them(low: float, share: float, parts: int, log: bool, at: tuple[float, float]) -> None:
+def test_what_is_moved_near_another_lies_between_them(low: float, share: float, parts: int, log: bool, at: tuple[float, float]) -> None:
     """No further from it than a part is wide: the value itself if it is as near."""
     space = Numbers(low=low, high=low * share, log=log)
     other, value = map(space.at, at)
-    moved = space.beside(other, value, parts)
+    moved = space.near(other, value, parts)
     assert min(other, value) <= moved <= max(other, value)
     width = math.log(moved / other) / math.log(share) if log else (moved - other) / (low * share - low)
     assert abs(width) <= 1 / parts + 1e-6
     assert moved == value or abs(width) == pytest.approx(1 / parts)
+
+
+def test_the_bests_rate_is_that_of_its_own_batch() -> None:
+    """Where the batch is drawn, those of two starters may differ."""
+    best, other = starter(0, 0.9, lr=2e-3, batch_size=16), starter(1, 0.8, lr=1e-3, batch_size=8)
+    start = Start(MADE, [best, other], range(2), 2)
+    assert start.enlarged(other, 64, {"batch_size": 16})["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3))
+    assert start.enlarged(other, 64)["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3) / 2**0.5)
+    compared = Start(MADE, [best, other], range(2), 2, compares=True).enlarged(other, 64)
+    assert compared["lr"] == pytest.approx(1e-3 / 4 ** (1 / 3))
+
+
+def test_two_that_differ_in_their_rates_alone_are_both_tried_though_one_is_too_far() -> None:
+    """Brought near the best's their rates would be the same, and one lane would have nothing to compare."""
+    three = [starter(number, 0.9 - number / 10, lr=rate) for number, rate in enumerate((4e-3, 5e-4, 1e-4))]
+    trials, rates = list(three), list[float]()
+    for _ in three:
+        found = Start(MADE, trials, range(3), 2, compares=True).promoted({"hidden_dim": 64})
+        assert found is not None
+        assert found.step_from is not None
+        trials.append(under_way(len(trials), found.params, found.step_from))
+        rates.append(found.params["lr"] * 4 ** (1 / 3))
+    assert rates == [pytest.approx(rate) for rate in (4e-3, 4e-3 / 40 ** (1 / 3), 1e-4 * 4 ** (1 / 3))]
+
+
+def under_way(number: int, params: dict[str, Any], source: int) -> optuna.trial.FrozenTrial:
+    """A step that has no curve yet."""
+    made = optuna.trial.create_trial(state=TrialState.RUNNING, params=params, distributions=MADE.distributions(), user_attrs={STEP: source})
+    made.number = number
+    return made
 
 
 def ended(number: int, value: float, rate: float, *, hidden: int = 64, step: bool = True) -> optuna.trial.FrozenTrial:
