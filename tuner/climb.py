@@ -198,13 +198,13 @@ def _in_a_hurry(start: Start, best: FrozenTrial, step: dict[str, Any] | None, ro
         return promoted
     if step is None:
         return Proposal(shape)
-    return Proposal(start.enlarged(best, up[SIZE]) if of_start and up is not None else step, best.number)
+    return Proposal(start.enlarged(best, {SIZE: up[SIZE]}) if of_start and up is not None else step, best.number)
 
 
 def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:
     """The best, which is a starter, two sizes up if that would end in time, or else one. Sizes in which a step has already ended are passed
     over; None if a step to the size is already running."""
-    above = [start.enlarged(best, size) for size in sizes_above(start.definition, best.params)[:2]]
+    above = [start.enlarged(best, {SIZE: size}) for size in sizes_above(start.definition, best.params)[:2]]
     steps = [step for _, step in _steps(start.trials)]
     over = {step.params.get(SIZE) for step in steps if step.state.is_finished()}
     left = [params for params in above if params[SIZE] not in over and (params is above[0] or room.ends(params))]

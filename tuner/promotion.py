@@ -3,9 +3,10 @@
 This is successive halving with sizes as rungs (in Jamieson and Talwalkar, arXiv:1502.07943, the rungs are epochs). A good learning rate
 differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So a promoted trial keeps all of its settings
 but the rate and the batch. The rate is that of the best starter, whose result says more about the rate than about anything else, times the
-cube root of the old size over the new; or one nearer to its own, if several are soon compared. The batch is the next larger one, if the
-first trials were to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer is trained:
-McCandlish and others, arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others, arXiv:2205.10287).
+cube root of the old size over the new; or its own, moved toward that if it is far, if several are soon compared. The batch is the next
+larger one, if the first trials were to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer
+is trained: McCandlish and others, arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others,
+arXiv:2205.10287).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
@@ -97,33 +97,30 @@ class Start:
         been = {trial.user_attrs.get(STEP) for trial in self.trials if trial.params.get(SIZE) == shape[SIZE]}
         for starter in self.going_on:
             if shape[SIZE] > starter.params.get(SIZE, math.inf) and starter.number not in been:
-                ways = (self.enlarged(starter, shape[SIZE], shape, near=near) for near in (True, False))
+                ways = (self.enlarged(starter, shape, near=near) for near in (True, False))
                 # their rates may be all that two differed in
                 untried = (params for params in ways if all(trial.params != params for trial in self.trials))
                 if (larger := next(untried, None)) is not None:
                     return Proposal(larger, starter.number)
         return None
 
-    def enlarged(
-        self, starter: FrozenTrial, size: float, shape: Mapping[str, Any] = MappingProxyType({}), *, near: bool = True
-    ) -> dict[str, Any]:
+    def enlarged(self, starter: FrozenTrial, shape: Mapping[str, Any], *, near: bool = True) -> dict[str, Any]:
         """A starter's settings in a larger model, with another rate and perhaps a larger batch.
 
         Args:
-            size: of the larger model.
-            shape: settings that are given, the size among them.
+            shape: of the larger model, its size at least.
             near: whether its rate is to be near the best starter's, where larger ones are compared early.
         """
-        params, space = {**starter.params, SIZE: size, **self._larger_batch(starter), **shape}, self.definition.search.get(RATE)
+        params, space = {**starter.params, **self._larger_batch(starter), **shape}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
         rate = self._rate(starter, params, space if near else None)
         return {**params, RATE: min(float(space.high), max(float(space.low), rate))}
 
     def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers | None) -> float:
-        """The rate of the best starter, as it suits these settings. Where larger ones are compared early, that of the best step to this
-        size that has ended; until there is one, this starter's own, no further from the best one's than a part into which the starters cut
-        the range (`space`), if that is given."""
+        """The rate of the best starter of its size, as it suits these settings. Where larger ones are compared early, that of the best step
+        to this size that has ended; until there is one, this starter's own, no further from the best one's than a part into which the
+        starters cut the range (`space`), if that is given."""
         ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == params[SIZE]]
         if self.compares and ended:
             return _carried(ended[0].params, params)
@@ -131,7 +128,7 @@ class Start:
         if not self.compares:
             return _carried(best, params)
         own = starter.params[RATE]
-        own = own if space is None else space.near(_carried(best, starter.params), own, len(self.numbers))
+        own = own if space is None else space.near(own, _carried(best, starter.params), len(self.numbers))
         return _carried({**starter.params, RATE: own}, params)
 
     def _larger_batch(self, starter: FrozenTrial) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Numbers(Section):
         value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
         return min(float(self.high), max(float(self.low), value))
 
-    def near(self, other: float, value: float, parts: int) -> float:
+    def near(self, value: float, other: float, parts: int) -> float:
         """The value, moved toward another one if it is further from it than one of so many equal parts of the range is wide (by the
         logarithm where it is searched so)."""
         if self.log:

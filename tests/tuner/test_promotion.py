@@ -31,20 +31,20 @@ def test_a_larger_one_is_tried_at_the_rate_of_the_best_which_falls_with_the_size
     three = [starter(0, 0.7, lr=5e-4), starter(1, 0.9, lr=1e-3), starter(2, 0.8, lr=2e-3)]
     start = Start(MADE, three, range(3), 2)
     for one in three:
-        assert start.enlarged(one, 64) == {**one.params, "hidden_dim": 64, "lr": pytest.approx(1e-3 / 4 ** (1 / 3))}
-        assert start.enlarged(one, 32) == {**one.params, "hidden_dim": 32, "lr": pytest.approx(1e-3 / 2 ** (1 / 3))}
-    assert Start(MADE, [], range(3), 2).enlarged(starter(3, 0.9, lr=1.1e-4), 64)["lr"] == 1e-4
+        assert start.enlarged(one, {"hidden_dim": 64}) == {**one.params, "hidden_dim": 64, "lr": pytest.approx(1e-3 / 4 ** (1 / 3))}
+        assert start.enlarged(one, {"hidden_dim": 32}) == {**one.params, "hidden_dim": 32, "lr": pytest.approx(1e-3 / 2 ** (1 / 3))}
+    assert Start(MADE, [], range(3), 2).enlarged(starter(3, 0.9, lr=1.1e-4), {"hidden_dim": 64})["lr"] == 1e-4
 
 
 def test_where_larger_ones_are_compared_early_each_has_its_own_rate_until_one_has_ended() -> None:
     """Then that of the best of those that have ended in this size; of other sizes, as before."""
     two = [starter(0, 0.7, lr=5e-4), starter(1, 0.9, lr=1e-3)]
     start = Start(MADE, two, range(2), 2, compares=True)
-    assert [start.enlarged(one, 64)["lr"] for one in two] == [pytest.approx(rate / 4 ** (1 / 3)) for rate in (5e-4, 1e-3)]
+    assert [start.enlarged(one, {"hidden_dim": 64})["lr"] for one in two] == [pytest.approx(rate / 4 ** (1 / 3)) for rate in (5e-4, 1e-3)]
     steps = [ended(2, 0.8, 1.1e-3), ended(3, 0.85, 1.7e-3), ended(4, 0.9, 2e-3, step=False), ended(5, 0.95, 3e-3, hidden=32)]
     later = Start(MADE, [*two, *steps], range(2), 2, compares=True)
-    assert [later.enlarged(one, 64)["lr"] for one in two] == [1.7e-3] * 2
-    assert later.enlarged(two[0], 32)["lr"] == 3e-3
+    assert [later.enlarged(one, {"hidden_dim": 64})["lr"] for one in two] == [1.7e-3] * 2
+    assert later.enlarged(two[0], {"hidden_dim": 32})["lr"] == 3e-3
 
 
 def test_the_rate_rises_with_the_root_of_the_batch() -> None:
@@ -53,11 +53,13 @@ def test_the_rate_rises_with_the_root_of_the_batch() -> None:
     made = definition(search=space, fixed={"loss_weights.parse": 1.0}, baselines=[], budget={"trials": 40, "epochs": 3}, pruning={})
     one = starter(0, 0.9, made, lr=1e-3)
     start = Start(made, [one], range(1), 2, sentences=10_000)
-    assert start.enlarged(one, 64) == {**one.params, "hidden_dim": 64, "batch_size": 16, "lr": pytest.approx(2**0.5 * 1e-3 / 4 ** (1 / 3))}
-    assert start.enlarged(one, 64, {"batch_size": 8})["lr"] == pytest.approx(1e-3 / 4 ** (1 / 3))
+    grown = {**one.params, "hidden_dim": 64, "batch_size": 16, "lr": pytest.approx(2**0.5 * 1e-3 / 4 ** (1 / 3))}
+    assert start.enlarged(one, {"hidden_dim": 64}) == grown
+    assert start.enlarged(one, {"hidden_dim": 64, "batch_size": 8})["lr"] == pytest.approx(1e-3 / 4 ** (1 / 3))
+    assert start.promoted({"hidden_dim": 64, "batch_size": 8}) == (start.enlarged(one, {"hidden_dim": 64, "batch_size": 8}), 0)
     later = Start(made, [one, ended(2, 0.8, 1e-3)], range(1), 2, sentences=10_000, compares=True)
-    assert later.enlarged(one, 64)["lr"] == pytest.approx(2**0.5 * 1e-3)
-    assert Start(made, [], range(1), 2, sentences=10_000).enlarged(starter(0, 0.9, made, lr=4e-3), 32)["lr"] == 4e-3
+    assert later.enlarged(one, {"hidden_dim": 64})["lr"] == pytest.approx(2**0.5 * 1e-3)
+    assert Start(made, [], range(1), 2, sentences=10_000).enlarged(starter(0, 0.9, made, lr=4e-3), {"hidden_dim": 32})["lr"] == 4e-3
 
 
 @pytest.mark.parametrize(("rate", "tried"), [(1.5e-4, 1e-3 / 40 ** (1 / 4)), (3.9e-3, 1e-3 * 40 ** (1 / 4)), (2e-3, 2e-3)])
@@ -65,7 +67,7 @@ def test_a_rate_of_its_own_is_no_further_from_the_bests_than_starters_are_apart(
     """Four cut the range, whose ends are 40 times apart, into four parts by its logarithm."""
     four = [starter(number, 0.9 - number / 10, lr=own) for number, own in enumerate((1e-3, rate, 1e-4, 5e-4))]
     start = Start(MADE, four, range(4), 2, compares=True)
-    assert start.enlarged(four[1], 64)["lr"] == pytest.approx(tried / 4 ** (1 / 3))
+    assert start.enlarged(four[1], {"hidden_dim": 64})["lr"] == pytest.approx(tried / 4 ** (1 / 3))
 
 
 @given(
@@ -75,7 +77,7 @@ def test_what_is_moved_near_another_lies_between_them(low: float, share: float, 
     """No further from it than a part is wide: the value itself if it is as near."""
     space = Numbers(low=low, high=low * share, log=log)
     other, value = map(space.at, at)
-    moved = space.near(other, value, parts)
+    moved = space.near(value, other, parts)
     assert min(other, value) <= moved <= max(other, value)
     width = math.log(moved / other) / math.log(share) if log else (moved - other) / (low * share - low)
     assert abs(width) <= 1 / parts + 1e-6
@@ -86,10 +88,11 @@ def test_the_bests_rate_is_that_of_its_own_batch() -> None:
     """Where the batch is drawn, those of two starters may differ."""
     best, other = starter(0, 0.9, lr=2e-3, batch_size=16), starter(1, 0.8, lr=1e-3, batch_size=8)
     start = Start(MADE, [best, other], range(2), 2)
-    assert start.enlarged(other, 64, {"batch_size": 16})["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3))
-    assert start.enlarged(other, 64)["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3) / 2**0.5)
-    compared = Start(MADE, [best, other], range(2), 2, compares=True).enlarged(other, 64)
-    assert compared["lr"] == pytest.approx(1e-3 / 4 ** (1 / 3))
+    assert start.enlarged(other, {"hidden_dim": 64, "batch_size": 16})["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3))
+    assert start.enlarged(other, {"hidden_dim": 64})["lr"] == pytest.approx(2e-3 / 4 ** (1 / 3) / 2**0.5)
+    low = starter(1, 0.8, lr=1.5e-4, batch_size=8)
+    compared = Start(MADE, [best, low], range(2), 2, compares=True).enlarged(low, {"hidden_dim": 64})
+    assert compared["lr"] == pytest.approx(2e-3 / 2**0.5 / 40**0.5 / 4 ** (1 / 3))
 
 
 def test_two_that_differ_in_their_rates_alone_are_both_tried_though_one_is_too_far() -> None:
@@ -128,7 +131,7 @@ def ended(number: int, value: float, rate: float, *, hidden: int = 64, step: boo
 def test_rates_of_other_sizes_say_nothing() -> None:
     """A start whose sizes were drawn."""
     mixed = [starter(0, 0.9, lr=1e-3, hidden_dim=32), starter(1, 0.8, lr=3e-4), starter(2, 0.7, lr=5e-4), starter(3, 0.6, lr=2e-3)]
-    assert Start(MADE, mixed, range(4), 2).enlarged(mixed[1], 64)["lr"] == pytest.approx(3e-4 / 4 ** (1 / 3))
+    assert Start(MADE, mixed, range(4), 2).enlarged(mixed[1], {"hidden_dim": 64})["lr"] == pytest.approx(3e-4 / 4 ** (1 / 3))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_a_larger_one_takes_the_next_larger_batch_if_a_thousand_steps_are_left(o
         space = {**SPACE, "batch_size": {"choices": [32, 8, 16], **start}}
         made = definition(search=space, fixed={}, baselines=[], budget={"trials": 40, "epochs": epochs})
         cheap = starter(0, 0.9, made, batch_size=own)
-        assert Start(made, [cheap], range(1), 2, sentences).enlarged(cheap, 64)["batch_size"] == there
+        assert Start(made, [cheap], range(1), 2, sentences).enlarged(cheap, {"hidden_dim": 64})["batch_size"] == there
 
 
 def test_none_is_promoted_twice() -> None:
@@ -161,7 +164,7 @@ def test_a_rate_that_is_not_searched_in_a_range_stays(rate: dict[str, Any] | Non
     space = {name: one for name, one in {**SPACE, "lr": rate}.items() if one is not None}
     made = definition(search=space, fixed={}, baselines=[], budget={"trials": 40, "epochs": 3})
     cheap = starter(0, 0.9)
-    assert Start(made, [cheap], range(1), 2).enlarged(cheap, 64) == {**cheap.params, "hidden_dim": 64}
+    assert Start(made, [cheap], range(1), 2).enlarged(cheap, {"hidden_dim": 64}) == {**cheap.params, "hidden_dim": 64}
 
 
 def test_where_a_rung_compares_them_what_came_to_grief_is_not_among_them() -> None:
