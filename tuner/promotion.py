@@ -114,19 +114,18 @@ class Start:
         params, space = {**starter.params, **self._larger_batch(starter), **shape}, self.definition.search.get(RATE)
         if not isinstance(space, Numbers) or RATE not in starter.params:
             return params
-        rate = self._rate(starter, params, space if near else None)
-        return {**params, RATE: min(float(space.high), max(float(space.low), rate))}
+        return {**params, RATE: space.within(self._rate(starter, params, space if near else None))}
 
     def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers | None) -> float:
         """The rate of the best starter of its size, as it suits these settings. Where larger ones are compared early, that of the best step
         to this size that has ended; until there is one, this starter's own, no further from the best one's than a part into which the
         starters cut the range (`space`), if that is given."""
-        ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == params[SIZE]]
-        if self.compares and ended:
-            return _carried(ended[0].params, params)
         best = next((trial for trial in self.ranked if trial.params.get(SIZE) == starter.params[SIZE]), starter).params
         if not self.compares:
             return _carried(best, params)
+        ended = [trial for trial in feasible(self.trials) if STEP in trial.user_attrs and trial.params.get(SIZE) == params[SIZE]]
+        if ended:
+            return _carried(ended[0].params, params)
         own = starter.params[RATE]
         own = own if space is None else space.near(own, _carried(best, starter.params), len(self.numbers))
         return _carried({**starter.params, RATE: own}, params)

@@ -42,6 +42,10 @@ class Numbers(Section):
     def at(self, share: float) -> float:
         """The value that lies this share of the range above its low end, by its logarithm where it is searched so."""
         value = self.low * (self.high / self.low) ** share if self.log else self.low + share * (self.high - self.low)
+        return self.within(value)
+
+    def within(self, value: float) -> float:
+        """The value, or the end of the range that it lies beyond."""
         return min(float(self.high), max(float(self.low), value))
 
     def near(self, value: float, other: float, parts: int) -> float:
