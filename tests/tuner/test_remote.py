@@ -233,15 +233,15 @@ def test_one_that_died_while_nobody_asked_is_nobodys_fault(corpus: Corpus) -> No
 def test_processes_that_began_ahead_are_used_and_others_end(corpus: Corpus) -> None:
     """One that has died meanwhile is not."""
     with ahead(3) as begun:
-        before = trained_by()
-        last = next(child for child in before if child.pid == begun[-1]._process.pid)
+        before = {process._process.pid for process in begun}  # a process that has just begun has no command line yet
+        last = psutil.Process(begun[-1]._process.pid)
         last.kill()
         psutil.wait_procs([last], timeout=60)
         with Processes(2, "symmetric", corpus, "cpu", SYNTHETIC, begun) as processes:
             assert processes.make_trainer(SHAPE, 1).steps_an_epoch > 0
             now = {child.pid for child in trained_by()}
-            assert len(now - {child.pid for child in before}) == 1
-            assert len(now & {child.pid for child in before}) == 2
+            assert len(now - before) == 1
+            assert len(now & before) == 2
             assert len(begun) == 1
     assert not trained_by()
 
