@@ -35,12 +35,9 @@ else
 fi
 worker=$!
 trap 'kill -TERM "$worker"' TERM
+wait "$worker" || true # cut short where the signal comes: the worker still writes its state, or has ended by itself just then
 status=0
 wait "$worker" || status=$?
-if kill -0 "$worker" 2>/dev/null; then # the wait was cut short by the signal, the worker is still writing its state
-  status=0
-  wait "$worker" || status=$?
-fi
 if [[ $status == 143 && -n ${SLURM_JOB_ID:-} ]]; then # preempted or out of time: not finished
   scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -76,8 +76,9 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        if self._pace.limits and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
-            self._fit(shape)
+        timed = self._timed(make_trainer) if self._pace.limits and planned(self._definition) else None
+        if (timed or not self._pace.limits) and not self._begun():
+            self._decide({} if timed is None else self._fit(timed))
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
@@ -98,20 +99,24 @@ class Admission:
         self._pace.measured([shape] * slots, seconds)
         return shape
 
-    def _fit(self, shape: ModelShape) -> None:
-        """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
+    def _decide(self, found: Mapping[str, int]) -> None:
+        """Stores this of the first trials, in place of what an earlier run has left in which none of them began."""
+        known = self._study.user_attrs
+        for name in (RUNG, GOING_ON, STARTERS):
+            if known.get(name) != found.get(name):
+                self._study.set_user_attr(name, found.get(name))
+
+    def _fit(self, shape: ModelShape) -> dict[str, int]:
+        """How many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
         most = planned(self._definition)
         room = self._pace.starters(shape, most, rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
         fitting = min(room, most) if self._pace.known else most
-        if rung is not None:
-            self._study.set_user_attr(RUNG, rung)
-            if self._has_room_for_very_few():
-                self._study.set_user_attr(GOING_ON, 0)
-        if rung is not None or fitting < most:  # with more trials later there would be more of them
-            self._study.set_user_attr(STARTERS, fitting)
+        if rung is None:
+            return {STARTERS: fitting} if fitting < most else {}  # with more trials later there would be more of them
+        return {RUNG: rung, STARTERS: fitting, **({GOING_ON: 0} if self._has_room_for_very_few() else {})}
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then

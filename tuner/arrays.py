@@ -81,6 +81,8 @@ class Arrays:
         self.width, self.seconds = width, defaultdict[str, float](float)
         self.narrowed = False
         """Whether the device has had no room for what was meant to train at once."""
+        self._before_one: dict[int, int] = {}
+        """The width before there was no room for one more trial, by its number."""
         self.clocks = [0] * lanes
         """How much work each lane has done when its epoch begins."""
         self._definition, self._make_trainer, self._watch, self._notice, self._clock = definition, make_trainer, watch, notice, clock
@@ -94,9 +96,17 @@ class Arrays:
         self._states: dict[Place, tuple[SlotState, ...]] = {}
         self._slowest: dict[Place, float] = {}
 
-    def narrow(self, width: int) -> None:
-        """From now on no more than so many train at once."""
+    def narrow(self, width: int, outside: Sequence[Running]) -> None:
+        """From now on no more than so many train at once, for there was no room for these beside them."""
+        if len(outside) == 1:
+            self._before_one.setdefault(outside[0].number, self.width)
+        else:
+            self._before_one.clear()  # it is not for want of room for one
         self.width, self.narrowed = max(1, width), True
+
+    def widen(self, number: int) -> None:
+        """For a trial there is no room even alone: what the width has lost to it has nothing to do with the others."""
+        self.width = max(self.width, self._before_one.pop(number, 0))
 
     @property
     def running(self) -> list[Running]:
@@ -347,7 +357,7 @@ class Arrays:
         for running, state in zip(array.slots[keep:], held[keep:], strict=True):
             running.held = state
         outside += array.slots[keep:]
-        self.narrow(left)
+        self.narrow(left, array.slots[keep:])
         array.slots = array.slots[:keep]
         try:
             array.restart(held[:keep])

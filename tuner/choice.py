@@ -82,7 +82,7 @@ def best_choice(storage_url: str, name: str) -> Choice:
     study = find_study(open_storage(storage_url, create=False), name)
     definition, found = definition_of(study), best_of(study)
     if found is None and standing(study) is not None:
-        advice = f"`tuner confirm {name} --top 5` tries more of them, `{name}:TRIAL` names one"
+        advice = f"`tuner confirm {name} --top 5` tries more of them, `tuner train --from {name}:TRIAL` trains one"
         raise TunerError(f"of those of {name} that were confirmed none stays above the floor on round_trip with fresh seeds; {advice}")
     if found is None:
         floor = f"round_trip_floor = {definition.objective.round_trip_floor:g}"

@@ -123,7 +123,7 @@ def stop(study: str, storage: str) -> None:
 
     from tuner.budget import STOP
     from tuner.ownership import OWNER, alive
-    from tuner.storage import open_storage
+    from tuner.storage import Patience, open_storage
     from tuner.study import find_study
 
     found = find_study(open_storage(storage, create=False), study)
@@ -133,7 +133,7 @@ def stop(study: str, storage: str) -> None:
         told = f"no trial of {found.study_name} runs{left}; there is nothing to stop (a confirmation is ended with Ctrl-C)"
         say_aside(told)
         return
-    found.set_user_attr(STOP, datetime.datetime.now(datetime.UTC).isoformat())
+    Patience(seconds=0)(found.set_user_attr, STOP, datetime.datetime.now(datetime.UTC).isoformat())
     say_aside(f"{found.study_name} is asked to stop; it does so after the epoch it is in")
 
 
@@ -147,12 +147,12 @@ def enqueue(study: str, settings: tuple[str, ...], storage: str, as_json: bool) 
 
     Example: tuner enqueue quick lr=3e-3 hidden_dim=64
     """
-    from tuner.storage import open_storage
+    from tuner.storage import Patience, open_storage
     from tuner.study import definition_of, find_study
 
     found = find_study(open_storage(storage, create=False), study)
     point = definition_of(found).reachable(dict(map(_setting, settings)))
-    found.enqueue_trial(point, user_attrs={"suggested": "by hand"})
+    Patience(seconds=0)(found.enqueue_trial, point, user_attrs={"suggested": "by hand"})
     known, budget = len(found.get_trials(deepcopy=False)), definition_of(found).budget.trials
     if known > budget:
         say_aside(f"with it there are {known} trials, and the study's budget is {budget}: search on with --trials {known}")

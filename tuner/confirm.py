@@ -323,9 +323,11 @@ def _conclude(
     trained = [trial for trial in trials if trial.number not in left_out]
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
+    if uses and not any(seed in made.get(trial, {}) for trial, seed in uses[-1]["runs"]):
+        uses = uses[:-1]  # nothing was scored: all that was missing could not be trained
     without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
     finding = finding_of(found, definition.objective.round_trip_floor, len(uses), {**impossible(study), **without})
-    if uses:
-        study.set_user_attr(TEST_USES, [*uses[:-1], {**uses[-1], "concluded": True}])
+    if TEST_USES in study.user_attrs:
+        study.set_user_attr(TEST_USES, [*uses[:-1], *({**use, "concluded": True} for use in uses[-1:])])
     study.set_user_attr(CONFIRMED, finding)
     return finding

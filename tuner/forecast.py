@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import resource
 import sys
 from typing import Any
 
 import torch
 
-from model.config import SHAPE_NAMES, ModelShape
+from model.config import SHAPE_NAMES, Hyperparameters, ModelShape
 from tuner.definition import StudyDefinition
 from tuner.seam import TrainerFactory
-from tuner.width import rehearsed
+from tuner.width import rehearsed, shapes
 
 CPU = torch.device("cpu")
 
@@ -32,11 +31,11 @@ def forecast(
     to take less; and a search with a budget of minutes takes no more than those.
     """
     budget = definition.budget
-    shapes = [_measured(make_trainer, definition, width, point, device) for point in _points(definition)]
-    mean = sum(shape["seconds_a_trial_epoch"] for shape in shapes) / len(shapes)
+    measured = [_measured(make_trainer, *settings, width, device) for settings in reversed(shapes(definition))]
+    mean = sum(shape["seconds_a_trial_epoch"] for shape in measured) / len(measured)
     every = budget.trials * budget.epochs
     epochs = min(every, budget.total_epochs) if budget.total_epochs else every
-    dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in shapes) / processes)
+    dearest = round(epochs * max(shape["seconds_a_trial_epoch"] for shape in measured) / processes)
     return {
         "trials": budget.trials,
         "width": width,
@@ -44,9 +43,9 @@ def forecast(
         "epochs_at_most": epochs,
         "seconds_of_all": round(epochs * mean / processes),
         "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes and budget.at_budget == "store" else dearest,
-        "confirmation": _confirmation(definition, shapes) if confirm else None,
-        "shapes": shapes,
-        "memory_bytes": max(shape["memory_bytes"] for shape in shapes),
+        "confirmation": _confirmation(definition, measured) if confirm else None,
+        "shapes": measured,
+        "memory_bytes": max(shape["memory_bytes"] for shape in measured),
     }
 
 
@@ -59,18 +58,9 @@ def _confirmation(definition: StudyDefinition, shapes: list[dict[str, Any]]) -> 
     return {"runs": runs, "epochs": runs * epochs, "seconds_at_most": round(definition.confirm.seeds * epochs * sum(taken))}
 
 
-def _points(definition: StudyDefinition) -> list[dict[str, Any]]:
-    """One point of the space for each shape in it."""
-    names = [name for name in SHAPE_NAMES if name in definition.search]
-    rest = {name: space.corners()[-1] for name, space in definition.search.items()}
-    choices = itertools.product(*(definition.search[name].corners() for name in names))
-    return [{**rest, **dict(zip(names, chosen, strict=True))} for chosen in choices]
-
-
 def _measured(
-    make_trainer: TrainerFactory, definition: StudyDefinition, width: int, point: dict[str, Any], device: torch.device
+    make_trainer: TrainerFactory, shape: ModelShape, hyperparameters: Hyperparameters, width: int, device: torch.device
 ) -> dict[str, Any]:
-    shape, hyperparameters = definition.settings(point, 0)
     if device.type == "cuda":
         torch.cuda.init()  # type: ignore[no-untyped-call]  # a device that is named by its number does not begin it
         torch.cuda.reset_peak_memory_stats(device)

@@ -152,9 +152,9 @@ class Intake:
         return any(trial.state == TrialState.RUNNING for trial in self.storage.unfinished(self.study._study_id, OWNER))
 
     def others(self) -> bool:
-        """Whether somebody else is training trials of the study."""
+        """Whether trials of the study run that are not ours: who trains them is waited for, and what is left behind is `next`'s."""
         trials = self.storage.unfinished(self.study._study_id, OWNER)
-        return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) and self._alive(t.value) for t in trials)
+        return any(t.state == TrialState.RUNNING and not self.storage.owns(t.trial_id) for t in trials)
 
     def elsewhere(self, known: Container[int], *states: TrialState) -> list[FrozenTrial]:
         """The trials of other processes in these states whose numbers are not known."""

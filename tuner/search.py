@@ -214,7 +214,7 @@ class Search:
         if state is not None and len(state.clocks) == self._lanes:
             self._arrays.clocks, self._arrays.closed = list(state.clocks), set(state.under_way)
         if outside:
-            self._arrays.narrow(len(self.running))
+            self._arrays.narrow(len(self.running), outside)
             self.observer.noticed(f"no room for {len(outside)} of the trials that go on; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
 
@@ -276,7 +276,7 @@ class Search:
             self._check_others()
             self._end(running, Verdict("out_of_memory", len(running.curve), "the device has no room for this trial alone"), _no_model)
         else:
-            self._arrays.narrow(len(self.running) or len(outside) // 2)
+            self._arrays.narrow(len(self.running) or len(outside) // 2, outside)
             self.observer.noticed(f"no room for {len(outside)} more trials; from now on {self.width} at once, the others wait")
             self._intake.park(outside)
         return not self.running
@@ -328,11 +328,12 @@ class Search:
 
     def _leave(self) -> None:
         """Writes what must not be lost, however the search ends."""
-        try:
-            self._keeper.close()
-        finally:
-            self.storage.mark_own(OWNER, gone(self._seat.number))
-            self._ledger.note(self.spent)
+        with contextlib.closing(self._seat):  # last: whoever took it before would find its trials to be somebody's yet
+            try:
+                self._keeper.finish()
+            finally:
+                self.storage.mark_own(OWNER, gone(self._seat.number))
+                self._ledger.note(self.spent)
 
     # ---- an epoch
 
@@ -401,6 +402,8 @@ class Search:
             verdict = self._endings.store(running, verdict, save)
         else:
             self.observer.left(running)
+        if verdict.cause == "out_of_memory":
+            self._arrays.widen(running.number)
         self._past.add(running.number, running.objective, verdict.cause == "failed")
         self.seconds["storing"] += self._clock() - started
 

@@ -226,10 +226,7 @@ class Keeper:
         self._state = None
         self._seat.clear()
 
-    def close(self) -> None:
-        """Writes the newest state, if it is not, and gives the seat up."""
-        try:
-            self._write()
-            self._settle()
-        finally:
-            self._seat.close()
+    def finish(self) -> None:
+        """Writes the newest state, if it is not, and waits for it."""
+        self._write()
+        self._settle()

@@ -169,6 +169,7 @@ class Patience:
 
         Raises:
             StorageAway: the storage stayed away.
+            StorageError: it may only be read, and waiting would not change that.
         """
         began, pause, said = time.monotonic(), 0.25, 0.0
         while True:
@@ -182,6 +183,8 @@ class Patience:
                 cause = _outage(error)
                 if cause is None or isinstance(error, StorageAway):
                     raise
+                if _refused(error):
+                    raise StorageError(f"the storage cannot be written ({cause}); see who owns it: nothing is lost") from error
                 if time.monotonic() - began + pause > self.seconds:
                     raise StorageAway(f"the storage stayed away ({cause}); nothing is lost: run it again when that is back") from error
             if pause >= 1 and (waited := time.monotonic() - began) >= said:
@@ -191,11 +194,23 @@ class Patience:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _outage(error: BaseException) -> str | None:
-    """What the storage said if it is away, in one line; None where the call itself is at fault."""
+def _of_driver(error: BaseException) -> sqlalchemy.exc.DBAPIError | None:
+    """What the driver raised, where this comes from there."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, sqlalchemy.exc.DBAPIError):
         found = found.__cause__ or found.__context__
+    return found
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether SQLite's file may only be read. (A server that says so is about to take over from another, and is waited for.)"""
+    found = _of_driver(error)
+    return found is not None and getattr(found.orig, "sqlite_errorname", "").startswith("SQLITE_READONLY")
+
+
+def _outage(error: BaseException) -> str | None:
+    """What the storage said if it is away, in one line; None where the call itself is at fault."""
+    found = _of_driver(error)
     if isinstance(found, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) or (found and found.connection_invalidated):
         return str(found.orig).strip().partition("\n")[0] or type(found.orig).__name__
     return None
@@ -206,6 +221,9 @@ def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[N
     """One process at a time, wherever it runs: a lock of the server's, or on a file beside SQLite's.
 
     Should the server die meanwhile, its lock is gone with it, and what is done under it goes on without.
+
+    Raises:
+        StorageError: the file cannot be opened.
     """
     if storage.engine.dialect.name == "postgresql":
         connection = patience(_locked, storage.engine, study_id)
@@ -215,7 +233,12 @@ def asking(storage: RDBStorage, study_id: int, patience: Patience) -> Iterator[N
             with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
                 connection.close()  # ends the transaction, and with it the lock
         return
-    lock = opened_to_lock(Path(f"{storage.engine.url.database}.asking"))
+    path = Path(f"{storage.engine.url.database}.asking")
+    try:
+        lock = opened_to_lock(path)
+    except OSError as error:
+        advice = "remove it if it is another user's and no search runs; several users share a study through PostgreSQL"
+        raise StorageError(f"{path} cannot be opened ({error.strerror}); {advice}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

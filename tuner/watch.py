@@ -21,8 +21,9 @@ from tuner.views import INTERRUPTED, RUNNING, StudyView, view
 
 EVERY_SECONDS, SHARE = 2.0, 0.02
 """A search that shows itself looks so often, and takes no more than this share of its time for it."""
-IDLE_LOOKS = 5
-"""So often in a row no trial runs where a search has ended before its trials: by its minutes, or because it was stopped."""
+IDLE_LOOKS, EMPTY_LOOKS = 5, 60
+"""So often in a row no trial runs where a search has ended before its trials: by its minutes, or because it was stopped.
+Where none has begun it may still be finding out its width."""
 
 
 def watch(storage_url: str, name: str, console: Console) -> None:
@@ -34,13 +35,16 @@ def watch(storage_url: str, name: str, console: Console) -> None:
     storage = open_storage(storage_url, create=False)
     patience = Patience(plainly(console))
     study = find_study(BufferedStorage(storage, patience), name)
-    curves, pause, idle, rates = CurveTable(storage, study._study_id, patience), threading.Event(), 0, Rates()
+    curves, pause, rates = CurveTable(storage, study._study_id, patience), threading.Event(), Rates()
+    idle = empty = 0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             seen = view(study, curves, shown(storage_url))
             live.update(shown_at(seen, console.width, rates.said(seen)), refresh=True)
             idle = idle + 1 if seen.trials and not seen.summary["running"] else 0
-            if not console.is_terminal or idle == IDLE_LOOKS or (idle and complete(study, seen.definition)):
+            empty = 0 if seen.trials else empty + 1
+            over = idle == IDLE_LOOKS or empty == EMPTY_LOOKS or (idle and complete(study, seen.definition))
+            if not console.is_terminal or over:
                 return
             pause.wait(EVERY_SECONDS)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from model.config import Hyperparameters, ModelShape
+from model.config import SHAPE_NAMES, Hyperparameters, ModelShape
 from tuner.definition import StudyDefinition
 from tuner.seam import Trainer, TrainerFactory
+from tuner.space import Value
 
 STEPS, WORTH = 3, 1.2
 """How many steps are timed; and by what factor doubling the width must raise trial-steps a second, since fewer trials then learn from
@@ -44,10 +46,16 @@ class Measured:
         return f"{width}, of trial-steps a second by width ({rates}){half}"
 
 
-def largest_shape(definition: StudyDefinition) -> tuple[ModelShape, Hyperparameters]:
-    """The shape of the definition's space that takes the most room, and settings that go with it."""
-    corners = {name: max(space.corners(), key=lambda value: (isinstance(value, str), value)) for name, space in definition.search.items()}
-    return definition.settings(corners, 0)
+def shapes(definition: StudyDefinition) -> list[tuple[ModelShape, Hyperparameters]]:
+    """The shapes of the definition's space, each with settings that go with it; what takes the most room comes first."""
+    most = {name: max(space.corners(), key=_size) for name, space in definition.search.items()}
+    names = [name for name in SHAPE_NAMES if name in definition.search]
+    corners = (sorted(definition.search[name].corners(), key=_size, reverse=True) for name in names)
+    return [definition.settings({**most, **dict(zip(names, chosen, strict=True))}, 0) for chosen in itertools.product(*corners)]
+
+
+def _size(value: Value) -> tuple[bool, Value]:
+    return isinstance(value, str), value
 
 
 def half_of(trials: int, processes: int) -> int:
@@ -58,12 +66,23 @@ def half_of(trials: int, processes: int) -> int:
 def measure(
     make_trainer: TrainerFactory, definition: StudyDefinition, tell: Callable[[int], None] = lambda _: None, processes: int = 1
 ) -> Measured:
-    """The width up to which each doubling is worth it; `tell` is told how many have been tried.
+    """The width up to which each doubling is worth it, in the largest shape that has room; `tell` is told how many have been tried.
 
     No more than half of the trials train at once in all `processes`, so that the others can learn from them. It begins with `FIRST`, or
     fewer where a second generation would have none, and goes up; where that is not worth it, down.
     """
-    shape, hyperparameters = largest_shape(definition)
+    widest = min(WIDEST, half_of(definition.budget.trials, processes))
+    for shape, hyperparameters in shapes(definition):
+        found = _measured(make_trainer, shape, hyperparameters, widest, tell)
+        if found is not None:
+            return found
+    return Measured(1, {}, short=True)
+
+
+def _measured(
+    make_trainer: TrainerFactory, shape: ModelShape, hyperparameters: Hyperparameters, widest: int, tell: Callable[[int], None]
+) -> Measured | None:
+    """The same in one shape; None where there is no room for one trial of it."""
     rates: dict[int, float] = {}
 
     def rate(width: int) -> float:
@@ -78,7 +97,6 @@ def measure(
     def worth(width: int) -> bool:
         return rate(width) > 0 and rate(width) >= WORTH * rate(width // 2)
 
-    widest = min(WIDEST, half_of(definition.budget.trials, processes))
     first = chosen = 1 << (min(FIRST, widest).bit_length() - 1)
     while rate(chosen) > 0 and 2 * chosen <= widest and worth(2 * chosen):
         chosen *= 2
@@ -86,7 +104,7 @@ def measure(
         first = chosen = chosen // 2
     bound = widest < WIDEST and 2 * chosen > widest and rate(chosen) > 0
     had_room = {width: measured for width, measured in sorted(rates.items()) if measured}
-    return Measured(chosen, had_room, bound, short=not had_room)
+    return Measured(chosen, had_room, bound, short=not had_room) if had_room or rate(1) > 0 else None
 
 
 def rehearsed(trainer: Trainer, hyperparameters: Hyperparameters, slots: int) -> float:

@@ -242,7 +242,8 @@ def test_where_no_leader_keeps_its_round_trip_what_was_confirmed_is_shown(tmp_pa
     text = "\n".join(finding(summary, {}))
     assert "no winner: no leader keeps its round trip above the floor with fresh seeds" in text
     assert "no trial has finished" not in text
-    with pytest.raises(TunerError, match="none stays above the floor on round_trip with fresh seeds; `tuner confirm luck --top 5`"):
+    advice = "none stays above the floor on round_trip with fresh seeds; `tuner confirm luck --top 5` .*, `tuner train --from luck:TRIAL`"
+    with pytest.raises(TunerError, match=advice):
         best_choice(f"sqlite:///{tmp_path}/t.db", "luck")
 
 
@@ -386,6 +387,8 @@ def test_such_a_baseline_that_cannot_be_trained_is_left_out(lucky: Confirming) -
     text = "\n".join(told(found))
     assert "winner: trial 1, better than every baseline that can be trained; " in text
     assert "not compared with later: ValueError: no such rate" in text
+    again = lucky(definition(), kind=Picky)
+    assert (found["test_uses"], again["test_uses"]) == (1, 1), "nothing was scored the second time"
 
 
 def test_a_baseline_that_cannot_be_trained_is_no_fault_of_those_beside_it(lucky: Confirming) -> None:

@@ -23,8 +23,9 @@ from tuner import preparation
 from tuner.inspection import diagnose
 from tuner.saving import SavingTrainer, no_room
 from tuner.seam import Held
+from tuner.search import Search
 from tuner.training import SYNTHETIC
-from tuner.width import measure
+from tuner.width import Measured, measure
 
 
 class Small(ScriptedTrainer):
@@ -177,6 +178,49 @@ def test_room_that_runs_out_while_slots_are_filled_makes_trials_wait(tmp_path: P
     assert any("the others wait" in line for line in listener.told)
 
 
+class Widths(Listener):
+    """Keeps how many may train at once after each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths: list[int] = []
+
+    def epoch(self, search: Search) -> None:
+        """As the search says it."""
+        self.widths.append(search.width)
+
+
+class Loaded(ScriptedTrainer):
+    """Has no room for a slot of the large shape."""
+
+    def resize(self, keep: Any, slots: int) -> None:
+        """If it is small."""
+        if self.shape.hidden_dim == 32 and slots:
+            raise MemoryError("no room for one")
+        super().resize(keep, slots)
+
+
+class Trained(ScriptedTrainer):
+    """Has room for a slot of the large shape, and for no epoch of it."""
+
+    def train_epoch(self) -> list[Step | None]:
+        """If it is small."""
+        if self.shape.hidden_dim == 32:
+            raise MemoryError("no room for an epoch")
+        return super().train_epoch()
+
+
+@pytest.mark.parametrize("trainer", [Loaded, Trained])
+def test_what_does_not_fit_alone_leaves_the_others_their_room(trainer: type[ScriptedTrainer], tmp_path: Path) -> None:
+    """Fewer and fewer train until it is alone and ends; then as many as before."""
+    enqueue = [{"name": str(n), "lr": 1e-3, "hidden_dim": 32 if n == 10 else 16} for n in range(60)]
+    listener = Widths()
+    study, _, _ = scripted(tmp_path, plain(budget={"trials": 60, "epochs": 3}, enqueue=enqueue), 8, trainer, listener)
+    assert [t.number for t in study.get_trials() if t.user_attrs["verdict"]["cause"] == "out_of_memory"] == [10]
+    assert min(listener.widths) == 1
+    assert listener.widths[-1] == 8
+
+
 class Elbowed(ScriptedTrainer):
     """One of the large shape has no room to train beside any other."""
 
@@ -265,6 +309,21 @@ def test_a_width_for_which_there_was_no_room_is_said_and_not_of_cores() -> None:
     found = measure(full, plain(budget={"trials": 64, "epochs": 2}))
     assert (found.width, found.short, found.rates) == (1, True, {})
     assert found.said(64) == "width 1: there is no room for more now"
+
+
+def test_the_width_is_measured_in_the_largest_shape_that_has_room() -> None:
+    """One without room for a single trial says nothing of the others; one with room for just one says that there is no room for more."""
+
+    def cramped(shape: ModelShape, slots: int) -> ScriptedTrainer:
+        if shape.hidden_dim == 32 and slots > most:
+            raise MemoryError("no room")
+        return ScriptedTrainer(shape, slots)
+
+    made, most = plain(budget={"trials": 64, "epochs": 2}), 0
+    found = measure(cramped, made)
+    assert (min(found.rates) > 1, found.short) == (True, False)
+    most = 1
+    assert measure(cramped, made) == Measured(1, {}, short=True)
 
 
 def test_two_names_of_one_device_are_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ from tuner.job import run_search
 from tuner.observer import Observer, Several, Watched
 from tuner.ownership import OWNER, owner
 from tuner.seam import Held
+from tuner.search import Search
 from tuner.snapshots import Keeper, Seat
 from tuner.states import SearchState, SlotState, read_state, write_state
 from tuner.storage import open_storage
@@ -92,7 +93,7 @@ def kill_when(folder: Path, text: str) -> None:
 
 def test_killed_at_random_moments_it_comes_to_the_same_end(tmp_path: Path, straight: Path) -> None:
     """Trials, verdicts, curves and models bit for bit; fifty kills are `make soak`."""
-    assert kill_often(tmp_path, kills=4, seed=7)["kills"] == 4
+    assert kill_often(tmp_path, kills=4, seed=7, within=2.0)["kills"] == 4
     search(tmp_path)
     assert outcome(tmp_path) == outcome(straight)
     assert not snapshots(tmp_path), "an ended search needs none"
@@ -206,12 +207,13 @@ def test_a_full_disk_leaves_the_older_state_and_is_told_of(tmp_path: Path) -> No
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         keeper.hold(SearchState("mark", 8, (), STATE.arrays))
-        keeper.close()
+        keeper.finish()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert said
     assert "a snapshot could not be written" in said[0]
+    seat.close()
     assert [path.name for path in (tmp_path / "seat-0").iterdir() if path.name != "lock"] == ["000007.safetensors"]
 
 
@@ -486,6 +488,37 @@ def test_one_who_has_nothing_to_train_leaves_the_states_of_others(tmp_path: Path
     now = iter((0.0, *[100.0] * 1000))
     scripted(tmp_path, made, 2, clock=lambda: next(now))
     assert len(list(tmp_path.glob("snapshots/seat-1/*.safetensors"))) == 1
+
+
+def test_who_dies_between_two_looks_leaves_no_trial_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alive when trials without a process were looked for, dead when it is asked whether others still train: it is looked for again."""
+    made, lives, keep = plain(budget={"trials": 1, "epochs": 3}, enqueue=[]), [True], Search._keep
+    begin_elsewhere(open_study(BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db")), made, load_corpus("synthetic", 30, 1)), 1)
+
+    def dies(search: Search) -> None:
+        keep(search)
+        lives.clear()
+
+    monkeypatch.setattr(Search, "_keep", dies)
+    monkeypatch.setattr("tuner.intake.alive", lambda *_: bool(lives))
+    monkeypatch.setattr("tuner.search.POLL_SECONDS", 0.0)
+    study, _, _ = scripted(tmp_path, made, 2)
+    assert [t.state for t in study.get_trials()] == [TrialState.COMPLETE]
+
+
+def test_a_seat_is_given_up_after_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever took it in between would overwrite the states of trials that he cannot take over yet."""
+    mark, newcomers = BufferedStorage.mark_own, list[int]()
+
+    def marked(self: BufferedStorage, *arguments: Any, **options: Any) -> None:
+        with contextlib.closing(Seat(tmp_path / "snapshots")) as seat:
+            newcomers.append(seat.number)
+        mark(self, *arguments, **options)
+
+    monkeypatch.setattr(BufferedStorage, "mark_own", marked)
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, plain(), 2, observer=Order(1))
+    assert newcomers == [1]
 
 
 def begin_elsewhere(study: optuna.Study, count: int) -> None:

@@ -14,7 +14,9 @@ from model.corpus import load_corpus
 from tests.tuner.test_search import definition
 from tuner import study
 from tuner.buffer import BufferedStorage
+from tuner.cli import main
 from tuner.errors import NoStorage, StorageAway, StorageError, StudyError
+from tuner.ownership import OWNER, owner
 from tuner.storage import Patience, open_storage, shown
 from tuner.study import find_study, gone_on_with, open_study
 from tuner.tables import CurveTable
@@ -119,6 +121,44 @@ def test_a_storage_whose_disk_is_full_is_waited_for_and_nothing_is_lost(url: str
     (found,) = optuna.load_study(study_name=study.study_name, storage=open_storage(url)).get_trials()
     assert (found.value, found.intermediate_values, len(found.user_attrs["long"])) == (0.25, {1: 0.5}, 100_000)
     assert curves.read() == {0: [{"epoch": 1, "loss": 1.0}]}
+
+
+def only_read(connection: sqlite3.Connection, _: object) -> None:
+    """As where the file belongs to somebody else; that would not keep root from writing."""
+    connection.execute("PRAGMA query_only=ON")
+
+
+def test_a_storage_that_may_only_be_read_is_not_waited_for(url: str) -> None:
+    """Waiting would change nothing."""
+    backend = open_storage(url)
+    buffered = BufferedStorage(backend, Patience(pytest.fail))
+    made = optuna.create_study(storage=buffered, direction="maximize")
+    event.listen(backend.engine, "connect", only_read)
+    backend.engine.dispose()
+    with pytest.raises(StorageError, match=r"the storage cannot be written \(attempt to write a readonly database\)"):
+        made.set_user_attr("name", 1)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_commands_say_that_the_storage_may_only_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`stop` while a search runs, and `enqueue`."""
+    url = f"sqlite:///{tmp_path}/tuner.db"
+    made = open_study(BufferedStorage(open_storage(url)), definition(), load_corpus("synthetic", 30, 1))
+    made.ask().set_user_attr(OWNER, owner(0))
+    made._storage.flush()  # type: ignore[attr-defined]
+    monkeypatch.setattr("tuner.storage._tune_sqlite", only_read)
+    for words in (["stop", made.study_name], ["enqueue", made.study_name, "lr=2e-3", "hidden_dim=16", "num_rules=2"]):
+        assert main([*words, "--storage", url]) == 2
+        assert "error: the storage cannot be written (attempt to write a readonly database)" in capsys.readouterr().err
+
+
+def test_a_lock_that_cannot_be_opened_is_an_error_of_the_storage(tmp_path: Path) -> None:
+    """As where another user of the same file has made it."""
+    (tmp_path / "tuner.db.asking").mkdir()
+    with pytest.raises(StorageError, match=r"tuner\.db\.asking cannot be opened \(Is a directory\); remove it"):
+        open_study(BufferedStorage(open_storage(f"sqlite:///{tmp_path}/tuner.db")), definition(), load_corpus("synthetic", 30, 1))
 
 
 def test_curves_are_waited_for_too(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 import tuner.watch
-from tests.tuner.scripted import scripted
+from tests.tuner.scripted import corpus_of, scripted
 from tests.tuner.test_search import definition, quiet, request
 from tuner import preparation
+from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.errors import StorageAway, TunerError
 from tuner.events import JsonEvents, json_console
@@ -31,7 +32,7 @@ from tuner.observer import Beating, Observer, Several, Watched
 from tuner.progress import Others
 from tuner.slots import Running
 from tuner.storage import PATIENCE_SECONDS, open_storage
-from tuner.study import find_study
+from tuner.study import find_study, open_study
 from tuner.verdict import Verdict
 from tuner.views import view
 from tuner.watch import Rates, shown_at
@@ -142,6 +143,17 @@ def test_who_watches_a_search_that_its_budget_ended_is_not_kept(tmp_path: Path, 
     assert {t.state for t in study.get_trials()} == {TrialState.RUNNING}
     shown = io.StringIO()
     tuner.watch.watch(f"sqlite:///{tmp_path}/tuner.db", study.study_name, Console(file=shown, force_terminal=True))
+    assert study.study_name in shown.getvalue()
+
+
+def test_who_watches_a_study_in_which_nothing_ever_begins_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its minutes were too few for a trial, say."""
+    monkeypatch.setattr(tuner.watch, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(tuner.watch, "EMPTY_LOOKS", 3)
+    url = f"sqlite:///{tmp_path}/tuner.db"
+    study = open_study(BufferedStorage(open_storage(url)), plain(enqueue=[]), corpus_of("synthetic", 30, 1))
+    shown = io.StringIO()
+    tuner.watch.watch(url, study.study_name, Console(file=shown, force_terminal=True))
     assert study.study_name in shown.getvalue()
 
 
