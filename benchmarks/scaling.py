@@ -50,6 +50,8 @@ DEFINITION = validated(
     "the benchmark",
 )
 STUDY, PROCESSES, REPORTS = "scaling@synthetic-30", 4, 10
+LEAST = 2
+"""So many trials a worker makes in any case: one alone is no rate."""
 READY_SECONDS = 120.0
 """Until all are ready, at most: then one of them has failed."""
 PROXY = (
@@ -73,7 +75,7 @@ def work(target: str, seed: int, ready: threading.Barrier, seconds: float, asked
         ask = asker(study, storage, seat, seed)
         ready.wait()
         until = time.time() + seconds
-        while time.time() < until:
+        while time.time() < until or len(asked) < LEAST:
             began = time.perf_counter()
             trial = ask()
             asked.append(time.perf_counter() - began)

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import sqlalchemy
@@ -35,6 +36,8 @@ def binaries() -> Path | None:
 class Server:
     """A server of its own data, which can be stopped hard and started again."""
 
+    _given: ClassVar[set[int]] = set()
+
     def __init__(self, programs: Path, connections: int = 100) -> None:
         self.folder, self._programs = Path(tempfile.mkdtemp(prefix="postgres-")), programs
         self.port, self._connections = self.free_port(), connections
@@ -55,11 +58,16 @@ class Server:
             return Path(shutil.copytree(programs.parent, self.folder / "program")) / "bin"
         return programs
 
-    @staticmethod
-    def free_port() -> int:
-        """A port of this machine that nobody listens on, of those that are given to no client."""
+    @classmethod
+    def free_port(cls) -> int:
+        """A port of this machine that nobody listens on, of those that are given to no client; none twice, nor to two of the processes
+        that test."""
+        part = 20_000 + 3_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4)
         while True:
-            port = random.SystemRandom().randrange(20_000, 32_000)
+            port = random.SystemRandom().randrange(part, part + 3_000)
+            if port in cls._given:
+                continue
+            cls._given.add(port)
             with socket.socket() as free, contextlib.suppress(OSError):
                 free.bind(("127.0.0.1", port))
                 return port
@@ -87,6 +95,9 @@ class Server:
         """SIGKILL to the server and all of its children, as when the power fails: its lock is then of a process that is gone."""
         lock = self.folder / "data" / "postmaster.pid"
         pid = int(lock.read_text().split()[0])
+        os.kill(pid, signal.SIGSTOP)  # it might begin one more after the look, which would keep the shared memory
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZX":
+            pass
         children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         for number in (pid, *children):
             with contextlib.suppress(ProcessLookupError):  # it has ended by itself

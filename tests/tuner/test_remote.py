@@ -148,7 +148,8 @@ def test_a_trial_at_fault_costs_itself_alone(faults: tuple[str, ...], corpus: Co
         (tmp_path / folder).mkdir()
     sound, _, _ = scripted(tmp_path / "sound", made, 4, lanes=2)
     watch = 5.0 if "hangs" in faults else 60.0  # on a busy machine a sound epoch takes seconds too
-    with Processes(2, "faulty", corpus, "cpu", SYNTHETIC) as processes:
+    # one more than there are lanes, so that what is asked in the place of one that hung has begun: `watch` would count its beginning too
+    with Processes(3, "faulty", corpus, "cpu", SYNTHETIC) as processes:
         study, _, _ = scripted(tmp_path / "faulty", made, 4, processes.make_trainer, lanes=2, watch=watch)  # type: ignore[arg-type]
     for trial, other in zip(study.get_trials(), sound.get_trials(), strict=True):
         if trial.params["lr"] in marked:
