@@ -50,7 +50,7 @@ width_option = click.option(
     metavar="N|auto",
     default="auto",
     show_default=True,
-    help="Trials trained at once (confirming on a CPU: on each core); auto measures or counts it.",
+    help="Trials trained at once, after the first, cheap ones (confirming on a CPU: on each core); auto measures or counts it.",
 )
 
 
