@@ -34,7 +34,7 @@ else
   tuner worker "$name" --log-format json &
 fi
 worker=$!
-trap 'kill -TERM "$worker"' TERM
+trap 'kill -TERM "$worker" 2>/dev/null || true' TERM # it may have ended by itself just then
 wait "$worker" || true # cut short where the signal comes: the worker still writes its state, or has ended by itself just then
 status=0
 wait "$worker" || status=$?

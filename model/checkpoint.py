@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.config import MODEL_VERSION, ROLES, ModelShape, flat_settings, settings_from
 from model.corpus import Split, answer_always, ceiling, encode_sentences, fingerprint_of, nameable, split_sentences, too_long
-from model.errors import CheckpointError, ConfigError
+from model.errors import CheckpointError, ConfigError, DataError
 from model.evaluation import Evaluation, evaluate_split, relation_kinds
 from model.extraction import Progress, silent
 from model.files import is_there, read_numbers, save_numbers
@@ -129,13 +129,26 @@ class Checkpoint:
         trained = {sentence.tokens for sentence in own["train"]}
         return {name: [s for s in there if name == "train" or s.tokens not in trained] for name, there in splits.items()}
 
+    def _fresh(
+        self, splits: dict[str, list[Sentence]], split: str, parsing: Progress, tell: Callable[[str], None]
+    ) -> dict[str, list[Sentence]]:
+        """The same of other data, which may have stories of its own in them; it is told how many sentences are left out for that."""
+        try:
+            unseen = self._unseen(splits, parsing)
+        except (DataError, CheckpointError) as error:
+            tell(f"whether the model was trained on some of these sentences cannot be said: {error}")
+            return splits
+        if left_out := len(splits[split]) - len(unseen[split]):
+            tell(f"{left_out:,} of {len(splits[split]):,} sentences are left out: the model was trained on them")
+        return unseen
+
     def evaluate(
         self, source: str | None, stories: int | None, split: str, parsing: Progress = silent, tell: Callable[[str], None] = lambda _: None
     ) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
 
         Args:
-            tell: is told of sentences that are too long for the model.
+            tell: is told of sentences that are too long for the model, and of those that it was trained on.
 
         Raises:
             CheckpointError: these data are no longer those that it was trained on, the split is empty, or nothing in it states anything.
@@ -150,10 +163,12 @@ class Checkpoint:
             splits = self._unseen(splits, parsing)
         elif own:
             self.check_data(fingerprint_of(splits))
+        elif split != "all":
+            splits = self._fresh(splits, split, parsing, tell)
         chosen = sentences if split == "all" else splits[split]
         if not chosen:
             count = len({s.story_id for s in sentences})
-            why = "has nothing that it was not trained on" if otherwise_many else "is empty"
+            why = "is empty" if own and not otherwise_many else "has nothing that it was not trained on"
             raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
         if not any(sentence.propositions for sentence in chosen):
             raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")

@@ -156,7 +156,8 @@ def load_sentences(source: str, stories: int | None, seed: int, progress: Progre
     else:
         raise DataError(f"data = {source!r} is not known; allowed: {SOURCES}")
     digest = hashlib.sha256(repr([(s.tokens, s.propositions) for s in sentences]).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{stem.removesuffix('.jsonl').removesuffix('.txt')}-{digest[:4]}", sentences
+    name = stem.removesuffix(".jsonl").removesuffix(".txt").encode("utf-8", "replace").decode()  # not every name of a file is text
+    return f"{name}-{digest[:4]}", sentences
 
 
 def _from_hub(stories: int | None) -> list[str]:

@@ -76,9 +76,8 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        timed = self._timed(make_trainer) if self._pace.limits and planned(self._definition) else None
-        if (timed or not self._pace.limits) and not self._begun():
-            self._decide({} if timed is None else self._fit(timed))
+        if self._pace.limits and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
+            self._fit(shape)
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
@@ -99,24 +98,23 @@ class Admission:
         self._pace.measured([shape] * slots, seconds)
         return shape
 
-    def _decide(self, found: Mapping[str, int]) -> None:
-        """Stores this of the first trials, in place of what an earlier run has left in which none of them began."""
-        known = self._study.user_attrs
-        for name in (RUNG, GOING_ON, STARTERS):
-            if known.get(name) != found.get(name):
-                self._study.set_user_attr(name, found.get(name))
-
-    def _fit(self, shape: ModelShape) -> dict[str, int]:
-        """How many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
+    def _fit(self, shape: ModelShape) -> None:
+        """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on; nothing where
+        none will begin in this run, for the next one may have more time."""
+        if self._allowance.spent():
+            return
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
         most = planned(self._definition)
         room = self._pace.starters(shape, most, rung)
         if self._pace.together(shape, 1, self._allowance.left):
             room = max(room, self._arrays.width)  # as many begin in any case: better spread over the ranges than drawn
         fitting = min(room, most) if self._pace.known else most
-        if rung is None:
-            return {STARTERS: fitting} if fitting < most else {}  # with more trials later there would be more of them
-        return {RUNG: rung, STARTERS: fitting, **({GOING_ON: 0} if self._has_room_for_very_few() else {})}
+        if rung is not None:
+            self._study.set_user_attr(RUNG, rung)
+            if self._has_room_for_very_few():
+                self._study.set_user_attr(GOING_ON, 0)
+        if rung is not None or fitting < most:  # with more trials later there would be more of them
+            self._study.set_user_attr(STARTERS, fitting)
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then
@@ -223,14 +221,17 @@ class Admission:
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
 
     def _late(self, going: Mapping[int, Sequence[Running]]) -> bool:
-        """Whether what trains in other lanes would not end in time with their cores alone, but may with those of empty lanes, or nothing
-        that began now would end either."""
+        """Whether an empty lane had better lend its core: what trains elsewhere would be late without it and in time with it, or late in
+        any case, and so would be whatever began now."""
         busy, left = [lane for lane, trials in going.items() if trials], self._allowance.left
         if not self.lends or not busy or (times := self._lanes // len(busy)) < 2:
             return False
-        late = [there for lane in busy if not self._pace.in_time(there := self._to_go(going[lane], lane in self._arrays.closed), left)]
-        if all(self._pace.in_time(there, times * left) for there in late):
-            return bool(late)
+        to_go = [self._to_go(going[lane], lane in self._arrays.closed) for lane in busy]
+        late = [trials for trials in to_go if not self._pace.in_time(trials, left)]
+        if not late:
+            return False
+        if all(self._pace.in_time(trials, times * left) for trials in late):
+            return True
         return not self._pace.ends(self._dearest([running for lane in busy for running in going[lane]]), [], left)
 
     def _to_go(self, trials: Sequence[Running], under_way: bool = False) -> list[tuple[ModelShape, int]]:

@@ -81,8 +81,8 @@ class Arrays:
         self.width, self.seconds = width, defaultdict[str, float](float)
         self.narrowed = False
         """Whether the device has had no room for what was meant to train at once."""
-        self._before_one: dict[int, int] = {}
-        """The width before there was no room for one more trial, by its number."""
+        self._wider: dict[ModelShape, int] = {}
+        """The width before there was no room for trials of a shape."""
         self.clocks = [0] * lanes
         """How much work each lane has done when its epoch begins."""
         self._definition, self._make_trainer, self._watch, self._notice, self._clock = definition, make_trainer, watch, notice, clock
@@ -98,15 +98,16 @@ class Arrays:
 
     def narrow(self, width: int, outside: Sequence[Running]) -> None:
         """From now on no more than so many train at once, for there was no room for these beside them."""
-        if len(outside) == 1:
-            self._before_one.setdefault(outside[0].number, self.width)
-        else:
-            self._before_one.clear()  # it is not for want of room for one
+        for shape in {self.shape(running) for running in outside}:
+            self._wider.setdefault(shape, self.width)
         self.width, self.narrowed = max(1, width), True
 
-    def widen(self, number: int) -> None:
-        """For a trial there is no room even alone: what the width has lost to it has nothing to do with the others."""
-        self.width = max(self.width, self._before_one.pop(number, 0))
+    def widen(self, alone: Running, waiting: Sequence[Running]) -> None:
+        """There is no room for a trial even alone: that says nothing of other shapes, which have back what they lost to its shape. Not
+        while more of that shape wait, for these will end alone too."""
+        shape = self.shape(alone)
+        if not any(self.shape(running) == shape for running in waiting):
+            self.width = max(self.width, self._wider.pop(shape, 0))
 
     @property
     def running(self) -> list[Running]:
@@ -153,7 +154,7 @@ class Arrays:
             count[place.lane] += slots
             load[place.lane] += work(place.shape, slots) if slots else 0
         open_ = [lane for lane in range(len(self.clocks)) if lane not in self.closed]
-        more = self._idle > sum(count[lane] > 0 for lane in open_)
+        more = self._free_cores > sum(count[lane] > 0 for lane in open_)
         room = [lane for lane in open_ if count[lane] < self._share(lane, width) and (count[lane] or more)]
         return sorted(room, key=lambda lane: (load[lane], lane)) if sum(count.values()) < width else []
 
@@ -212,7 +213,7 @@ class Arrays:
         empty = [lane for lane in lanes if not self._of(lane)]
         full = max(lanes, key=lambda lane: (len(self.of_lane(lane)), -lane), default=0)
         moved, fresh = [slot for slot in self.slots() if slot.place.lane == full][1::2], defaultdict[Place, list[Running]](list)
-        if not empty or not moved or self._idle <= len(lanes) - len(empty):
+        if not empty or not moved or self._free_cores <= len(lanes) - len(empty):
             return []
         for slot in moved:
             self.hold(slot)
@@ -257,7 +258,7 @@ class Arrays:
         self.closed = set(self._under_way)
 
     @property
-    def _idle(self) -> int:
+    def _free_cores(self) -> int:
         """How many lanes' cores no epoch that is under way has."""
         return len(self.clocks) - sum(self._cores.get(lane, 1) for lane in self.closed)
 

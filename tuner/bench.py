@@ -25,8 +25,12 @@ class Bench:
 
     def __init__(self, definition: StudyDefinition, chance: float) -> None:
         self._definition, self._chance, self._rule = definition, chance, definition.pruning.rule()
-        self.start, self.rung, self.going_on = range(0), 0, 1
-        """The trials that begin together, the epoch at which they are compared, and how many of them go on."""
+        self.starters, self._rung, self._going_on = range(0), 0, 1
+        """The first trials, the epoch at which they are compared, and how many of them go on (`compare`)."""
+
+    def compare(self, starters: range, rung: int, going_on: int) -> None:
+        """From now on these trials are compared at this epoch, from which so many of them go on."""
+        self.starters, self._rung, self._going_on = starters, rung, going_on
 
     def verdict(self, running: Running, everyone: Mapping[int, Peer], over: Set[int] = frozenset()) -> Verdict | None:
         """Why a trial ends now, or None: it goes on. A stop that is audited is noted with the trial and not carried out.
@@ -67,11 +71,11 @@ class Bench:
 
     def _of_start(self, running: Running, everyone: Mapping[int, Peer], over: Set[int]) -> Verdict | None:
         """Judges a trial among those that began with it. Failed ones are no peers and not waited for; those that others train are both."""
-        if running.number not in self.start:
+        if running.number not in self.starters:
             return None
-        peers = {number: peer for number, peer in everyone.items() if number in self.start}
-        count = sum(number in peers or number not in over for number in self.start)
-        return StartRule(count, self.rung, self.going_on)(self._history(running, peers))
+        peers = {number: peer for number, peer in everyone.items() if number in self.starters}
+        count = sum(number in peers or number not in over for number in self.starters)
+        return StartRule(count, self._rung, self._going_on)(self._history(running, peers))
 
     def _history(self, running: Running, everyone: Mapping[int, Peer]) -> History:
         return History(

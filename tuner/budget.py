@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from tuner.definition import Budget
+from tuner.errors import StudyError
 from tuner.study import epochs_of
 
 STOP = "stop"
@@ -70,7 +71,8 @@ class Allowance:
         self._began = clock() if began is None else began
         self.earlier = 0.0
         """GPU-seconds of the study before this run."""
-        self._asked = study.user_attrs.get(STOP)
+        attributes = study.user_attrs
+        self._asked, self._mark = attributes.get(STOP), attributes.get("mark")
 
     @property
     def seconds(self) -> float:
@@ -116,5 +118,15 @@ class Allowance:
         return self.stopped() or (self._budget.at_budget == "store" and self.spent())
 
     def stopped(self) -> bool:
-        """Whether somebody has asked for it since this run began (`tuner stop`)."""
-        return bool(self._study.user_attrs.get(STOP) != self._asked)
+        """Whether somebody has asked for it since this run began (`tuner stop`).
+
+        Raises:
+            StudyError: the study has been deleted meanwhile.
+        """
+        try:
+            attributes = self._study.user_attrs
+        except KeyError:
+            attributes = {"mark": "of none"}
+        if attributes.get("mark") != self._mark:  # SQLite gives a new study the number of the one that was deleted
+            raise StudyError("the study has been deleted while it was searched; its models are still among the checkpoints")
+        return bool(attributes.get(STOP) != self._asked)

@@ -102,8 +102,6 @@ def choose(storage_url: str, subject: str) -> Choice:
         return best_choice(storage_url, subject)
     study = find_study(open_storage(storage_url, create=False), name)
     trial = trial_of(study, number)
-    if trial is None:
-        raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(study.get_trials(deepcopy=False))}, from 0 on")
     if not trial.params and trial.state.is_finished():
         why = reason_of(trial) or "nobody has said why"
         raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {why}; name another trial")

@@ -270,9 +270,10 @@ def main(arguments: list[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The console script."""
     status = main()
-    try:
-        if sys.stderr is not None:  # it may have been closed
-            sys.stderr.flush()
-    except OSError:  # the disk of a log is full: what could not be said must not be tried again, and become the status
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # it may have been closed
+                stream.flush()
+        except OSError:  # the disk of a log is full: what could not be said must not be tried again, and become the status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(status)

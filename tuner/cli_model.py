@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from tuner.options import data_option, device_option, json_option, show, storage_option, stories_option
+from tuner.options import data_option, device_option, json_option, say_aside, show, storage_option, stories_option
 
 if TYPE_CHECKING:
     from model.checkpoint import Checkpoint
@@ -101,7 +102,7 @@ def train(
     base = training.base_of(preset, origin, storage)
     request = base.request(_named_settings(options), data, num_stories, split_seed, epochs, seed, device, checkpoint)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing:
-        result = training.train(request, lambda line: click.echo(line, err=as_json), parsing)
+        result = training.train(request, partial(say_aside, err=as_json), parsing)
     show(
         as_json,
         result,
@@ -115,8 +116,10 @@ def train(
 def _loaded(path: Path, device: str) -> Checkpoint:
     from model.checkpoint import load_checkpoint
     from model.devices import find_device
+    from tuner.saving import at_work
 
-    return load_checkpoint(path, find_device(device))
+    with at_work(device):
+        return load_checkpoint(path, find_device(device))
 
 
 @click.command()
@@ -144,24 +147,25 @@ def evaluate(
     Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
     """
     from tuner.progress import BarProgress
+    from tuner.saving import at_work
 
     path = checkpoint or named
     if path is None:
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
     loaded = _loaded(path, device)
     loaded.check(expected)
-    with BarProgress(Console(stderr=True), "parsing stories") as parsing:
-        figures = loaded.evaluate(data, num_stories, split, parsing, partial(click.echo, err=True)).as_dict()
+    with BarProgress(Console(stderr=True), "parsing stories") as parsing, at_work(device):
+        figures = loaded.evaluate(data, num_stories, split, parsing, say_aside).as_dict()
     show(as_json, figures, _flat(figures))
 
 
 def _piped(what: str) -> list[str]:
-    """The lines of standard input."""
-    if sys.stdin.isatty():
+    """The lines of standard input; a mark of the order of bytes before them is no part of the first."""
+    if sys.stdin is None or sys.stdin.isatty():
         raise click.UsageError(f"give {what} as an argument, or lines of them on standard input")
-    given = sys.stdin.buffer.read()
+    given = sys.stdin.buffer.read().removeprefix(codecs.BOM_UTF8)
     try:
-        lines = [line.strip() for line in given.decode().splitlines() if line.strip()]
+        lines = [line.strip() for line in given.decode().split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         number = given.count(b"\n", 0, error.start) + 1
         raise click.UsageError(f"line {number} of standard input is not UTF-8 text: {error.reason} at byte {error.start}") from error
@@ -173,7 +177,7 @@ def _piped(what: str) -> list[str]:
 def _warn_of(unknown: Iterable[tuple[str, ...]]) -> None:
     """One line on stderr for each sentence with unknown words."""
     for words in filter(None, unknown):
-        click.echo(f"unknown to this model: {', '.join(words)}", err=True)
+        say_aside(f"unknown to this model: {', '.join(words)}")
 
 
 @click.command()
@@ -187,12 +191,15 @@ def parse(checkpoint: Path, text: tuple[str, ...], device: str, as_json: bool) -
     Example: tuner parse runs/checkpoints/train.safetensors "The little girl found a red needle."
     """
     from model.inference import parse_texts
+    from tuner.saving import at_work
 
-    found = parse_texts(_loaded(checkpoint, device), text or _piped("sentences"))
+    model, sentences = _loaded(checkpoint, device), text or _piped("sentences")
+    with at_work(device):
+        found = parse_texts(model, sentences)
     _warn_of(parsed.unknown for parsed in found)
     for parsed in found:
         if parsed.beyond:
-            click.echo(f"too long: this model reads {len(parsed.tokens)} tokens, {parsed.beyond} more are not read", err=True)
+            say_aside(f"too long: this model reads {len(parsed.tokens)} tokens, {parsed.beyond} more are not read")
     summary = [{"tokens": parsed.tokens, "propositions": parsed.propositions, "unknown": parsed.unknown} for parsed in found]
     show(as_json, {"sentences": summary}, [" ".join(map(",".join, parsed.propositions)) for parsed in found])
 
@@ -208,11 +215,13 @@ def generate(checkpoint: Path, propositions: tuple[str, ...], device: str, as_js
     Example: tuner generate runs/checkpoints/train.safetensors girl,find,needle needle,has_property,red
     """
     from model.inference import generate_texts, read_propositions
+    from tuner.saving import at_work
 
     model = _loaded(checkpoint, device)
     lines = [list(propositions)] if propositions else [line.split() for line in _piped("propositions")]
     groups = [read_propositions(line, model.shape.max_propositions) for line in lines]
-    written = generate_texts(model, groups)
+    with at_work(device):
+        written = generate_texts(model, groups)
     _warn_of(writing.unknown for writing in written)
     summary = [{"text": writing.text, "propositions": writing.propositions, "unknown": writing.unknown} for writing in written]
     show(as_json, {"sentences": summary}, [writing.text for writing in written])

@@ -191,7 +191,5 @@ def best(study: str, storage: str, form: str | None, as_json: bool) -> None:
 
     found = best_choice(storage, study)
     if form == "cli" and shlex.quote(str(found.data["source"])) != found.data["source"]:
-        click.echo(
-            f'the data\'s path is shell-quoted; to use it in a command: eval "tuner train $(tuner best {study} --format cli)"', err=True
-        )
+        say_aside(f'the data\'s path is shell-quoted; to use it in a command: eval "tuner train $(tuner best {study} --format cli)"')
     show(as_json or form == "json", found.as_dict(), found.said(form))

@@ -171,10 +171,12 @@ def next_step(
     """
     ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
-    been = [best.params, *(trial.params for step in steps for trial in step)]
+    others = [name for name in ladders if name not in shape]
+    been = [best.params, *(trial.params for pair in steps for trial in pair)]
     worse = {way for source, there in steps if _was_worse(there, source) for way in _ways(ladders, source.params, there.params)}
     found = list[dict[str, Any]]()
-    for names, compared in ((shape, shape), ([name for name in ladders if name not in shape], list(ladders))):
+    # a shape was tried if one of these had it; another number only if one had it with all other numbers the same
+    for names, compared in ((shape, shape), (others, list(ladders))):
         reached = [[params[name] for name in compared] for params in been]
         beside = list(_beside({name: ladders[name] for name in names}, best.params))
         beside.sort(key=lambda params: bool(worse & _ways(ladders, best.params, params)))

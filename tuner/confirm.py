@@ -19,7 +19,7 @@ from model.noise import derived_seed
 from tuner.definition import StudyDefinition
 from tuner.errors import SearchError
 from tuner.failures import device_failures, in_words
-from tuner.halfway import Halfway, Key, UnderWay
+from tuner.halfway import Halfway, HeldRuns, Key
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
 from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
@@ -93,7 +93,7 @@ class _Array:
         self.held = ()
         return trainer
 
-    def under_way(self) -> UnderWay:
+    def held_runs(self) -> HeldRuns:
         """Its runs, to go on from."""
         held = self.held if self.trainer is None else [self.trainer.held(slot) for slot in range(len(self.runs))]
         return {run.key: (self.epochs, state) for run, state in zip(self.runs, held, strict=True)}
@@ -209,7 +209,7 @@ def confirm(
         over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
         arrays = [array for array in arrays if array.epochs < epochs]
         if kept.due and not failed:
-            kept.hold({key: run for array in arrays if array.epochs for key, run in array.under_way().items()})
+            kept.hold({key: run for array in arrays if array.epochs for key, run in array.held_runs().items()})
     if failed:
         raise failed[0]
     kept.forget()

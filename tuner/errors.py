@@ -5,7 +5,7 @@ TunerError
 |-- StudyError        a study that does not exist, or exists with another space
 |-- SearchError       a search that cannot go on
 |-- SnapshotError     a snapshot that cannot be read; an older one serves
-`-- StorageError      a storage that cannot be opened
+`-- StorageError      a storage that cannot be opened or written
     |-- NoStorage     one that is not there yet
     `-- StorageAway   one that was there and has stayed away
 """
@@ -27,7 +27,7 @@ class StudyError(TunerError):
 
 
 class SearchError(TunerError):
-    """A search that cannot go on: too many failures in a row."""
+    """A search or a confirmation that cannot go on. No trial is blamed for it: raised during an epoch it ends the search."""
 
     status = 1
 
@@ -37,7 +37,7 @@ class SnapshotError(TunerError):
 
 
 class StorageError(TunerError):
-    """A storage that cannot be opened; never shows a password."""
+    """A storage, or a store of artifacts, that cannot be opened or written; never shows a password."""
 
 
 class NoStorage(StorageError):

@@ -27,11 +27,19 @@ def forecast(
     """Trials, epochs and seconds if nothing is stopped, what confirming the best takes, and the memory that the largest shape takes.
 
     Which shapes will be tried is not known: `seconds_of_all` assumes that each comes up equally often, `seconds_at_most` that all trials
-    have the dearest. Processes share the trials, but not the runs that confirm. The longest batches of an epoch are timed, so it is likely
-    to take less; and a search with a budget of minutes takes no more than those.
+    have the dearest. Those that have no room even for one trial are left out, for such trials end at once. Processes share the trials, but
+    not the runs that confirm. The longest batches of an epoch are timed, so it is likely to take less; and a search with a budget of
+    minutes takes no more than those.
+
+    Raises:
+        MemoryError: there is no room for so many at once, or in no shape for one.
     """
-    budget = definition.budget
-    measured = [_measured(make_trainer, *settings, width, device) for settings in reversed(shapes(definition))]
+    budget, measured, no_room = definition.budget, list[dict[str, Any]](), list[dict[str, Any]]()
+    for shape, hyperparameters in reversed(shapes(definition)):
+        found = _measured_if_one_fits(make_trainer, shape, hyperparameters, width, device)
+        (no_room if found is None else measured).append(found or _named(shape))
+    if not measured:
+        raise MemoryError("none of its shapes has room for one")
     mean = sum(shape["seconds_a_trial_epoch"] for shape in measured) / len(measured)
     every = budget.trials * budget.epochs
     epochs = min(every, budget.total_epochs) if budget.total_epochs else every
@@ -45,17 +53,37 @@ def forecast(
         "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes and budget.at_budget == "store" else dearest,
         "confirmation": _confirmation(definition, measured) if confirm else None,
         "shapes": measured,
+        "no_room": no_room,
         "memory_bytes": max(shape["memory_bytes"] for shape in measured),
     }
 
 
 def _confirmation(definition: StudyDefinition, shapes: list[dict[str, Any]]) -> dict[str, int]:
     """The runs that confirm the best, in the dearest shape at most, and the baselines in theirs."""
-    seconds = {tuple(shape[name] for name in SHAPE_NAMES): shape["seconds_a_trial_epoch"] for shape in shapes}
-    own = [_named(definition.settings(definition.point(baseline), 0)[0]) for baseline in definition.baselines]
-    taken = [max(seconds.values())] * definition.confirm.top + [seconds[tuple(shape[name] for name in SHAPE_NAMES)] for shape in own]
+    seconds = {_said(shape): shape["seconds_a_trial_epoch"] for shape in shapes}
+    own = [_said(_named(definition.settings(definition.point(baseline), 0)[0])) for baseline in definition.baselines]
+    taken = [max(seconds.values())] * definition.confirm.top + [seconds[shape] for shape in own if shape in seconds]
     runs, epochs = len(taken) * definition.confirm.seeds, definition.budget.epochs
     return {"runs": runs, "epochs": runs * epochs, "seconds_at_most": round(definition.confirm.seeds * epochs * sum(taken))}
+
+
+def _measured_if_one_fits(
+    make_trainer: TrainerFactory, shape: ModelShape, hyperparameters: Hyperparameters, width: int, device: torch.device
+) -> dict[str, Any] | None:
+    """None where there is no room even for one trial of this shape.
+
+    Raises:
+        MemoryError: there is, but not for as many as the width.
+    """
+    try:
+        return _measured(make_trainer, shape, hyperparameters, width, device)
+    except MemoryError as error:
+        short = str(error)
+    try:
+        rehearsed(make_trainer(shape, 1), hyperparameters, 1)
+    except MemoryError:
+        return None
+    raise MemoryError(short)
 
 
 def _measured(
@@ -94,10 +122,12 @@ def told(found: dict[str, Any]) -> list[str]:
     if after is not None:
         runs = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"
         lines.append(f"{runs}: at most {_time(after['seconds_at_most'])}")
-    for shape in found["shapes"]:
-        settings = ", ".join(f"{name} {value}" for name, value in shape.items() if name in SHAPE_NAMES)
-        lines.append(f"  {settings}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial")
-    return lines
+    lines += [f"  {_said(shape)}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial" for shape in found["shapes"]]
+    return [*lines, *(f"  {_said(shape)}: no room even for one trial" for shape in found["no_room"])]
+
+
+def _said(shape: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in shape.items() if name in SHAPE_NAMES)
 
 
 def _time(seconds: int) -> str:

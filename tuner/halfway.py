@@ -18,7 +18,7 @@ from tuner.states import SearchState, SlotState, read_state, write_state
 
 Key = tuple[int, int]
 """A run's trial and seed."""
-UnderWay = dict[Key, tuple[int, Held]]
+HeldRuns = dict[Key, tuple[int, Held]]
 """How many epochs runs have made, and their states."""
 
 
@@ -36,7 +36,7 @@ class Halfway:
         self._path, self._study, self._tell, self._clock = path, study, tell, clock
         self._written, self._took = clock(), 0.0
 
-    def found(self) -> UnderWay:
+    def found(self) -> HeldRuns:
         """The runs that are held."""
         if self._path is None or not self._path.is_file():
             return {}
@@ -55,7 +55,7 @@ class Halfway:
         """Whether it is time to write."""
         return self._path is not None and self._clock() - self._written >= max(KEEP_SECONDS, self._took / KEEP_SHARE)
 
-    def hold(self, runs: UnderWay) -> None:
+    def hold(self, runs: HeldRuns) -> None:
         """Writes runs."""
         if self._path is None:
             return

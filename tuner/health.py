@@ -19,8 +19,8 @@ from tuner.errors import TunerError
 
 PULSE = "TUNER_PULSE"
 LEAST_SECONDS, TIMES = 1200.0, 20.0
-"""An epoch may take so long at least, which is longer than a storage that is away is waited for; and so many times as long as the longest
-before it."""
+"""The next epoch is due within so many seconds, which is longer than a storage that is away is waited for, or within so many times the
+longest epoch so far if that is more."""
 
 
 @dataclass(frozen=True)

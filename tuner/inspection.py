@@ -21,6 +21,7 @@ from tuner.definition import SYMMETRIC
 from tuner.diagnosis import Finding, diagnose_study
 from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
+from tuner.saving import at_work
 from tuner.storage import open_storage
 from tuner.study import VERDICT, chance_of, definition_of, find_study, subject_of, trial_of
 from tuner.summary import summarise
@@ -30,7 +31,8 @@ from tuner.tables import CurveTable
 def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     """The findings on a `CHECKPOINT`, a `STUDY:TRIAL` or a `STUDY`."""
     if subject.endswith(".safetensors") or is_there(Path(subject), StudyError):
-        return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
+        with at_work(device):
+            return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
     storage = open_storage(storage_url, create=False)
     name, number = subject_of(subject)
     study = find_study(storage, name)
@@ -38,8 +40,6 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
         definition_of(study)  # one that is not ours says so
         return [*diagnose_study(study, chance_of(study)), *_saved(study)]
     trial, curves = trial_of(study, number), CurveTable(storage, study._study_id)
-    if trial is None:
-        raise StudyError(f"study {study.study_name} has no trial {number}; it has 0 to {len(study.get_trials(deepcopy=False)) - 1}")
     curve, verdict = tuple(curves.read(number).get(number, ())), _stopped(study, trial)
     if verdict and not curve:
         return verdict  # it ended before its first epoch, and that is all that there is to say

@@ -78,7 +78,8 @@ class Intake:
         self.device, self.steps, self.room = device, steps, room
         self.mark = str(study.user_attrs["mark"])
         self._earlier = remembered(study)
-        self._parked: list[Running] = []
+        self.parked: list[Running] = []
+        """Those that had to make room, and go on first."""
         self._left: list[FrozenTrial] = []
         self._behind: dict[int, SlotState] = {}
 
@@ -111,12 +112,12 @@ class Intake:
 
     def park(self, waiting: list[Running]) -> None:
         """These had to make room; they go on first."""
-        self._parked += waiting
+        self.parked += waiting
 
     @property
     def waiting(self) -> tuple[SlotState, ...]:
         """Those, where they were held."""
-        return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self._parked if r.held is not None)
+        return tuple(SlotState(r.number, tuple(r.curve), r.seconds, r.held) for r in self.parked if r.held is not None)
 
     def next(self, fresh: bool, may_begin: MayBegin) -> Running | None:
         """The next trial: one that had to make room or was interrupted, else one whose process died, else a new one within the budget.
@@ -127,8 +128,8 @@ class Intake:
             fresh: whether a new one may begin.
             may_begin: whether that may be a certain baseline.
         """
-        if self._parked:
-            return self._parked.pop(0)
+        if self.parked:
+            return self.parked.pop(0)
         while self._left:
             frozen = self._left.pop(0)
             if (running := self._again(frozen, self._behind.get(frozen.number))) is not None:

@@ -7,15 +7,15 @@ import math
 Z95 = 1.959963984540054
 
 
-def wilson(hits: int, tries: int, z: float = Z95) -> tuple[float, float]:
-    """The interval for a share seen as `hits` of `tries` (Wilson 1927), 95 % by default; the whole of [0, 1] without a try.
+def wilson(hits: int, tries: int) -> tuple[float, float]:
+    """The 95 % interval for a share seen as `hits` of `tries` (Wilson 1927); the whole of [0, 1] without a try.
 
     Raises:
         ValueError: more hits than tries, or a number below zero.
     """
     if not 0 <= hits <= tries:
         raise ValueError(f"{hits} hits of {tries} tries is not possible")
-    return wilson_share(hits / tries, tries, z) if tries else (0.0, 1.0)
+    return wilson_share(hits / tries, tries, Z95) if tries else (0.0, 1.0)
 
 
 def wilson_share(share: float, size: float, z: float) -> tuple[float, float]:

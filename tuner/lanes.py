@@ -175,7 +175,7 @@ class _Thread(threading.Thread):
             with contextlib.suppress(_Over, TrainerHangs, IndexError):
                 self._hears = True
                 self._work()
-            self._hear_no_more()
+            self._hear_no_more()  # an error sent from outside may arrive just while it stops hearing: so it stops twice
         self._hear_no_more()
 
     def _work(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from tuner.errors import TunerError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
@@ -102,16 +104,25 @@ def with_nulls(value: Any) -> Any:
 
 
 def show(as_json: bool, summary: dict[str, Any], lines: list[str]) -> None:
-    """One JSON object, or the lines."""
-    click.echo(json.dumps(with_nulls(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
+    """One JSON object, or the lines.
+
+    Raises:
+        TunerError: they cannot be written.
+    """
+    try:
+        click.echo(json.dumps(with_nulls(summary), allow_nan=False) if as_json else printable("\n".join(lines)))
+    except BrokenPipeError:
+        raise  # who reads them has read enough
+    except OSError as error:
+        raise TunerError(f"what was found cannot be written to standard output ({error.strerror})") from error
 
 
-def say_aside(text: str) -> None:
-    """Says something on stderr; where it cannot be said, for a log on a disk that is full, nothing else is lost by that."""
+def say_aside(text: str, err: bool = True) -> None:
+    """Says something on stderr, or beside other lines; where it cannot be said, for a log on a disk that is full, nothing else is lost."""
     with contextlib.suppress(OSError):
-        click.echo(printable(text), err=True)
+        click.echo(printable(text), err=err)
 
 
 def printable(text: str) -> str:
-    """Text of a database or a file, without what a terminal would obey; lines stay lines."""
-    return text.translate(CONTROLS)
+    """Text of a database or a file, without what a terminal would obey and what is no text; lines stay lines."""
+    return text.translate(CONTROLS).encode("utf-8", "backslashreplace").decode()

@@ -65,7 +65,7 @@ class Pace:
         self._seconds = 0.0  # for a unit of work
         self.lends = self.limits and lanes > 1
         """Whether a lane without trials lends its core; no more from when that has not helped, as where another program needs it.
-        Without a limit of minutes never: what is summed on several cores differs in the last digits, and would with how lanes end."""
+        Without a limit of minutes never: sums over several cores differ in their last digits, so results would depend on when lanes end."""
         self._no_help = 0
 
     @property

@@ -41,16 +41,16 @@ class Peers:
         for frozen in self._intake.elsewhere(known, *ENDED):
             self._past.add(frozen.number, curve_of(frozen), frozen.state == TrialState.FAIL)
 
-    def everyone(self, running: Sequence[Running], start: range) -> dict[int, Peer]:
-        """All, by number. While any of the trials `start`, of which only the best goes on, trains here, also those of them that train in
+    def everyone(self, running: Sequence[Running], starters: range) -> dict[int, Peer]:
+        """All, by number. While any of the first trials, of which only the best goes on, trains here, also those of them that train in
         other processes, as the storage has them."""
         known = {**self._past.peers, **{one.number: Peer(one.objective) for one in running}}
-        if any(one.number in start for one in running):
-            known |= self._beginning_elsewhere(known, start)
+        if any(one.number in starters for one in running):
+            known |= self._beginning_elsewhere(known, starters)
         return known
 
-    def _beginning_elsewhere(self, known: Mapping[int, Peer], start: range) -> dict[int, Peer]:
-        if self._past.over.union(known).issuperset(start):
+    def _beginning_elsewhere(self, known: Mapping[int, Peer], starters: range) -> dict[int, Peer]:
+        if self._past.over.union(known).issuperset(starters):
             return {}
         found = self._intake.elsewhere({*known, *self._intake.coming}, TrialState.RUNNING)
-        return {frozen.number: Peer(curve_of(frozen)) for frozen in found if frozen.number in start}
+        return {frozen.number: Peer(curve_of(frozen)) for frozen in found if frozen.number in starters}

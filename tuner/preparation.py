@@ -42,9 +42,10 @@ from tuner.width import WIDEST, fitting, half_of
 
 BASE = Path("runs")
 PROCESSES_FROM = 20_000
-"""With so many sentences to train, counted in each epoch (about a minute of a core), processes, which begin in two seconds, pay off."""
+"""From so many sentences on, counted in every epoch of every trial, processes pay: these take a core about a minute, a process two seconds
+to begin."""
 A_STORY = 7
-"""About how many of them a story has."""
+"""About how many sentences a story has."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ class Prepared:
         return find_trainer(self.definition.trainer)(shape, self.corpus, slots, str(self.device), source_of(self.definition))
 
     def width(self, console: Console, keep: bool = False) -> int:
-        """As asked for; else as measured when the study was begun, or now, but no more than the trials (several
-        processes: than its share of half of them).
+        """How many trials train at once: as asked for, else as measured when the study was begun, or now. No more than there are trials
+        or, with several processes on GPUs, than this one's share of half of them.
 
         Args:
-            keep: whether what is measured holds for the study from now on: not if this process has only a share of a machine. Nor does
-                it where others hold the device's memory: there will be more room. What a CPU's cores are is seen anew on each machine.
+            keep: whether what is measured is stored for later runs: not where this process has only a share of a machine. It is stored
+                for a GPU only, and only if neither the budget of trials nor a lack of memory limited it.
         """
         if self.request.width is not None:
             return self.request.width

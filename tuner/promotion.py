@@ -2,11 +2,10 @@
 
 This is successive halving with sizes as rungs (in Jamieson and Talwalkar, arXiv:1502.07943, the rungs are epochs). A good learning rate
 differs by size: with Adam it falls as the model grows (Yang and others, arXiv:2203.03466). So a promoted trial keeps all of its settings
-but the rate and the batch. The rate is that of the best starter, whose result says more about the rate than about anything else, times the
-cube root of the old size over the new; or its own, moved toward that if it is far, if several are soon compared. The batch is the next
-larger one, if the first trials were to take a small one and what is left of steps is enough (a larger one wastes fewer examples the longer
-is trained: McCandlish and others, arXiv:1812.06162); the rate rises with its square root then (for Adam: Malladi and others,
-arXiv:2205.10287).
+but the rate and the batch. The rate is the best starter's, whose result says more about the rate than about anything else, times the cube
+root of the old size over the new. If several are soon compared it is the trial's own, moved toward that one if it is far from it. If the
+space gives first trials a small batch and enough steps are left, the batch is the next larger one (it wastes fewer examples the longer is
+trained: McCandlish and others, arXiv:1812.06162), and the rate rises with its square root (for Adam: Malladi and others, arXiv:2205.10287).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ LEAST = 3
 FALLS = 1 / 3
 """The power of the size with which a good rate falls: from 32 to 128 dimensions, measured on five starts (docs/DECISIONS.md)."""
 
-STEPS = 1000
+LEAST_STEPS = 1000
 """With the larger batch a trial still makes so many. With 1,450 in place of 2,900 it ends sooner and better (docs/DECISIONS.md)."""
 
 
@@ -136,7 +135,7 @@ class Start:
         if not isinstance(space, Choices) or space.start is None or own is None:
             return {}
         batch = min((size for size in map(int, space.choices) if size > own), default=own)
-        return {BATCH: batch} if self.definition.budget.epochs * self.sentences >= STEPS * batch else {}
+        return {BATCH: batch} if self.definition.budget.epochs * self.sentences >= LEAST_STEPS * batch else {}
 
 
 def _carried(params: Mapping[str, Any], there: Mapping[str, Any]) -> float:

@@ -50,9 +50,8 @@ class RulePruner(optuna.pruners.BasePruner):
             return None
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MAXIMIZE else -1.0
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        others = study.get_trials(deepcopy=False, states=states)
-        told = [other for other in others if other.intermediate_values or other.state != TrialState.COMPLETE]
-        others = [other for other in told if other.number != trial.number]
+        there = study.get_trials(deepcopy=False, states=states)
+        others = [one for one in there if one.number != trial.number and (one.intermediate_values or one.state != TrialState.COMPLETE)]
         peers, starts = zip(*(self._peer(study._study_id, other, sign) for other in others), strict=True) if others else ((), ())
         begins = {_begins(trial), *starts} - {None}
         if len(begins) > 1 or SPARSE in begins:
@@ -109,8 +108,8 @@ def _curve(trial: FrozenTrial, sign: float) -> Curve:
 
 
 def _at(trial: FrozenTrial, steps: Sequence[int], sign: float) -> Curve:
-    """Its value at each of these steps up to its last, at all of them if it is complete: the one reported there or the one before; not a
-    number where it had not begun."""
+    """Its value at each step: the last reported up to there, NaN before its first. Steps after its last are left out unless it is
+    complete."""
     known, complete = sorted(trial.intermediate_values), trial.state == TrialState.COMPLETE
     places = [bisect_right(known, step) for step in steps if known and (complete or step <= known[-1])]
     return tuple(sign * trial.intermediate_values[known[place - 1]] if place else math.nan for place in places)

@@ -18,6 +18,8 @@ from model.devices import out_of_room
 from model.evaluation import Evaluation
 from model.sources import DataSource
 from model.trainer import FusedTrainer, Snapshot
+from tuner.errors import TunerError
+from tuner.failures import device_failures
 from tuner.seam import Held, Scored
 
 ROWS = ("values", "moment1", "moment2", "averages")
@@ -37,6 +39,21 @@ def no_room() -> Iterator[None]:
         said = _let_go(error)
         torch.cuda.empty_cache()
     raise MemoryError(said)
+
+
+@contextlib.contextmanager
+def at_work(device: str) -> Iterator[None]:
+    """What a command does with a model on a device.
+
+    Raises:
+        TunerError: the device has no room for it.
+        DeviceError: it has failed.
+    """
+    try:
+        with device_failures(), no_room():
+            yield
+    except MemoryError as error:
+        raise TunerError(f"{device} has no room for this ({error}); free some of its memory, or take --device cpu") from error
 
 
 def _let_go(error: RuntimeError) -> str:

@@ -104,7 +104,7 @@ class Search:
         notice = self.observer.noticed
         self._arrays = Arrays(definition, make_trainer, width=width, lanes=lanes, watch=watch, notice=notice, clock=clock)
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._clock, self._idle, self._lanes, self._alone = clock, threading.Event(), lanes, alone
+        self._clock, self._pause, self._lanes, self._alone = clock, threading.Event(), lanes, alone
         self._allowance = Allowance(study, definition.budget, clock, device.startswith("cuda"), began)
         shared = device == "cpu"
         self._admission = Admission(study, self.storage, definition, self._allowance, self._arrays, lanes, shared=shared, notice=notice)
@@ -164,7 +164,7 @@ class Search:
             self._take_up()
             self._admission.begin(self._make_trainer)
             if (rung := self._admission.rung) is not None:
-                self._bench.start, self._bench.rung, self._bench.going_on = self._admission.starters, rung, self._admission.going_on
+                self._bench.compare(self._admission.starters, rung, self._admission.going_on)
             self._place([])
             self._keep()
             while (self.running or self._intake.others()) and not self._allowance.over():
@@ -174,7 +174,7 @@ class Search:
                     if self._wait_for_room(self._arrays.even_out()):
                         self._place([])
                 else:
-                    self._idle.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
+                    self._pause.wait(POLL_SECONDS)  # somebody else's trials run: should they be left behind, they are taken up here
                     self.observer.waited()
                     self._place([])
                 self._keep()
@@ -198,21 +198,27 @@ class Search:
         state = self._seat.newest(self._intake.mark, tell=self.observer.noticed) or self._seat.elsewhere(self._intake.mark)
         self._past, arrays = self._intake.take_up(state)
         self._peers = Peers(self._intake, self._past, self._clock)
-        self._epoch = 0 if state is None else state.epoch
-        if state is not None and state.width[1] == self.asked:
-            self._arrays.width = state.width[0]  # there was no room for more
         if state is not None:
             self._ledger = Ledger(self.study, self._seat.number, state.seconds, state.ledger)
         self._allowance.earlier = self._ledger.gpu_seconds
-        if state is not None and self.asked < state.width[1]:
+        if state is not None:
+            self._go_on(state, arrays)
+
+    def _go_on(self, state: SearchState, arrays: list[list[Running]]) -> None:
+        """Trials back into slots as the state has them; those for which there is no room now wait."""
+        self._epoch = state.epoch
+        width, asked = state.width
+        if asked == self.asked:
+            self._arrays.width = width  # there was no room for more
+        elif asked > self.asked:
             arrays = self._fewer(arrays)
         outside = list[Running]()
-        for slots, lane in zip(arrays, state.lanes if state else (), strict=True):
+        for slots, lane in zip(arrays, state.lanes, strict=True):
             for running in slots:
                 self.observer.started(running)
             outside += self._arrays.restore(lane, slots)
-        if state is not None and len(state.clocks) == self._lanes:
-            self._arrays.clocks, self._arrays.closed = list(state.clocks), set(state.under_way)
+        if len(state.clocks) == self._lanes:
+            self._arrays.clocks, self._arrays.closed = list(state.clocks), set(state.under_way).intersection(self._arrays.lanes)
         if outside:
             self._arrays.narrow(len(self.running), outside)
             self.observer.noticed(f"no room for {len(outside)} of the trials that go on; from now on {self.width} at once, the others wait")
@@ -239,14 +245,18 @@ class Search:
         started = self._clock()
         fresh: dict[Place, list[Running]] = {}
         begun, past = self.begun, self._past.over
-        width, full = self._admission.width(begun, self._intake.coming), set[int]()
+        width = self._admission.width(begun, self._intake.coming)
+        unserved = set[int]()  # lanes for which there is no trial now
         while not self._allowance.stopped():
-            lanes, going, coming = self._arrays.lanes_for_more(width, ended, fresh), self._arrays.going(ended, fresh), self._intake.coming
-            if (lane := next((n for n in lanes if n not in full and not self._admission.waits(n, going, coming, past)), None)) is None:
+            going, coming = self._arrays.going(ended, fresh), self._intake.coming
+            lanes = [lane for lane in self._arrays.lanes_for_more(width, ended, fresh) if lane not in unserved]
+            lane = next((lane for lane in lanes if not self._admission.waits(lane, going, coming, past)), None)
+            if lane is None:
                 break
             may_begin = functools.partial(self._admission.lets_baseline_begin, beside=going[lane], begun=begun)
-            if (running := self._intake.next(self._admission.lets_begin(lane, going, coming), may_begin)) is None:
-                full.add(lane)
+            running = self._intake.next(self._admission.lets_begin(lane, going, coming), may_begin)
+            if running is None:
+                unserved.add(lane)
                 continue
             begun += 1
             if running.error is not None:
@@ -315,10 +325,19 @@ class Search:
     def _keep(self) -> None:
         """Holds the search as it is now, to go on from."""
         started = self._clock()
-        past, spent, width = tuple(sorted(self._past.over)), self._ledger.total(self.spent), (self.width, self.asked)
-        of_lanes = self._arrays.lanes, tuple(self._arrays.clocks), tuple(sorted(self._arrays.closed))
-        arrays, waiting = self._arrays.states(), self._intake.waiting
-        self._state = SearchState(self._intake.mark, self._epoch, past, arrays, waiting, spent, width, *of_lanes, self._ledger.key)
+        self._state = SearchState(
+            study=self._intake.mark,
+            epoch=self._epoch,
+            past=tuple(sorted(self._past.over)),
+            arrays=self._arrays.states(),
+            waiting=self._intake.waiting,
+            seconds=self._ledger.total(self.spent),
+            width=(self.width, self.asked),
+            lanes=self._arrays.lanes,
+            clocks=tuple(self._arrays.clocks),
+            under_way=tuple(sorted(self._arrays.closed)),
+            ledger=self._ledger.key,
+        )
         self._keeper.hold(self._state)
         if self.definition.budget.gpu_minutes and started - self._noted >= NOTE_SECONDS:
             self._noted = started
@@ -332,8 +351,10 @@ class Search:
             try:
                 self._keeper.finish()
             finally:
-                self.storage.mark_own(OWNER, gone(self._seat.number))
-                self._ledger.note(self.spent)
+                with contextlib.suppress(KeyError):  # the study has been deleted
+                    self.storage.mark_own(OWNER, gone(self._seat.number))
+                    if self.study.user_attrs.get("mark") == self._intake.mark:
+                        self._ledger.note(self.spent)
 
     # ---- an epoch
 
@@ -383,7 +404,7 @@ class Search:
             self.observer.left(slot.running)
         if self._peers.due:
             self._peers.learn(self.running)
-        everyone = self._peers.everyone(self.running, self._bench.start)
+        everyone = self._peers.everyone(self.running, self._bench.starters)
         verdicts = [
             (slot, verdict)
             for slot in there
@@ -403,7 +424,7 @@ class Search:
         else:
             self.observer.left(running)
         if verdict.cause == "out_of_memory":
-            self._arrays.widen(running.number)
+            self._arrays.widen(running, self._intake.parked)
         self._past.add(running.number, running.objective, verdict.cause == "failed")
         self.seconds["storing"] += self._clock() - started
 

@@ -1,4 +1,4 @@
-"""Signals that end a program: heard once, never lost, and heard twice at once."""
+"""Signals that end a program: the first is never lost, the second ends it at once."""
 
 from __future__ import annotations
 

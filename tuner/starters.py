@@ -64,8 +64,8 @@ def _kinds(definition: StudyDefinition, name: str) -> int:
 
 def decided(definition: StudyDefinition, attributes: Mapping[str, Any]) -> int:
     """How many do so in a study with these attributes."""
-    count, fitting = planned(definition), attributes.get(STARTERS)
-    return count if fitting is None else min(count, int(fitting))
+    count = planned(definition)
+    return min(count, int(attributes.get(STARTERS, count)))
 
 
 def numbers_of(definition: StudyDefinition, count: int) -> range:

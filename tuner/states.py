@@ -119,10 +119,17 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
         )
         for p, array in enumerate(said)
     )
-    past, (width, asked) = tuple(map(int, header["past"])), header["width"]
-    seconds = {str(name): float(value) for name, value in header["seconds"].items()}
-    of_lanes = (tuple(map(int, header[name])) for name in ("lanes", "clocks", "under_way"))
-    counted = (int(width), int(asked))
-    lanes, clocks, under_way = of_lanes
-    study, epoch, ledger = str(header["study"]), int(header["epoch"]), str(header.get("ledger", ""))
-    return SearchState(study, epoch, past, tuple(arrays), waiting, seconds, counted, lanes, clocks, under_way, ledger)
+    width, asked = header["width"]
+    return SearchState(
+        study=str(header["study"]),
+        epoch=int(header["epoch"]),
+        past=tuple(map(int, header["past"])),
+        arrays=tuple(arrays),
+        waiting=waiting,
+        seconds={str(name): float(value) for name, value in header["seconds"].items()},
+        width=(int(width), int(asked)),
+        lanes=tuple(map(int, header["lanes"])),
+        clocks=tuple(map(int, header["clocks"])),
+        under_way=tuple(map(int, header["under_way"])),
+        ledger=str(header.get("ledger", "")),
+    )

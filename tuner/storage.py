@@ -33,7 +33,7 @@ BUSY_SECONDS, CONNECT_SECONDS, PATIENCE_SECONDS, LONGEST_PAUSE, AGAIN_SECONDS = 
 GONE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 """What libpq needs to notice within a minute or so that a server has vanished without a word."""
 HOLD_SECONDS = 60.0
-"""Who asks may let the others wait no longer, should it be suspended or vanish."""
+"""A process that is suspended or has vanished holds the server's lock no longer than this."""
 
 P = ParamSpec("P")
 R = TypeVar("R")

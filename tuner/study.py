@@ -171,9 +171,17 @@ def subject_of(text: str) -> tuple[str, int | None]:
     return (name, int(number)) if colon and number.isdecimal() else (text, None)
 
 
-def trial_of(study: optuna.Study, number: int) -> FrozenTrial | None:
-    """The trial of this number, if there is one."""
-    return next((trial for trial in study.get_trials(deepcopy=False) if trial.number == number), None)
+def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
+    """The trial of this number.
+
+    Raises:
+        StudyError: there is none.
+    """
+    trials = study.get_trials(deepcopy=False)
+    found = next((trial for trial in trials if trial.number == number), None)
+    if found is None:
+        raise StudyError(f"study {study.study_name} has no trial {number}; it has {len(trials)}, from 0 on")
+    return found
 
 
 def chance_of(study: optuna.Study) -> float:
@@ -242,12 +250,15 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
     """The definition a study was begun with.
 
     Raises:
-        StudyError: the study was not made by this program.
+        StudyError: the study was not made by this program, or not yet made whole.
     """
-    if "definition" not in study.user_attrs:
+    attributes = study.user_attrs
+    if "definition" not in attributes:
         raise StudyError(f"the study {study.study_name} was not begun by `tuner search`")
+    if not {"data", "most_frequent", "ceiling"} <= attributes.keys():
+        raise StudyError(f"the study {study.study_name} is just being made, or its making was interrupted: `tuner search` makes it whole")
     try:
-        return validated(study.user_attrs["definition"], study.study_name)
+        return validated(attributes["definition"], study.study_name)
     except DefinitionError as error:
         raise StudyError(
             f"the study {study.study_name} was begun by another version of this program, which this one cannot read ({error}); "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import tomllib
@@ -21,6 +22,7 @@ from model.sources import DataSource
 from model.trainer import EpochRecord
 from tuner.choice import choose
 from tuner.errors import DefinitionError, TunerError
+from tuner.failures import device_failures
 from tuner.saving import SavingTrainer
 from tuner.seam import Held
 
@@ -122,9 +124,11 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
 
     Raises:
         TunerError: the device has no room for it, or the loss is no number any more.
+        DeviceError: the device has failed.
     """
     try:
-        return _trained(request, tell, parsing)
+        with device_failures():
+            return _trained(request, tell, parsing)
     except MemoryError as error:
         advice = "take a smaller --batch-size or --hidden-dim"
         raise TunerError(f"{request.device} has no room for this model and its batches ({error}); {advice}") from error
@@ -137,24 +141,23 @@ def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progre
     corpus = load_corpus(request.data.source, request.data.stories, request.data.seed, parsing)
     trainer = SavingTrainer(shape, corpus, 1, request.device, request.data)
     trainer.load(0, hyperparameters)
-    began, curve, whole, place = time.monotonic(), [], None, request.checkpoint
+    began, curve, whole = time.monotonic(), [], None
     sizes = [f"{len(corpus.splits[split]):,} {split}" for split in ("train", "valid", "test")]
     left = f"{sum(corpus.left_out.values()):,} left out as repeats of train"
     tell(f"{corpus.name}: {', '.join(sizes)} sentences, {left}; {len(corpus.vocabulary):,} symbols; on {trainer.device}")
     if corpus.too_long:
         tell(corpus.too_long)
     if request.checkpoint.exists():
-        place = request.checkpoint.with_name(f"{request.checkpoint.stem}-interrupted{request.checkpoint.suffix}")
         tell(f"{request.checkpoint} is there already; it is replaced at the end")
     try:
         for _ in range(request.epochs):
             record, evaluation = _epoch(trainer, hyperparameters, tell)
             curve.append(_point(record, evaluation))
             whole = trainer.held(0), evaluation
+        _save(trainer, request.checkpoint, evaluation)
     except SystemExit:
-        tell(_rescued(trainer, place, hyperparameters, whole))
+        tell(_rescued(trainer, _free(request.checkpoint), hyperparameters, whole))
         raise
-    _save(trainer, request.checkpoint, evaluation)
     references = trainer.references()
     tell(_beside(references))
     return {
@@ -178,9 +181,10 @@ def _epoch(trainer: SavingTrainer, hyperparameters: Hyperparameters, tell: Calla
     if record is None or evaluation is None:
         raise RuntimeError("the trainer lost its slot")
     tell(original_form(record, evaluation))
-    if not math.isfinite(record.loss):
+    if not (math.isfinite(record.loss) and math.isfinite(record.gradient_norm)):
+        what, found = ("gradient", record.gradient_norm) if math.isfinite(record.loss) else ("loss", record.loss)
         raise TunerError(
-            f"the loss is {record.loss} after epoch {record.epoch}: there is nothing left to train, and no checkpoint is written; "
+            f"the {what} is {found} after epoch {record.epoch}: there is nothing left to train, and no checkpoint is written; "
             f"try a lower --lr than {hyperparameters.lr:g}"
         )
     return record, evaluation
@@ -199,6 +203,13 @@ def _save(trainer: SavingTrainer, path: Path, evaluation: Evaluation) -> None:
         raise TunerError(
             f"the model cannot be written to {path} ({error.strerror}); make room, or name another with --checkpoint"
         ) from error
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first name beside it that no file has: what is there is not written over."""
+    numbers = (f"{path.stem}-interrupted-{number}" for number in itertools.count(2))
+    stems = itertools.chain((path.stem, f"{path.stem}-interrupted"), numbers)
+    return next(free for stem in stems if not (free := path.with_name(stem + path.suffix)).exists())
 
 
 def _rescued(trainer: SavingTrainer, path: Path, hyperparameters: Hyperparameters, whole: tuple[Held, Evaluation] | None) -> str:

@@ -36,7 +36,8 @@ class Vanguard:
         return max(1, self.lanes // 2)
 
     def leads(self, trials: Sequence[FrozenTrial], coming: Collection[int], over: Collection[int]) -> bool:
-        """Whether as many have begun as there are lanes, or as are promoted if these are fewer, and none has run its epochs.
+        """Whether all that are to be compared have begun (one a lane, or as many as are promoted if these are fewer) and none has run its
+        epochs.
 
         Args:
             trials: all of the study.
@@ -52,8 +53,8 @@ class Vanguard:
         return len(_of(running)) >= self.ahead
 
     def behind(self, going: Sequence[Running], running: Sequence[Running]) -> list[int]:
-        """The numbers of those that are to wait until others have ended, the best first: the worse half, once all have come to the rung;
-        but for what has trained much longer than the better half.
+        """The numbers of those that are to wait, the best first. None until all have come to the rung; then the worse half, but not what
+        has trained more than `rung` epochs longer than the least trained of the better half.
 
         Args:
             going: the trials whose epoch is over and that have not ended.

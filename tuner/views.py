@@ -103,11 +103,11 @@ class StudyView:
 
 def view(study: optuna.Study, curves: CurveTable, storage_shown: str) -> StudyView:
     """All of a study that is looked at."""
-    definition, trials = definition_of(study), study.get_trials(deepcopy=False)
-    recorded = curves.read()
+    summary = summarise(study, storage_shown)
+    definition, trials = definition_of(study), study.get_trials(deepcopy=False)  # after: all that the summary names are there
+    recorded = curves.read()  # last: what has ended has its whole curve
     begun = tuple(_trial(definition, t, tuple(recorded.get(t.number, ()))) for t in trials if t.state != TrialState.WAITING)
     findings = diagnose_study(study, chance_of(study))
-    summary = summarise(study, storage_shown)
     return StudyView(study.study_name, definition, summary, begun, tuple(findings), _importance(study), dict(study.user_attrs))
 
 

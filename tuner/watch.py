@@ -21,7 +21,7 @@ from tuner.views import INTERRUPTED, RUNNING, StudyView, view
 
 EVERY_SECONDS, SHARE = 2.0, 0.02
 """A search that shows itself looks so often, and takes no more than this share of its time for it."""
-IDLE_LOOKS, EMPTY_LOOKS = 5, 60
+IDLE_LOOKS, EMPTY_LOOKS = 5, 300
 """So often in a row no trial runs where a search has ended before its trials: by its minutes, or because it was stopped.
 Where none has begun it may still be finding out its width."""
 

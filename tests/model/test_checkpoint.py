@@ -136,3 +136,30 @@ def test_what_it_was_trained_on_is_no_test_of_it_with_more_stories_either(tmp_pa
         for source in (None, "synthetic"):
             figures = load_checkpoint(tmp_path / "model.safetensors", CPU).evaluate(source, 30, split).figures
             assert figures["sentences"] == len(unseen) > 0
+
+
+def test_what_it_was_trained_on_is_no_test_of_it_under_another_name_either(tmp_path: Path) -> None:
+    """Twenty of the stories in a file where they have other names, and so other splits; then all thirty in another. How many sentences are
+    left out is told, or that nobody knows."""
+    sentences = load_sentences("synthetic", 30, 1)[1]
+    first = list(dict.fromkeys(sentence.story_id for sentence in sentences))[:20]
+    for name, kept in (("few", [s for s in sentences if s.story_id in first]), ("all", sentences)):
+        ids = [f"{name} {s.story_id}" if name == "few" else s.story_id for s in kept]
+        lines = [
+            json.dumps({"story_id": id_, "tokens": s.tokens, "propositions": s.propositions}) for id_, s in zip(ids, kept, strict=True)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    few, everything = load_corpus(str(tmp_path / "few.jsonl"), None, 1), split_sentences(sentences, 1)[0]
+    trainer = FusedTrainer(ModelShape(hidden_dim=16, batch_size=8), few, 1)
+    trainer.load(0, Hyperparameters(epochs=1, num_rules=2))
+    save_checkpoint(tmp_path / "model.safetensors", trainer, 0, DataSource(str(tmp_path / "few.jsonl"), None, 1), None)
+    checkpoint, said = load_checkpoint(tmp_path / "model.safetensors", CPU), list[str]()
+    trained = {sentence.tokens for sentence in few.sentences["train"]}
+    unseen = [sentence for sentence in everything["test"] if sentence.tokens not in trained]
+    figures = checkpoint.evaluate(str(tmp_path / "all.jsonl"), None, "test", tell=said.append).figures
+    assert 0 < figures["sentences"] == len(unseen) < len(everything["test"])
+    count = len(everything["test"])
+    assert said == [f"{count - len(unseen)} of {count} sentences are left out: the model was trained on them"]
+    (tmp_path / "few.jsonl").unlink()
+    assert checkpoint.evaluate(str(tmp_path / "all.jsonl"), None, "test", tell=said.append).figures["sentences"] == len(everything["test"])
+    assert said[1].startswith("whether the model was trained on some of these sentences cannot be said: ")

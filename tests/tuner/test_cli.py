@@ -1,6 +1,9 @@
 """The command line as a user meets it: help, JSON, the original's options, bad input, signals, the dashboard."""
 
+import dataclasses
+import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -14,10 +17,13 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 
 import tuner.cli
 from model.errors import DataError, DeviceError, DeviceFailed
+from model.trainer import FusedTrainer
 from tests.conftest import Called
+from tuner import training
 from tuner.errors import SearchError, StorageAway, StorageError, StudyError
 from tuner.preparation import _folder
 from tuner.saving import SavingTrainer
@@ -330,6 +336,72 @@ def test_a_training_that_is_interrupted_leaves_the_model_that_was_there(tmp_path
     assert (kept.parent / "train-interrupted.safetensors").is_file()
 
 
+@pytest.mark.parametrize("redirected", ["> /dev/full", "| head -1"])
+def test_a_training_whose_lines_cannot_be_written_keeps_its_model(redirected: str, tmp_path: Path) -> None:
+    """On a disk that is full, or with a reader who has read enough."""
+    options = "--num-stories 30 --epochs 2 --hidden-dim 16 --num-rules 2"
+    command = ["sh", "-c", f"{sys.executable} -m tuner train {options} {redirected}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert (done.returncode == 0) == ("head" in redirected), "of `head`, or for want of a place for what was found"
+    assert (tmp_path / "runs" / "checkpoints" / "train.safetensors").is_file()
+
+
+def test_what_an_interrupted_training_leaves_is_never_written_over(
+    tmp_path: Path, here: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the next one, nor what another has finished meanwhile."""
+    one, calls = training._epoch, itertools.count()
+
+    def epoch(*arguments: Any) -> Any:
+        if next(calls) % 2:
+            raise SystemExit(130)
+        return one(*arguments)
+
+    monkeypatch.setattr(training, "_epoch", epoch)
+    folder, kept = tmp_path / "runs" / "checkpoints", dict[str, bytes]()
+    for seed, name in enumerate(("train", "train-interrupted", "train-interrupted-2")):
+        options = ["--num-stories", "30", "--hidden-dim", "16", "--num-rules", "2", "--epochs", "2", "--seed", str(seed)]
+        assert here(tmp_path, "train", *options).status == 130
+        assert all((folder / before).read_bytes() == content for before, content in kept.items())
+        kept[f"{name}.safetensors"] = (folder / f"{name}.safetensors").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(kept)
+
+
+def test_a_signal_while_a_training_writes_its_model_costs_nothing(
+    tmp_path: Path, here: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its epochs are made."""
+    save, calls = SavingTrainer.save, itertools.count()
+
+    def once(*arguments: Any) -> None:
+        if not next(calls):
+            raise SystemExit(143)
+        save(*arguments)
+
+    monkeypatch.setattr(SavingTrainer, "save", once)
+    done = here(tmp_path, "train", "--num-stories", "30", "--hidden-dim", "16", "--num-rules", "2", "--epochs", "2")
+    assert done.status == 143
+    assert "train.safetensors has the model after epoch 2 of 2" in done.stdout
+
+
+def test_a_gradient_that_is_no_number_is_no_sound_model(
+    tmp_path: Path, here: Callable[..., Called], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the step before it may be one yet."""
+    train = SavingTrainer.train_epoch
+
+    def infinite(self: SavingTrainer) -> Any:
+        return [record and dataclasses.replace(record, gradient_norm=math.inf) for record in train(self)]
+
+    monkeypatch.setattr(SavingTrainer, "train_epoch", infinite)
+    done = here(tmp_path, "train", "--num-stories", "30", "--hidden-dim", "16", "--num-rules", "2", "--epochs", "1")
+    assert done.status == 2
+    assert "the gradient is inf after epoch 1" in done.stderr
+    assert not (tmp_path / "runs" / "checkpoints" / "train.safetensors").exists()
+
+
 def test_a_model_too_large_for_the_device_is_said_to_be(inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to do."""
 
@@ -505,9 +577,42 @@ def test_a_checkpoint_parses_and_generates(inside: Callable[..., Called], home: 
     empty = call(home, "parse", checkpoint)
     assert empty.returncode == 2
     assert "standard input was empty" in empty.stderr
+    marked = b"\xef\xbb\xbfthe girl found a box .\r\nthe\xe2\x80\xa8boy slept .\r\n"
+    read = subprocess.run([*command, "parse", checkpoint, "--json"], cwd=home, input=marked, capture_output=True, check=True)
+    assert [sentence["tokens"][0] for sentence in json.loads(read.stdout)["sentences"]] == ["the", "the"]
+    closed = subprocess.run(["sh", "-c", f"{sys.executable} -m tuner parse {checkpoint} <&-"], cwd=home, capture_output=True, check=False)
+    assert (closed.returncode, b"Traceback" in closed.stderr) == (2, False)
     torn = subprocess.run([*command, "parse", checkpoint], cwd=home, input=b"a box .\na caf\xe9 .\n", capture_output=True, check=False)
     assert torn.returncode == 2
     assert b"line 2 of standard input is not UTF-8" in torn.stderr
+
+
+def test_what_cannot_be_said_beside_the_result_costs_only_itself(inside: Callable[..., Called], home: Path) -> None:
+    """Warnings of words that a terminal would obey, and on a log that is full."""
+    checkpoint = json.loads((home / "search.json").read_text())["best"]["checkpoint"]
+    assert "\\x1b]0;x" in inside("generate", checkpoint, "a\x1b]0;x,type,a").stderr
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "tuner", "parse", checkpoint, "a zyzzyva ."]
+        done = subprocess.run(command, cwd=home, stdout=subprocess.PIPE, stderr=full, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["parse", "generate", "evaluate", "diagnose"])
+def test_a_device_without_room_for_a_saved_model_is_said_to_be(
+    command: str, inside: Callable[..., Called], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to do."""
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    checkpoint = json.loads((home / "search.json").read_text())["best"]["checkpoint"]
+    for name in ("model.inference.parse_texts", "model.inference.generate_texts", "model.checkpoint.evaluate_split"):
+        monkeypatch.setattr(name, full)
+    monkeypatch.setattr(FusedTrainer, "probe", full)
+    done = inside(command, checkpoint, *{"parse": ["the girl ."], "generate": ["girl,find,box"]}.get(command, []), "--device", "cpu")
+    assert done.status == 2
+    assert "error: cpu has no room for this (CUDA out of memory)" in done.stderr
 
 
 def test_data_are_described(inside: Callable[..., Called]) -> None:

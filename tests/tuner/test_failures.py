@@ -21,9 +21,10 @@ from model.errors import DeviceError
 from tests.tuner.scripted import ScriptedTrainer, Step, corpus_of, scripted
 from tests.tuner.test_search import definition
 from tuner.bench import Bench
+from tuner.budget import SECONDS
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
-from tuner.errors import SearchError, TunerError
+from tuner.errors import SearchError, StudyError, TunerError
 from tuner.forecast import forecast, told
 from tuner.job import dry_run
 from tuner.observer import Observer
@@ -261,6 +262,27 @@ def test_a_forecast_says_what_a_search_would_cost_at_most() -> None:
     assert told(found)[0] == "8 trials, 24 epochs if none is stopped, 4 at once"
 
 
+def test_a_forecast_leaves_out_what_has_no_room_even_alone() -> None:
+    """As the search does; a baseline of that shape too. What has room for fewer is no forecast."""
+
+    class Short(ScriptedTrainer):
+        def rehearse(self, steps: int) -> float:
+            if self.shape.hidden_dim == 32 and len(self.slots) > most:
+                raise MemoryError("no room")
+            return super().rehearse(steps)
+
+    notes = [{"name": str(size), "lr": 1e-3, "hidden_dim": size} for size in (16, 32)]
+    made, most = plain(budget={"trials": 8, "epochs": 3}, baselines=notes), 0
+    found = forecast(Short, made, 4)
+    assert [[shape["hidden_dim"] for shape in found[key]] for key in ("shapes", "no_room")] == [[16], [32]]
+    assert found["confirmation"]["runs"] == (made.confirm.top + 1) * made.confirm.seeds
+    assert told(found)[-1].startswith("  hidden_dim 32, ")
+    assert told(found)[-1].endswith(": no room even for one trial")
+    most = 1
+    with pytest.raises(MemoryError, match="no room"):
+        forecast(Short, made, 4)
+
+
 def test_a_forecast_takes_no_longer_than_the_minutes() -> None:
     """And says what all trials would take."""
     found = forecast(ScriptedTrainer, plain(budget={"trials": 800, "epochs": 3, "minutes": 10}), 4)
@@ -438,3 +460,26 @@ def test_of_a_hundred_stops_as_many_are_audited_as_is_said() -> None:
     """By the trial's number, so that it repeats."""
     bench = Bench(plain(pruning={"audit": 0.05}), 0.0)
     assert 450 < sum(map(bench._audited, range(10_000))) < 550
+
+
+def test_a_study_that_is_deleted_ends_its_search(tmp_path: Path) -> None:
+    """As in the dashboard. A new one, to which SQLite gives its number, has nothing of it."""
+    backend = open_storage(f"sqlite:///{tmp_path}/tuner.db")
+
+    class Deletes(Observer):
+        def __init__(self, again: bool) -> None:
+            self.again, self.epochs = again, 0
+
+        def epoch(self, search: Any) -> None:
+            self.epochs += 1
+            if self.epochs == 2:
+                backend.delete_study(search.study._study_id)
+                if self.again:
+                    open_study(BufferedStorage(backend), plain(name="next"), corpus_of("synthetic", 30, 1))
+
+    for again in (False, True):
+        with pytest.raises(StudyError, match="the study has been deleted while it was searched"):
+            scripted(tmp_path, plain(), 2, observer=Deletes(again))
+    (left,) = backend.get_all_studies()
+    assert {t.state for t in backend.get_all_trials(left._study_id)} == {TrialState.WAITING}
+    assert not [name for name in left.user_attrs if name.startswith(SECONDS)]

@@ -201,7 +201,7 @@ def test_each_lane_has_its_share_and_the_one_with_less_to_do_takes_the_next() ->
     arrays = arrays_of(5)
     assert [put(arrays, number, hidden) for number, hidden in enumerate((64, 128, 64, 64, 128, 64))] == [0, 1, 0, 0, 1, None]
     assert [running.number for running in arrays.running] == list(range(5))
-    arrays.narrow(2)
+    arrays.narrow(2, [])
     assert put(arrays, 6, 64) is None
     arrays.width = 9
     assert arrays.lanes_for_more(9, [], {}) == [0, 1]

@@ -211,14 +211,18 @@ class Trained(ScriptedTrainer):
 
 
 @pytest.mark.parametrize("trainer", [Loaded, Trained])
-def test_what_does_not_fit_alone_leaves_the_others_their_room(trainer: type[ScriptedTrainer], tmp_path: Path) -> None:
-    """Fewer and fewer train until it is alone and ends; then as many as before."""
-    enqueue = [{"name": str(n), "lr": 1e-3, "hidden_dim": 32 if n == 10 else 16} for n in range(60)]
+@pytest.mark.parametrize("large", [[10], [10, 11], [10, 11, 12, 13]])
+def test_what_does_not_fit_alone_leaves_the_others_their_room(trainer: type[ScriptedTrainer], large: list[int], tmp_path: Path) -> None:
+    """Fewer and fewer train until each of the shape has been alone and ended; then as many as before."""
+    enqueue = [{"name": str(n), "lr": 1e-3, "hidden_dim": 32 if n in large else 16} for n in range(60)]
     listener = Widths()
     study, _, _ = scripted(tmp_path, plain(budget={"trials": 60, "epochs": 3}, enqueue=enqueue), 8, trainer, listener)
-    assert [t.number for t in study.get_trials() if t.user_attrs["verdict"]["cause"] == "out_of_memory"] == [10]
-    assert min(listener.widths) == 1
-    assert listener.widths[-1] == 8
+    assert [t.number for t in study.get_trials() if t.user_attrs["verdict"]["cause"] == "out_of_memory"] == large
+    least = min(listener.widths)
+    lost = len(listener.widths) - listener.widths[::-1].index(least)
+    assert least < 8
+    assert listener.widths[:lost] == sorted(listener.widths[:lost], reverse=True), "all of the shape are tried alone before"
+    assert set(listener.widths[lost:]) == {8}
 
 
 class Elbowed(ScriptedTrainer):

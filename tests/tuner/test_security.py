@@ -105,6 +105,8 @@ def test_what_a_terminal_would_obey_is_shown_as_text(capsys: pytest.CaptureFixtu
     hostile, shown = "a\x1b]52;c;eA==\x1b\\b\x9b\r", "a\\x1b]52;c;eA==\\x1b\\b\\x9b\\x0d"
     show(False, {}, [hostile, "c\td"])
     assert capsys.readouterr().out == f"{shown}\nc\td\n"
+    show(False, {}, ["caf\udce9.jsonl"])
+    assert capsys.readouterr().out == "caf\\udce9.jsonl\n", "what is no text is no error either"
     said = io.StringIO()
     plainly(Console(file=said, width=300))(hostile)
     slot = Line(0, False, {"hidden_dim": f"[red]{hostile}"}, 1, 2, {}, ())

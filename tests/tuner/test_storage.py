@@ -218,3 +218,20 @@ def test_a_package_that_is_not_installed_has_no_version() -> None:
     """As this project itself, where it is a folder only."""
     assert study.installed("pytest")
     assert study.installed("no-such-package") == "not installed"
+
+
+def test_a_study_that_is_just_being_made_is_said_to_be(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or whose making was interrupted: it has a definition, and not all that it must know of itself."""
+    kept = optuna.Study.set_user_attr
+
+    def interrupted(self: optuna.Study, key: str, value: Any) -> None:
+        if key == "most_frequent":
+            raise KeyboardInterrupt
+        kept(self, key, value)
+
+    monkeypatch.setattr(optuna.Study, "set_user_attr", interrupted)
+    storage = BufferedStorage(open_storage(url))
+    with pytest.raises(KeyboardInterrupt):
+        open_study(storage, definition(), load_corpus("synthetic", 30, 1))
+    with pytest.raises(StudyError, match="is just being made, or its making was interrupted: `tuner search` makes it whole"):
+        study.definition_of(find_study(storage, definition().name))
