@@ -22,7 +22,7 @@ from model.extraction import Progress, silent
 from model.files import is_there, read_numbers, save_numbers
 from model.network import SymmetricNetwork
 from model.parameters import ParameterStore
-from model.sources import DataSource, load_sentences
+from model.sources import HUB, DataSource, load_sentences
 from model.stories import Sentence
 from model.trainer import FusedTrainer
 from model.vocabulary import Vocabulary
@@ -133,6 +133,9 @@ class Checkpoint:
         self, splits: dict[str, list[Sentence]], split: str, parsing: Progress, tell: Callable[[str], None]
     ) -> dict[str, list[Sentence]]:
         """The same of other data, which may have stories of its own in them; it is told how many sentences are left out for that."""
+        if self.data.source == HUB:
+            tell("whether the model was trained on some of these sentences is not looked at: its own are fetched and parsed anew for that")
+            return splits
         try:
             unseen = self._unseen(splits, parsing)
         except (DataError, CheckpointError) as error:
@@ -157,6 +160,7 @@ class Checkpoint:
         wanted = data.stories if stories is None else stories
         _, sentences = load_sentences(data.source, wanted, data.seed, parsing)
         splits = split_sentences(sentences, data.seed)[0]
+        empty = split != "all" and not splits[split]
         own = source is None or (split != "all" and _same(source, self.data.source))
         otherwise_many = own and wanted != self.data.stories
         if otherwise_many:
@@ -168,7 +172,7 @@ class Checkpoint:
         chosen = sentences if split == "all" else splits[split]
         if not chosen:
             count = len({s.story_id for s in sentences})
-            why = "is empty" if own and not otherwise_many else "has nothing that it was not trained on"
+            why = "is empty" if empty else "has nothing that it was not trained on"
             raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
         if not any(sentence.propositions for sentence in chosen):
             raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")

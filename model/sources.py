@@ -21,6 +21,7 @@ from model.hub import hub_stories
 from model.stories import Sentence, tell_stories
 
 FORM = '{"story_id": str, "tokens": [str], "propositions": [[entity, relation, value], ...]}'
+HUB = "tinystories"
 SOURCES = f"'synthetic', 'tinystories', a .jsonl[.gz] file of lines {FORM} or a .txt[.gz] file of stories"
 WORD_LENGTH = 256
 LINE_BYTES = 1 << 20
@@ -147,7 +148,7 @@ def load_sentences(source: str, stories: int | None, seed: int, progress: Progre
         return f"synthetic-{count}", tell_stories(count, seed)
     path = Path(source)
     stem = path.name.removesuffix(".gz")
-    if source == "tinystories":
+    if source == HUB:
         sentences = parse_stories(_from_hub(stories), PARSED_STORIES, progress)
     elif stem.endswith(".txt"):
         sentences = parse_stories(read_stories(path, stories), PARSED_STORIES, progress)

@@ -81,7 +81,7 @@ class Arrays:
         self.width, self.seconds = width, defaultdict[str, float](float)
         self.narrowed = False
         """Whether the device has had no room for what was meant to train at once."""
-        self._wider: dict[ModelShape, int] = {}
+        self.wider: dict[ModelShape, int] = {}
         """The width before there was no room for trials of a shape."""
         self.clocks = [0] * lanes
         """How much work each lane has done when its epoch begins."""
@@ -99,7 +99,7 @@ class Arrays:
     def narrow(self, width: int, outside: Sequence[Running]) -> None:
         """From now on no more than so many train at once, for there was no room for these beside them."""
         for shape in {self.shape(running) for running in outside}:
-            self._wider.setdefault(shape, self.width)
+            self.wider.setdefault(shape, self.width)
         self.width, self.narrowed = max(1, width), True
 
     def widen(self, alone: Running, waiting: Sequence[Running]) -> None:
@@ -107,7 +107,7 @@ class Arrays:
         while more of that shape wait, for these will end alone too."""
         shape = self.shape(alone)
         if not any(self.shape(running) == shape for running in waiting):
-            self.width = max(self.width, self._wider.pop(shape, 0))
+            self.width = max(self.width, self.wider.pop(shape, 0))
 
     @property
     def running(self) -> list[Running]:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 import optuna
 
 from tuner.definition import Budget
-from tuner.errors import StudyError
-from tuner.study import epochs_of
+from tuner.study import attributes_of, epochs_of
 
 STOP = "stop"
 SECONDS = "seconds "
@@ -123,10 +122,4 @@ class Allowance:
         Raises:
             StudyError: the study has been deleted meanwhile.
         """
-        try:
-            attributes = self._study.user_attrs
-        except KeyError:
-            attributes = {"mark": "of none"}
-        if attributes.get("mark") != self._mark:  # SQLite gives a new study the number of the one that was deleted
-            raise StudyError("the study has been deleted while it was searched; its models are still among the checkpoints")
-        return bool(attributes.get(STOP) != self._asked)
+        return bool(attributes_of(self._study, self._mark).get(STOP) != self._asked)

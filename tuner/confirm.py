@@ -23,7 +23,7 @@ from tuner.halfway import Halfway, HeldRuns, Key
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
 from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
-from tuner.study import BASELINE
+from tuner.study import BASELINE, attributes_of
 from tuner.tables import RunTable
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
 
@@ -180,6 +180,7 @@ def confirm(
     Raises:
         SearchError: the device has no room for one run, or the trainer fails.
         DeviceError: the device has failed.
+        StudyError: the study has been deleted meanwhile.
     """
     ahead = leaders(study, definition)
     trials = [*ahead, *baselines(study)] if ahead else []
@@ -191,11 +192,14 @@ def confirm(
     epochs = definition.budget.epochs
     if missing:
         tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
-    kept = Halfway(halfway, study.user_attrs["mark"], tell)
+    mark = study.user_attrs["mark"]
+    kept = Halfway(halfway, mark, tell)
     arrays = _gone_on_with(arrays, kept, epochs)
     over, failed, left_out = 0, list[Exception](), dict[int, str]()
     while arrays and not failed:
-        for array, tried in _epoch(arrays[:lanes], make_trainer, lanes):
+        trained = _epoch(arrays[:lanes], make_trainer, lanes)
+        attributes_of(study, mark)  # what is written now is not to be another study's
+        for array, tried in trained:
             place = arrays.index(array)
             try:
                 arrays[place : place + 1] = _take(array, tried, epochs, runs)
@@ -204,8 +208,8 @@ def confirm(
                     arrays[place : place + 1] = _apart(array, error, left_out, tell)
                 else:
                     failed.append(error)  # the others of this round are stored first
-        trained, whole = sum(len(array.runs) * array.epochs for array in arrays), sum(len(array.runs) for array in arrays)
-        progress(over * epochs + trained, (over + whole) * epochs)
+        made, whole = sum(len(array.runs) * array.epochs for array in arrays), sum(len(array.runs) for array in arrays)
+        progress(over * epochs + made, (over + whole) * epochs)
         over += sum(len(array.runs) for array in arrays if array.epochs == epochs)
         arrays = [array for array in arrays if array.epochs < epochs]
         if kept.due and not failed:

@@ -10,6 +10,7 @@ import torch
 
 from model.config import SHAPE_NAMES, Hyperparameters, ModelShape
 from tuner.definition import StudyDefinition
+from tuner.errors import TunerError
 from tuner.seam import TrainerFactory
 from tuner.width import rehearsed, shapes
 
@@ -32,14 +33,15 @@ def forecast(
     minutes takes no more than those.
 
     Raises:
-        MemoryError: there is no room for so many at once, or in no shape for one.
+        MemoryError: there is no room for so many at once.
+        TunerError: there is room for one trial in no shape.
     """
     budget, measured, no_room = definition.budget, list[dict[str, Any]](), list[dict[str, Any]]()
     for shape, hyperparameters in reversed(shapes(definition)):
         found = _measured_if_one_fits(make_trainer, shape, hyperparameters, width, device)
         (no_room if found is None else measured).append(found or _named(shape))
     if not measured:
-        raise MemoryError("none of its shapes has room for one")
+        raise TunerError(f"{device} has no room for one trial of any size of this study; search smaller ones, or take another device")
     mean = sum(shape["seconds_a_trial_epoch"] for shape in measured) / len(measured)
     every = budget.trials * budget.epochs
     epochs = min(every, budget.total_epochs) if budget.total_epochs else every

@@ -23,7 +23,7 @@ from rich.text import Text
 from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.options import printable
-from tuner.study import BASELINE, cause_of, epochs_of, feasible, reason_of
+from tuner.study import BASELINE, attributes_of, cause_of, epochs_of, feasible, reason_of
 from tuner.verdict import PRUNED_CAUSES, Verdict, counted, ending
 
 if TYPE_CHECKING:
@@ -160,10 +160,12 @@ class Others:
 
     def __init__(self, study: optuna.Study, say: Callable[[str], None], observer: Observer) -> None:
         self._study, self._say, self._observer, self._counted, self._reached = study, say, observer, "", 0
+        self._mark = study.user_attrs.get("mark")
         self._known = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
 
     def __call__(self) -> None:
-        """Looks."""
+        """Looks; StudyError where the study has been deleted."""
+        attributes_of(self._study, self._mark)
         trials = self._study.get_trials(deepcopy=False)
         ended = [trial for trial in trials if trial.state.is_finished()]
         for trial in ended:

@@ -148,9 +148,14 @@ class Search:
             SearchError: trials fail one after the other.
             SnapshotError: the folder of snapshots cannot be written.
             StorageAway: the storage stayed away.
+            StudyError: the study has been deleted.
         """
-        with shared_out(self._lanes), device_failures():
-            self._run()
+        try:
+            with shared_out(self._lanes), device_failures():
+                self._run()
+        except KeyError:  # as where the study has been deleted: then that is said
+            self._allowance.stopped()
+            raise
 
     def _run(self) -> None:
         self._seat = Seat(self.snapshots, self._artifacts)
@@ -209,7 +214,7 @@ class Search:
         self._epoch = state.epoch
         width, asked = state.width
         if asked == self.asked:
-            self._arrays.width = width  # there was no room for more
+            self._arrays.width, self._arrays.wider = width, dict(state.wider)  # there was no room for more
         elif asked > self.asked:
             arrays = self._fewer(arrays)
         outside = list[Running]()
@@ -333,6 +338,7 @@ class Search:
             waiting=self._intake.waiting,
             seconds=self._ledger.total(self.spent),
             width=(self.width, self.asked),
+            wider=dict(self._arrays.wider),
             lanes=self._arrays.lanes,
             clocks=tuple(self._arrays.clocks),
             under_way=tuple(sorted(self._arrays.closed)),
@@ -353,7 +359,7 @@ class Search:
             finally:
                 with contextlib.suppress(KeyError):  # the study has been deleted
                     self.storage.mark_own(OWNER, gone(self._seat.number))
-                    if self.study.user_attrs.get("mark") == self._intake.mark:
+                    if self.study.user_attrs.get("mark") == self._intake.mark:  # else it is the next one
                         self._ledger.note(self.spent)
 
     # ---- an epoch

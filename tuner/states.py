@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from model.config import ModelShape
+from model.errors import ConfigError
 from model.files import read_numbers, save_numbers
 from tuner.errors import SnapshotError
 from tuner.seam import Held
@@ -43,6 +45,7 @@ class SearchState:
         waiting: the trials that had to make room, in their held states.
         seconds: what the seat has spent on the study.
         width: how many trials there was room for at once, and how many were asked for.
+        wider: for how many there was room before there was none for trials of a shape.
         lanes: the lane of each array.
         clocks: how much work each lane had done.
         under_way: the lanes that were in an epoch; their arrays are held as they were before it.
@@ -60,6 +63,7 @@ class SearchState:
     clocks: tuple[int, ...] = ()
     under_way: tuple[int, ...] = ()
     ledger: str = ""
+    wider: dict[ModelShape, int] = field(default_factory=dict)
 
     @property
     def slots(self) -> dict[int, SlotState]:
@@ -76,7 +80,7 @@ def write_state(path: Path, state: SearchState) -> None:
             tensors.update({f"{place}.{number}.{name}": tensor for name, tensor in _on_cpu(slot.held).items()})
     own = {"study": state.study, "epoch": state.epoch, "past": state.past, "seconds": dict(state.seconds), "width": state.width}
     own |= {"lanes": state.lanes or (0,) * len(state.arrays), "clocks": state.clocks, "under_way": state.under_way}
-    own["ledger"] = state.ledger
+    own |= {"ledger": state.ledger, "wider": [[vars(shape), width] for shape, width in state.wider.items()]}
     tensors[SLOTS] = torch.frombuffer(bytearray(json.dumps(arrays).encode()), dtype=torch.uint8)
     save_numbers(path, tensors, {"format": FORMAT, "version": VERSION, **own})
 
@@ -100,7 +104,7 @@ def read_state(path: Path) -> SearchState:
         if header["format"] != FORMAT or header["version"] != VERSION:
             raise SnapshotError(f"the snapshot {path} is of version {header['version']}, this program reads {VERSION}")
         return _state(header, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError, RecursionError) as error:
+    except (SafetensorError, ConfigError, KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError, RecursionError) as error:
         raise SnapshotError(f"the snapshot {path} cannot be read ({type(error).__name__}: {error})") from error
 
 
@@ -132,4 +136,5 @@ def _state(header: Mapping[str, Any], tensors: Mapping[str, Any]) -> SearchState
         clocks=tuple(map(int, header["clocks"])),
         under_way=tuple(map(int, header["under_way"])),
         ledger=str(header.get("ledger", "")),
+        wider={ModelShape(**shape): int(width) for shape, width in header.get("wider", ())},
     )

@@ -184,6 +184,21 @@ def trial_of(study: optuna.Study, number: int) -> FrozenTrial:
     return found
 
 
+def attributes_of(study: optuna.Study, mark: str | None) -> dict[str, Any]:
+    """What a study knows of itself, which was opened when it had this mark.
+
+    Raises:
+        StudyError: it has been deleted since. SQLite gives its number to the next one.
+    """
+    try:
+        attributes = study.user_attrs
+    except KeyError:
+        attributes = {"mark": "of none"}
+    if attributes.get("mark") != mark:
+        raise StudyError("the study has been deleted while it was searched; its models are still among the checkpoints")
+    return attributes
+
+
 def chance_of(study: optuna.Study) -> float:
     """The objective of always giving the most frequent answer."""
     return float(study.user_attrs["most_frequent"]["component_accuracy"])
@@ -255,8 +270,9 @@ def definition_of(study: optuna.Study) -> StudyDefinition:
     attributes = study.user_attrs
     if "definition" not in attributes:
         raise StudyError(f"the study {study.study_name} was not begun by `tuner search`")
-    if not {"data", "most_frequent", "ceiling"} <= attributes.keys():
-        raise StudyError(f"the study {study.study_name} is just being made, or its making was interrupted: `tuner search` makes it whole")
+    if not {"data", "most_frequent", "ceiling", "mark"} <= attributes.keys():
+        again = f"`tuner search {study.study_name.partition('@')[0]}` makes it whole"
+        raise StudyError(f"the study {study.study_name} is just being made, or its making was interrupted: {again}")
     try:
         return validated(attributes["definition"], study.study_name)
     except DefinitionError as error:

@@ -1,5 +1,6 @@
 """The winner is chosen by fresh seeds, not by the luck of the search, and judged on text that chose nothing."""
 
+import contextlib
 import io
 import json
 import math
@@ -410,6 +411,19 @@ def test_a_baseline_that_cannot_be_trained_is_no_fault_of_those_beside_it(lucky:
         ("broken", "ValueError: once more"),
         ("later", "ValueError: no such rate"),
     ]
+
+
+def test_a_study_that_is_deleted_meanwhile_is_not_confirmed(lucky: Confirming) -> None:
+    """SQLite gives its number to the next one, which must not have its runs."""
+
+    class Deleted(TruthfulTrainer):
+        def train_epoch(self) -> list[Record]:
+            with contextlib.suppress(KeyError):  # by the array beside this one
+                lucky.study._storage.delete_study(lucky.study._study_id)
+            return super().train_epoch()
+
+    with pytest.raises(StudyError, match="the study has been deleted while it was searched"):
+        lucky(definition(), kind=Deleted)
 
 
 def test_what_is_no_baselines_fault_leaves_none_out(lucky: Confirming) -> None:

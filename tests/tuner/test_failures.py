@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import threading
 import weakref
@@ -463,23 +464,39 @@ def test_of_a_hundred_stops_as_many_are_audited_as_is_said() -> None:
 
 
 def test_a_study_that_is_deleted_ends_its_search(tmp_path: Path) -> None:
-    """As in the dashboard. A new one, to which SQLite gives its number, has nothing of it."""
+    """As in the dashboard, between two epochs or in one. A new study, to which SQLite gives its number, has nothing of it."""
     backend = open_storage(f"sqlite:///{tmp_path}/tuner.db")
 
-    class Deletes(Observer):
+    def delete(again: bool) -> None:
+        (there,) = backend.get_all_studies()
+        backend.delete_study(there._study_id)
+        if again:
+            open_study(BufferedStorage(backend), plain(name="next"), corpus_of("synthetic", 30, 1))
+
+    class Between(Observer):
         def __init__(self, again: bool) -> None:
             self.again, self.epochs = again, 0
 
         def epoch(self, search: Any) -> None:
             self.epochs += 1
             if self.epochs == 2:
-                backend.delete_study(search.study._study_id)
-                if self.again:
-                    open_study(BufferedStorage(backend), plain(name="next"), corpus_of("synthetic", 30, 1))
+                delete(self.again)
 
+    class AtWork(ScriptedTrainer):
+        def train_epoch(self) -> list[Step | None]:
+            if any(slot is not None and slot.epoch == 1 for slot in self.slots):
+                delete(again)
+            return super().train_epoch()
+
+    gone = "the study has been deleted while it was searched"
     for again in (False, True):
-        with pytest.raises(StudyError, match="the study has been deleted while it was searched"):
-            scripted(tmp_path, plain(), 2, observer=Deletes(again))
+        ticks = itertools.count(0, 3)
+        with pytest.raises(StudyError, match=gone):
+            scripted(tmp_path, plain(search={"lr": SPACE["lr"]}, enqueue=[]), 8, AtWork, clock=lambda ticks=ticks: float(next(ticks)))
+        for study in backend.get_all_studies():
+            backend.delete_study(study._study_id)
+        with pytest.raises(StudyError, match=gone):
+            scripted(tmp_path, plain(), 2, observer=Between(again))
     (left,) = backend.get_all_studies()
     assert {t.state for t in backend.get_all_trials(left._study_id)} == {TrialState.WAITING}
     assert not [name for name in left.user_attrs if name.startswith(SECONDS)]

@@ -225,6 +225,26 @@ def test_what_does_not_fit_alone_leaves_the_others_their_room(trainer: type[Scri
     assert set(listener.widths[lost:]) == {8}
 
 
+class Stops(Widths):
+    """Ends the process's search as soon as there is room for less than five."""
+
+    def epoch(self, search: Search) -> None:
+        """As nobody expects."""
+        super().epoch(search)
+        if search.width < 5:
+            raise KeyboardInterrupt
+
+
+def test_a_search_that_is_killed_before_it_knows_what_does_not_fit_has_its_room_back_too(tmp_path: Path) -> None:
+    """It goes on as narrow as it was, and is as wide as before when what does not fit alone has ended."""
+    enqueue = [{"name": str(n), "lr": 1e-3, "hidden_dim": 32 if n == 10 else 16} for n in range(60)]
+    made, listener = plain(budget={"trials": 60, "epochs": 3}, enqueue=enqueue), Widths()
+    with pytest.raises(KeyboardInterrupt):
+        scripted(tmp_path, made, 8, Loaded, Stops())
+    scripted(tmp_path, made, 8, Loaded, listener)
+    assert (listener.widths[0] < 6, listener.widths[-1]) == (True, 8)
+
+
 class Elbowed(ScriptedTrainer):
     """One of the large shape has no room to train beside any other."""
 

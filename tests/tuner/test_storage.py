@@ -233,5 +233,5 @@ def test_a_study_that_is_just_being_made_is_said_to_be(url: str, monkeypatch: py
     storage = BufferedStorage(open_storage(url))
     with pytest.raises(KeyboardInterrupt):
         open_study(storage, definition(), load_corpus("synthetic", 30, 1))
-    with pytest.raises(StudyError, match="is just being made, or its making was interrupted: `tuner search` makes it whole"):
+    with pytest.raises(StudyError, match=r"is just being made, or its making was interrupted: `tuner search .*` makes it whole"):
         study.definition_of(find_study(storage, definition().name))
