@@ -162,8 +162,7 @@ class Checkpoint:
         splits = split_sentences(sentences, data.seed)[0]
         empty = split != "all" and not splits[split]
         own = source is None or (split != "all" and _same(source, self.data.source))
-        otherwise_many = own and wanted != self.data.stories
-        if otherwise_many:
+        if own and wanted != self.data.stories:
             splits = self._unseen(splits, parsing)
         elif own:
             self.check_data(fingerprint_of(splits))

@@ -323,15 +323,15 @@ def _conclude(
     study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial], left_out: Mapping[int, str]
 ) -> dict[str, Any]:
     """What all these runs say but those of what is left out, stored with the study."""
-    made, uses = runs.by_key(), study.user_attrs.get(TEST_USES, [])
+    made, noted = runs.by_key(), study.user_attrs.get(TEST_USES, [])
     trained = [trial for trial in trials if trial.number not in left_out]
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
-    if uses and not any(seed in made.get(trial, {}) for trial, seed in uses[-1]["runs"]):
-        uses = uses[:-1]  # nothing was scored: all that was missing could not be trained
+    scored = noted and any(seed in made.get(trial, {}) for trial, seed in noted[-1]["runs"])
+    uses = [*noted[:-1], {**noted[-1], "concluded": True}] if scored else noted[:-1]  # what was missing could not be trained
     without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
     finding = finding_of(found, definition.objective.round_trip_floor, len(uses), {**impossible(study), **without})
-    if TEST_USES in study.user_attrs:
-        study.set_user_attr(TEST_USES, [*uses[:-1], *({**use, "concluded": True} for use in uses[-1:])])
+    if noted:
+        study.set_user_attr(TEST_USES, uses)
     study.set_user_attr(CONFIRMED, finding)
     return finding

@@ -42,8 +42,12 @@ def no_room() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def at_work(device: str) -> Iterator[None]:
+def at_work(device: str, what: str = "this", advice: str = "free some of its memory, or take --device cpu") -> Iterator[None]:
     """What a command does with a model on a device.
+
+    Args:
+        what: what there may be no room for.
+        advice: what to do then.
 
     Raises:
         TunerError: the device has no room for it.
@@ -53,7 +57,7 @@ def at_work(device: str) -> Iterator[None]:
         with device_failures(), no_room():
             yield
     except MemoryError as error:
-        raise TunerError(f"{device} has no room for this ({error}); free some of its memory, or take --device cpu") from error
+        raise TunerError(f"{device} has no room for {what} ({error}); {advice}") from error
 
 
 def _let_go(error: RuntimeError) -> str:

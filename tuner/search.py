@@ -35,6 +35,7 @@ from tuner.budget import Allowance, Ledger
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition
 from tuner.endings import Endings
+from tuner.errors import StudyError
 from tuner.failures import device_failures
 from tuner.intake import Intake, Past
 from tuner.lanes import WATCH_SECONDS, shared_out
@@ -45,7 +46,7 @@ from tuner.seam import Scored, TrainerFactory
 from tuner.slots import Place, Running
 from tuner.snapshots import Keeper, Seat
 from tuner.states import SearchState
-from tuner.study import chance_of
+from tuner.study import attributes_of, chance_of
 from tuner.tables import CurveTable
 from tuner.verdict import Verdict
 
@@ -357,10 +358,10 @@ class Search:
             try:
                 self._keeper.finish()
             finally:
-                with contextlib.suppress(KeyError):  # the study has been deleted
-                    self.storage.mark_own(OWNER, gone(self._seat.number))
-                    if self.study.user_attrs.get("mark") == self._intake.mark:  # else it is the next one
-                        self._ledger.note(self.spent)
+                self.storage.mark_own(OWNER, gone(self._seat.number))
+                with contextlib.suppress(StudyError):  # there is nothing to note it with
+                    attributes_of(self.study, self._intake.mark)
+                    self._ledger.note(self.spent)
 
     # ---- an epoch
 

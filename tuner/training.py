@@ -22,8 +22,7 @@ from model.sources import DataSource
 from model.trainer import EpochRecord
 from tuner.choice import choose
 from tuner.errors import DefinitionError, TunerError
-from tuner.failures import device_failures
-from tuner.saving import SavingTrainer
+from tuner.saving import SavingTrainer, at_work
 from tuner.seam import Held
 
 SYNTHETIC = DataSource("synthetic", None, 1)
@@ -126,12 +125,8 @@ def train(request: TrainRequest, tell: Callable[[str], None], parsing: Progress 
         TunerError: the device has no room for it, or the loss is no number any more.
         DeviceError: the device has failed.
     """
-    try:
-        with device_failures():
-            return _trained(request, tell, parsing)
-    except MemoryError as error:
-        advice = "take a smaller --batch-size or --hidden-dim"
-        raise TunerError(f"{request.device} has no room for this model and its batches ({error}); {advice}") from error
+    with at_work(request.device, "this model and its batches", "take a smaller --batch-size or --hidden-dim"):
+        return _trained(request, tell, parsing)
 
 
 def _trained(request: TrainRequest, tell: Callable[[str], None], parsing: Progress) -> dict[str, Any]:
