@@ -101,5 +101,5 @@ def answered(losses: ComponentLosses, p: Parameters, split: Split, slot: int) ->
 
 
 def figures(losses: ComponentLosses, p: Parameters, split: Split, kinds: Mapping[str, int], slot: int) -> dict[str, Any]:
-    """One slot's figures on the first sentences of a split."""
-    return evaluate_split(losses.network, p, split.first(MOST_SENTENCES), kinds)[slot].figures
+    """One slot's figures on a split."""
+    return evaluate_split(losses.network, p, split, kinds)[slot].figures

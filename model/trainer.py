@@ -28,7 +28,7 @@ from model.losses import Batch, ComponentLosses
 from model.network import Conditions, SymmetricNetwork
 from model.optimizer import step_rows
 from model.parameters import ParameterStore
-from model.probe import PROBED_BATCHES, Probe, answered, figures, moved, pulls
+from model.probe import MOST_SENTENCES, PROBED_BATCHES, Probe, answered, figures, moved, pulls
 from model.replay import Inputs, Recorder, Replayed, Result, recorder_for
 from model.settings import EpochSettings, Occupant, StepKind, StepNumbers
 from model.shortlist import SHORTLIST
@@ -212,7 +212,8 @@ class FusedTrainer:
         weighted, norms = pulls(self.losses, leaves, batches, state.hyperparameters.loss_weights, slot)
         with torch.no_grad():
             p = self.network.with_tables(leaves)
-            train, valid = (figures(self.losses, p, self._split(name), self._kinds, slot) for name in ("train", "valid"))
+            splits = self._split("train").first(MOST_SENTENCES), self._split("valid")
+            train, valid = (figures(self.losses, p, split, self._kinds, slot) for split in splits)
             answers = answered(self.losses, p, self._split("valid"), slot)
         start = self.store.named(self.store.initial_rows(state.hyperparameters.seed, state.hyperparameters.num_rules))
         return Probe(weighted, norms, moved(start, self.store.named(self.store.read(slot)[-1])), train, valid, answers)

@@ -76,13 +76,23 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        if self._pace.limits and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
+        limits, spent = self._pace.limits, self._allowance.spent()
+        if limits and not spent and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
             self._fit(shape)
+        if not spent and not limits:
+            self._fix_starters()
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
         if self.rung is not None and attributes.get(GOING_ON) == 0:
             self._vanguard = Vanguard(self._lanes, self._starters, self.rung)
+
+    def _fix_starters(self) -> None:
+        """Without minutes: stores how many first trials there are. A larger budget has more of them only while no other trial has begun."""
+        begun = [trial.number for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        known = self._study.user_attrs.get(STARTERS)
+        if not begun or (known is not None and max(begun) < numbers_of(self._definition, known).stop):
+            self._study.set_user_attr(STARTERS, max(known or 0, planned(self._definition)))
 
     def _timed(self, make_trainer: TrainerFactory) -> ModelShape | None:
         """The cheapest shape, after a few steps of it with the cores that it will have; None where they could not be made."""
@@ -99,10 +109,7 @@ class Admission:
         return shape
 
     def _fit(self, shape: ModelShape) -> None:
-        """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on; nothing where
-        none will begin in this run, for the next one may have more time."""
-        if self._allowance.spent():
-            return
+        """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
         rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
         most = planned(self._definition)
         room = self._pace.starters(shape, most, rung)
@@ -146,7 +153,8 @@ class Admission:
 
     def measured(self, running: Sequence[Running], seconds: float, *, lent: bool = False) -> None:
         """An epoch of a lane with these has taken so long, with its own cores or with others' too."""
-        if self._pace.limits:
+        starting = self.rung is not None and any(each.number in self.starters for each in running)
+        if self._pace.limits and not (lent and starting):  # that small models do not gain by it says nothing of large ones
             self._pace.measured([self._arrays.shape(each) for each in running], seconds, lent=lent)
 
     @property
@@ -206,19 +214,24 @@ class Admission:
         and training side by side pays (`Pace.together`).
 
         The first trials may begin in any case, and so may one in an empty lane: the next run continues what does not end. But it does not
-        where another lane needs its core (`_late`). What a new trial costs is not known; the guess is as much as the dearest beside it.
-        None begins beside starters of a hurried start: they end soon.
+        where another lane needs its core (`_late`), nor before the starters of a hurried start have come to their rung. What a new trial
+        costs is not known; the guess is as much as the dearest beside it. None begins beside starters of a hurried start: they end soon.
         """
         if self._allowance.spent():
             return False
         if not self._pace.limits or self._first_left(coming) > 0:
             return True
         if not (beside := going.get(lane)):
-            return not self._late(going)
+            return not (self._late(going) or self._are_compared_soon(going))
         if self.rung is not None and any(running.number in self.starters for running in beside):
             return False
         dearest = self._dearest(beside)
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
+
+    def _are_compared_soon(self, going: Mapping[int, Sequence[Running]]) -> bool:
+        """Whether starters of a hurried start have not come to their rung: what is begun is a step from the best of them."""
+        starters = [running for trials in going.values() for running in trials if running.number in self.starters]
+        return self.rung is not None and any(len(running.curve) < self.rung for running in starters)
 
     def _late(self, going: Mapping[int, Sequence[Running]]) -> bool:
         """Whether an empty lane had better lend its core: what trains elsewhere would be late without it and in time with it, or late in
@@ -293,6 +306,8 @@ class Admission:
             return
         if ended < budget.trials and not used_up:
             self._notice(f"{budget.minutes:g} minutes are used up, {there}; run it again to go on")
+            if not self._begun():
+                self._notice("no trial had time to begin: give it more minutes (--timeout)")
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         if names := [f"{trial.user_attrs[BASELINE]!r}" for trial in waiting if BASELINE in trial.user_attrs]:
             self._notice(f"the minutes had no room for {', '.join(names)}; tuner confirm trains all baselines")

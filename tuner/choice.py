@@ -13,7 +13,7 @@ import optuna
 from tuner.definition import SYMMETRIC, StudyDefinition
 from tuner.errors import StudyError, TunerError
 from tuner.storage import open_storage
-from tuner.study import definition_of, find_study, reason_of, subject_of, trial_of
+from tuner.study import BASELINE, definition_of, find_study, reason_of, subject_of, trial_of
 from tuner.winner import best_of, standing
 
 LINE = 100
@@ -26,7 +26,7 @@ class Choice:
     Args:
         data: as the study has it: source, stories, seed.
         confirmed: its figures with fresh seeds, if it has been confirmed.
-        suggested: what it was called by whoever put it in; None: it was searched.
+        suggested: what it was called by whoever put it in, a baseline's name too; None: it was searched.
     """
 
     study: str
@@ -82,11 +82,13 @@ def best_choice(storage_url: str, name: str) -> Choice:
     study = find_study(open_storage(storage_url, create=False), name)
     definition, found = definition_of(study), best_of(study)
     if found is None and standing(study) is not None:
-        advice = f"`tuner confirm {name} --top 5` tries more of them, `tuner train --from {name}:TRIAL` trains one"
+        more = definition.confirm.top + 2
+        advice = f"`tuner confirm {name} --top {more}` tries more of them, `tuner train --from {name}:TRIAL` trains one"
         raise TunerError(f"of those of {name} that were confirmed none stays above the floor on round_trip with fresh seeds; {advice}")
     if found is None:
-        floor = f"round_trip_floor = {definition.objective.round_trip_floor:g}"
-        raise TunerError(f"no trial of {name} has finished above {floor} yet; `tuner status {name}` says how far it is")
+        floor = definition.objective.round_trip_floor
+        above = f" above round_trip_floor = {floor:g}" if floor else ""
+        raise TunerError(f"no trial of {name} has finished{above} yet; `tuner status {name}` says how far it is")
     return choice_of(study, definition, *found)
 
 
@@ -103,8 +105,7 @@ def choose(storage_url: str, subject: str) -> Choice:
     study = find_study(open_storage(storage_url, create=False), name)
     trial = trial_of(study, number)
     if not trial.params and trial.state.is_finished():
-        why = reason_of(trial) or "nobody has said why"
-        raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {why}; name another trial")
+        raise StudyError(f"trial {number} of {study.study_name} ended before it had settings: {reason_of(trial)}; name another trial")
     if not trial.params:
         raise StudyError(f"trial {number} of {study.study_name} waits and has not begun; run `tuner search {study.study_name}` to begin it")
     return choice_of(study, definition_of(study), trial, None)
@@ -124,7 +125,7 @@ def choice_of(
         data=study.user_attrs["data"],
         checkpoint=trial.user_attrs.get("checkpoint"),
         confirmed=confirmed,
-        suggested=trial.user_attrs.get("suggested"),
+        suggested=trial.user_attrs.get("suggested") or trial.user_attrs.get(BASELINE),
         trainer=definition.trainer,
     )
 

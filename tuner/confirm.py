@@ -17,8 +17,8 @@ from model.config import Hyperparameters, ModelShape
 from model.errors import DeviceError
 from model.noise import derived_seed
 from tuner.definition import StudyDefinition
-from tuner.errors import SearchError
-from tuner.failures import device_failures, in_words
+from tuner.errors import SearchError, TrainerUnmade
+from tuner.failures import TrainerNonsense, as_json, device_failures, in_words
 from tuner.halfway import Halfway, HeldRuns, Key
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
 from tuner.pace import work
@@ -139,6 +139,8 @@ class _Array:
         try:
             with device_failures():
                 yield
+        except TrainerUnmade as error:
+            raise self._failed(str(error)) from error
         except (MemoryError, DeviceError, SearchError):
             raise
         except Exception as error:
@@ -191,7 +193,8 @@ def confirm(
     _use_test(study, missing, tell)
     epochs = definition.budget.epochs
     if missing:
-        tell(f"confirming {len(trials)} trials, baselines among them, with fresh seeds: {len(missing)} runs of {epochs} epochs")
+        among = ", baselines among them," if len(trials) > len(ahead) else ""
+        tell(f"confirming {len(trials)} trials{among} with fresh seeds: {len(missing)} runs of {epochs} epochs")
     mark = study.user_attrs["mark"]
     kept = Halfway(halfway, mark, tell)
     arrays = _gone_on_with(arrays, kept, epochs)
@@ -314,9 +317,13 @@ def _take(array: _Array, tried: Attempt, epochs: int, runs: RunTable) -> list[_A
 def _record(run: Run, scored: Scored | None, tally: Tally | None) -> dict[str, Any]:
     if scored is None or tally is None:
         raise RuntimeError(f"the run that confirms trial {run.trial} lost its slot")
-    valid = {"component_accuracy": scored.objective, **{name: scored.figures.get(name, scored.objective) for name in FIGURES}}
-    test = {"stated": list(tally.stated), "right": {name: list(tally.right[name]) for name in FIGURES}}
-    return {"valid": valid, "round_trip": scored.round_trip, "test": test}
+    figures = {name: scored.figures[name] for name in FIGURES if name in scored.figures}
+    stated, right = list(map(int, tally.stated)), {name: list(map(int, tally.right[name])) for name in FIGURES}
+    for name, counts in right.items():
+        if len(counts) != len(stated) or not all(0 <= count <= most for count, most in zip(counts, stated, strict=True)):
+            raise TrainerNonsense(f"the trainer's tally has more {name} right than is stated, or not as many stories")
+    valid = as_json({"component_accuracy": scored.objective, **figures})
+    return {"valid": valid, "round_trip": float(scored.round_trip), "test": {"stated": stated, "right": right}}
 
 
 def _conclude(

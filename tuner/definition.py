@@ -276,10 +276,18 @@ def validated(content: dict[str, Any], where: str) -> StudyDefinition:
         raise DefinitionError(f"{where}: {explained(error)}") from error
 
 
+KINDS = ("bool", "int", "float", "str")
+"""As pydantic names the kinds of a value that may have several."""
+
+
 def explained(error: ValidationError) -> str:
     """The most telling of pydantic's findings, as one sentence."""
     first = max(error.errors(), key=lambda found: (found["type"] in ("extra_forbidden", "value_error"), len(found["loc"])))
-    place = ".".join(str(part) for part in first["loc"] if part not in ("Numbers", "Choices")) or "the definition"
+    loc = [str(part) for part in first["loc"] if part not in ("Numbers", "Choices")]
+    if loc[1:] and loc[-1] in KINDS:  # one of several kinds that it may have, and has not
+        allowed = "a finite number" if loc[-2] in ("low", "high") else "a finite number, a word, true or false"
+        return f"{'.'.join(loc[:-1])}: allowed: {allowed} (given: {first['input']!r})"
+    place = ".".join(loc) or "the definition"
     if first["type"] == "extra_forbidden":
         return f"{place} is not known; allowed {_allowed(first['loc'])}"
     message = first["msg"].removeprefix("Value error, ")

@@ -91,7 +91,7 @@ def diagnose_study(study: optuna.Study, chance: float) -> list[Finding]:
     away = sum(left.values())
     evidence = {"trials": len(trials), "left": away, "level": level, "best": best, "chance": chance}
     if len(trials) < FEWEST:
-        finding = f"{len(trials)} trials have ended: too few to say where the plateau is left (from {FEWEST} on)"
+        finding = f"{len(trials)} trials have ended after an epoch or more: too few to say where the plateau is left (from {FEWEST} on)"
         return [Finding("too_few_trials", finding, f"run more trials: tuner search {study.study_name} --trials N", evidence)]
     if best - chance < LEAST_RISE:
         finding = f"none of {len(trials)} trials left the level of the most frequent answer ({chance:.3f}); the best reached {best:.3f}"

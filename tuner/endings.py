@@ -102,6 +102,7 @@ class Endings:
             raise ValueError(f"trial {running.number} was never evaluated")
         path = model_of(self._checkpoints, running.number)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with device_failures():
                 save(path, running.scored)
         except OSError as error:

@@ -4,6 +4,7 @@ TunerError
 |-- DefinitionError   a study definition that cannot be read or reached
 |-- StudyError        a study that does not exist, or exists with another space
 |-- SearchError       a search that cannot go on
+|   `-- TrainerUnmade because its trainer cannot be made for a shape
 |-- SnapshotError     a snapshot that cannot be read; an older one serves
 `-- StorageError      a storage that cannot be opened or written
     |-- NoStorage     one that is not there yet
@@ -30,6 +31,10 @@ class SearchError(TunerError):
     """A search or a confirmation that cannot go on. No trial is blamed for it: raised during an epoch it ends the search."""
 
     status = 1
+
+
+class TrainerUnmade(SearchError):
+    """A trainer of somebody else that cannot be made for a shape."""
 
 
 class SnapshotError(TunerError):

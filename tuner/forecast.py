@@ -53,6 +53,7 @@ def forecast(
         "epochs_at_most": epochs,
         "seconds_of_all": round(epochs * mean / processes),
         "seconds_at_most": min(dearest, round(60 * budget.minutes)) if budget.minutes and budget.at_budget == "store" else dearest,
+        "baselines": len(definition.baselines),
         "confirmation": _confirmation(definition, measured) if confirm else None,
         "shapes": measured,
         "no_room": no_room,
@@ -61,10 +62,12 @@ def forecast(
 
 
 def _confirmation(definition: StudyDefinition, shapes: list[dict[str, Any]]) -> dict[str, int]:
-    """The runs that confirm the best, in the dearest shape at most, and the baselines in theirs."""
+    """The runs that confirm the best, in the dearest shape at most, and the baselines in theirs; none where nothing else is trained."""
     seconds = {_said(shape): shape["seconds_a_trial_epoch"] for shape in shapes}
     own = [_said(_named(definition.settings(definition.point(baseline), 0)[0])) for baseline in definition.baselines]
-    taken = [max(seconds.values())] * definition.confirm.top + [seconds[shape] for shape in own if shape in seconds]
+    others = max(definition.budget.trials - len(own), min(definition.budget.trials, len(definition.enqueue)))  # these begin first
+    top = min(definition.confirm.top, others)
+    taken = [max(seconds.values())] * top + [seconds[shape] for shape in own if shape in seconds] if top > 0 else []
     runs, epochs = len(taken) * definition.confirm.seeds, definition.budget.epochs
     return {"runs": runs, "epochs": runs * epochs, "seconds_at_most": round(definition.confirm.seeds * epochs * sum(taken))}
 
@@ -121,8 +124,9 @@ def told(found: dict[str, Any]) -> list[str]:
         f"{found['trials']} trials, {found['epochs_at_most']} epochs if none is stopped, {found['width']} at once{each}",
         f"at most {_time(most)}{beside}; memory {found['memory_bytes'] / 2**30:.1f} GiB",
     ]
-    if after is not None:
-        runs = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best beside the baselines"
+    if after is not None and after["runs"]:
+        beside = " beside the baselines" if found["baselines"] else ""
+        runs = f"then {after['runs']} runs, {after['epochs']} epochs, to confirm the best{beside}"
         lines.append(f"{runs}: at most {_time(after['seconds_at_most'])}")
     lines += [f"  {_said(shape)}: {shape['seconds_a_trial_epoch']:.2f} s an epoch of one trial" for shape in found["shapes"]]
     return [*lines, *(f"  {_said(shape)}: no room even for one trial" for shape in found["no_room"])]

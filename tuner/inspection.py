@@ -23,7 +23,7 @@ from tuner.errors import StudyError
 from tuner.faults import RARE, Run, diagnose_run
 from tuner.saving import at_work
 from tuner.storage import open_storage
-from tuner.study import VERDICT, chance_of, definition_of, find_study, subject_of, trial_of
+from tuner.study import VERDICT, chance_of, definition_of, find_study, reason_of, subject_of, trial_of
 from tuner.summary import summarise
 from tuner.tables import CurveTable
 
@@ -32,7 +32,7 @@ def diagnose(subject: str, storage_url: str, device: str) -> list[Finding]:
     """The findings on a `CHECKPOINT`, a `STUDY:TRIAL` or a `STUDY`."""
     if subject.endswith(".safetensors") or is_there(Path(subject), StudyError):
         with at_work(device):
-            return diagnose_run(run_of_checkpoint(Path(subject), find_device(device)))
+            return diagnose_run(run_of_checkpoint(load_checkpoint(Path(subject), find_device(device))))
     storage = open_storage(storage_url, create=False)
     name, number = subject_of(subject)
     study = find_study(storage, name)
@@ -71,7 +71,9 @@ ADVICE = {
 
 
 def _stopped(study: optuna.Study, trial: FrozenTrial) -> list[Finding]:
-    """The verdict that ended a trial before its time."""
+    """The verdict that ended a trial before its time; of one that somebody else has ended, that there is none."""
+    if trial.state.is_finished() and VERDICT not in trial.user_attrs:
+        return [Finding("failed", f"it was ended from outside: {reason_of(trial)}", "put it in again with `tuner enqueue`", {})]
     verdict: dict[str, Any] = trial.user_attrs.get(VERDICT, {})
     if verdict.get("cause") not in ADVICE:
         return []
@@ -106,9 +108,8 @@ def probed(checkpoint: Checkpoint) -> tuple[Probe, Corpus]:
     return trainer.probe(0), corpus
 
 
-def run_of_checkpoint(path: Path, device: torch.device, curve: tuple[dict[str, Any], ...] = ()) -> Run:
+def run_of_checkpoint(checkpoint: Checkpoint, curve: tuple[dict[str, Any], ...] = ()) -> Run:
     """The run that made a checkpoint."""
-    checkpoint = load_checkpoint(path, device)
     probe, corpus = probed(checkpoint)
     settings = flat_settings(checkpoint.shape, checkpoint.hyperparameters)
     bound = corpus.nameable("valid", checkpoint.shape.max_propositions)["component_accuracy"]
@@ -127,7 +128,11 @@ def run_of_trial(study: optuna.Study, trial: FrozenTrial, curve: tuple[dict[str,
         )
     definition, kept = definition_of(study), trial.user_attrs.get("checkpoint")
     if kept and Path(kept).is_file() and definition.trainer == SYMMETRIC:
-        return run_of_checkpoint(Path(kept), device, curve)
+        checkpoint, seed = load_checkpoint(Path(kept), device), int(trial.user_attrs["seed"])
+        shape, hyperparameters = definition.settings(trial.params, seed)
+        there = checkpoint.shape.hidden_dim, checkpoint.hyperparameters, checkpoint.fingerprint
+        if there == (shape.hidden_dim, hyperparameters, study.user_attrs["data"]["fingerprint"]):
+            return run_of_checkpoint(checkpoint, curve)  # else the same path leads to another study's model in this folder
     settings = {**flat_settings(ModelShape(), Hyperparameters()), **definition.filled(trial.params)}
     return Run(settings, curve, None, study.user_attrs["most_frequent"])
 

@@ -115,9 +115,10 @@ class ExplosionRule:
             first = next((place for place, value in enumerate(curve) if not math.isfinite(value)), None)
             if first is not None:
                 sign = history.sign if name == "objective" else 1.0
-                before = sign * curve[first - 1] if first else math.nan
-                reason = f"the {name} is {sign * curve[first]} in epoch {first + 1} (last finite value: {before:.4g})"
-                return Verdict("exploded", history.epoch, reason, {"last_finite": before})
+                before = {"last_finite": sign * curve[first - 1]} if first else {}
+                known = f"last finite value: {before['last_finite']:.4g}" if before else "it was never finite"
+                reason = f"the {name} is {sign * curve[first]} in epoch {first + 1} ({known})"
+                return Verdict("exploded", history.epoch, reason, before)
         return None
 
     def _risen(self, history: History) -> Verdict | None:

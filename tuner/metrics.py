@@ -75,7 +75,10 @@ class Metrics(Observer):
         epochs.add_metric([self._study], self._epochs)
         now = dict(self._now)
         if self._best is not None:
-            now["best_objective"] = ("Component accuracy of the best trial that has finished in this process.", self._best)
+            now["best_objective"] = (
+                "Component accuracy of the best trial that has finished in this process, baselines not counted.",
+                self._best,
+            )
         gauges = [GaugeMetricFamily(f"tuner_{name}", text, labels=labels) for name, (text, _) in now.items()]
         for gauge, (_, value) in zip(gauges, now.values(), strict=True):
             gauge.add_metric([self._study], value)

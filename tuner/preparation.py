@@ -24,6 +24,7 @@ from tuner.buffer import BufferedStorage
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition
 from tuner.endings import trim
+from tuner.errors import StudyError
 from tuner.failures import device_failures
 from tuner.health import Pulse
 from tuner.lanes import lanes_of, shared_out
@@ -194,7 +195,8 @@ class Prepared:
 
     def confirm(self, width: int, console: Console) -> dict[str, Any]:
         """Trains the leaders and the baselines again and scores them on the test split."""
-        with BarProgress(console, "confirming the best and the baselines with fresh seeds: epochs") as bar:
+        among = " and the baselines" if self.definition.baselines else ""
+        with BarProgress(console, f"confirming the best{among} with fresh seeds: epochs") as bar:
             runs = RunTable(self.storage.backend, self.study._study_id, self.storage.patience)
             lanes, trials = min(width, lanes_of(self.device.type)), self.definition.confirm.top + len(self.definition.baselines)
             halfway = self._snapshots / "confirming.safetensors"
@@ -280,6 +282,8 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     open_artifacts(request.place)
     # what is not there is told of before a study is begun, which may have the same name and be newer
     earlier = None if request.warm_start is None else find_study(storage, request.warm_start).study_name
+    if earlier is not None and definition.sampler == "random":
+        raise StudyError(f'{definition.name} has sampler = "random", which learns from nothing; leave --warm-start out or take "tpe"')
     if request.there is not None:
         check_data(find_study(storage, request.there), definition, corpus)  # else a study of another name would be begun
     study = open_study(storage, definition, corpus, request.name, request.fresh)
@@ -288,6 +292,8 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     _warn_of_few(study, definition, plainly(console))
     if corpus.too_long:
         plainly(console)(corpus.too_long)
+    if definition.budget.gpu_minutes and set(request.devices) == {"cpu"}:
+        plainly(console)("time on a CPU does not count towards gpu_minutes; --timeout limits it")
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, asked = sum(corpus.left_out.values()), definition.data.stories
     fewer = f"all there are, {asked:,} were asked for" if asked is not None and corpus.stories < asked else "--num-stories"
@@ -299,10 +305,12 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
 
 def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callable[[str], None]) -> None:
     """Says so where a budget of trials is too small for anything new to begin, or for anything to be searched."""
-    budget, baselines = definition.budget.trials, len(definition.baselines)
+    budget, baselines, put_in = definition.budget.trials, len(definition.baselines), len(definition.baselines) + len(definition.enqueue)
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     if len(begun) > budget:
         tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none; raise it: it counts all trials")
+    elif definition.enqueue and budget <= put_in and not begun:
+        tell(f"{budget} trials are all for the {put_in} that the study puts in ([[enqueue]], [[baselines]]); raise --trials to search")
     elif budget <= baselines and len(begun) == sum(BASELINE in trial.user_attrs for trial in begun):
         tell(f"{budget} trials are all for the {baselines} baselines, nothing is searched; raise --trials")
 

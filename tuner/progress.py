@@ -24,7 +24,7 @@ from model.config import ROLES
 from tuner.observer import Observer, Watched
 from tuner.options import printable
 from tuner.study import BASELINE, attributes_of, cause_of, epochs_of, feasible, reason_of
-from tuner.verdict import PRUNED_CAUSES, Verdict, counted, ending
+from tuner.verdict import STOPPED_CAUSES, Verdict, counted, ending
 
 if TYPE_CHECKING:
     from tuner.slots import Running
@@ -294,12 +294,14 @@ class LiveProgress(Observer):
         """Keeps the last five verdicts and the best values."""
         self.verdicts = [*self.verdicts[-4:], ending(running.number, verdict.cause, verdict.reason)]
         self._ended.add(running.number)
+        if running.baseline and verdict.cause == "finished":
+            value = running.objective[-1]  # what is compared with needs to be above no floor
         self._count(running.number, running.baseline, verdict.cause, value, len(running.curve), running.hyperparameters.epochs)
 
     def _count(self, number: int, baseline: str | None, cause: str, value: float | None, ran: int, epochs: int) -> None:
         self.counts[cause] += 1
         self.ran += ran
-        self.saved += epochs - ran if cause in PRUNED_CAUSES else 0
+        self.saved += epochs - ran if cause in STOPPED_CAUSES else 0
         if value is not None and baseline and (self.best_baseline is None or value > self.best_baseline[0]):
             self.best_baseline = value, baseline
         if value is not None and not baseline and (self.best is None or value > self.best[0]):
@@ -312,7 +314,8 @@ class LiveProgress(Observer):
             trial for trial in search.study.get_trials(deepcopy=False) if trial.state.is_finished() and trial.number not in self._ended
         ]
         for trial in trials:
-            value = trial.value if feasible([trial]) else None
+            counts = trial.state == TrialState.COMPLETE and (BASELINE in trial.user_attrs or bool(feasible([trial])))
+            value = trial.value if counts else None
             self._count(trial.number, trial.user_attrs.get(BASELINE), cause_of(trial), value, epochs_of(trial), epochs)
         return len(trials)
 

@@ -15,7 +15,7 @@ from tuner.definition import SYMMETRIC
 from tuner.errors import TunerError
 from tuner.study import installed
 from tuner.views import StudyView, sentences
-from tuner.winner import FIGURES, ranked, verdict_lines
+from tuner.winner import FIGURES, heading, ranked, verdict_lines
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1f24; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
@@ -49,7 +49,7 @@ def compared(seen: StudyView) -> list[list[str]]:
         rows.append(_row(f"best: trial {best['trial']}", best["value"], last[0]))
     for baseline in summary["baselines"]:
         found = trials.get(baseline["trial"])
-        ended = "" if baseline["value"] is not None else f" ({baseline['cause'] or baseline['state']})"
+        ended = "" if baseline["value"] is not None else f" ({(baseline['cause'] or baseline['state']).replace('_', ' ')})"
         rows.append(_row(f"{baseline['name']}{ended}", baseline["value"], (found.curve[-1:] or ({},))[0] if found else {}))
     rows.append(_row("always the most frequent answer", summary["most_frequent"]["component_accuracy"], summary["most_frequent"]))
     return rows
@@ -127,7 +127,8 @@ def markdown(seen: StudyView) -> str:
     """The finding, the table, what was stopped, the plateau, the settings."""
     parts = [f"# {seen.name}", " ".join(sentences(seen)), _piped(COLUMNS, compared(seen))]
     if rows := confirmed(seen):
-        parts += [f"## {CONFIRMED}", _piped(COLUMNS, rows), *(f"- {line}" for line in verdict_lines(seen.summary["confirmation"]))]
+        found = seen.summary["confirmation"]
+        parts += [f"## {CONFIRMED}", _piped(COLUMNS, rows), *(f"- {line}" for line in (heading(found), *verdict_lines(found)))]
     if (found := _settings(seen)) is not None:
         parts += ["## The best settings", f"```\n{found[0]}\n```"]
     parts += ["## Where the plateau is left", *(f"- {one.finding}: {one.advice}" for one in seen.findings)]
@@ -174,7 +175,8 @@ def page(seen: StudyView) -> str:
     parts = [f"<h1>{html.escape(seen.name)}</h1>", *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences(seen))]
     parts += [_cells(COLUMNS, compared(seen))]
     if rows := confirmed(seen):
-        lines = [f"<li>{html.escape(line)}</li>" for line in verdict_lines(seen.summary["confirmation"])]
+        again = seen.summary["confirmation"]
+        lines = [f"<li>{html.escape(line)}</li>" for line in (heading(again), *verdict_lines(again))]
         parts += [f"<h2>{CONFIRMED}</h2>", _cells(COLUMNS, rows), "<ul>", *lines, "</ul>"]
     if (found := _settings(seen)) is not None:
         parts += ["<h2>The best settings</h2>", *(f"<pre>{html.escape(text)}</pre>" for text in found)]

@@ -20,7 +20,8 @@ from tuner.space import Choices, Numbers, Value
 MOST = 10
 """So many trials, a quarter of all at most, take what their space names as `start`; as many as TPE draws at random."""
 STARTERS = "starters"
-"""A study's attribute: how many trials begin with cheap settings, if its minutes do not allow as many as its definition says."""
+"""A study's attribute: how many trials begin with cheap settings, if its minutes do not allow as many as its definition says, or if that
+would say more of them once the budget has more trials."""
 RUNG = "start_rung"
 """A study's attribute: the epoch at which the first trials are compared, and most of them end, if its minutes allow only a few
 (`StartRule`)."""

@@ -72,7 +72,14 @@ class SearchState:
 
 
 def write_state(path: Path, state: SearchState) -> None:
-    """Writes a state; OSError where it cannot be written, and then nothing stands under the name."""
+    """Writes a state; OSError where it cannot be written, also for what a trainer holds, and then nothing stands under the name."""
+    try:
+        _write(path, state)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise OSError(f"what the trainer holds cannot be written: {error}") from error
+
+
+def _write(path: Path, state: SearchState) -> None:
     tensors, arrays = {}, []
     for place, array in enumerate((*state.arrays, state.waiting)):
         arrays.append([{"trial": s.trial, "curve": s.curve, "seconds": s.seconds, "notes": s.held.notes} for s in array])

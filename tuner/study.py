@@ -210,8 +210,8 @@ def cause_of(trial: FrozenTrial) -> str:
 
 
 def reason_of(trial: FrozenTrial) -> str:
-    """The reason of an ended trial's verdict; empty if it has none."""
-    return str(trial.user_attrs.get(VERDICT, {}).get("reason", ""))
+    """The reason of an ended trial's verdict, which it has none of where somebody else has ended it; empty for one that has not ended."""
+    return str(trial.user_attrs.get(VERDICT, {}).get("reason", "nobody has said why" if trial.state.is_finished() else ""))
 
 
 def epochs_of(trial: FrozenTrial) -> int:

@@ -18,9 +18,9 @@ from tuner.choice import choice_of
 from tuner.intervals import wilson
 from tuner.ownership import OWNER, alive
 from tuner.storage import Patience, open_storage, shown
-from tuner.study import BASELINE, VERDICT, cause_of, definition_of, epochs_of, find_study
+from tuner.study import BASELINE, VERDICT, cause_of, definition_of, epochs_of, find_study, reason_of
 from tuner.tables import CurveTable
-from tuner.verdict import PRUNED_CAUSES, counted
+from tuner.verdict import STOPPED_CAUSES, counted
 from tuner.winner import best_of, candidates, standing, told
 
 ENOUGH_AUDITS = 20
@@ -41,7 +41,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     under_way = [t for t in trials if t.state == TrialState.RUNNING]
     running = sum(alive(t.user_attrs.get(OWNER)) for t in under_way)
     best = best_of(study)
-    stopped = [t for t in ended if cause_of(t) in PRUNED_CAUSES]
+    stopped = [t for t in ended if cause_of(t) in STOPPED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
     seconds = seconds_of(study)
     return {
@@ -88,7 +88,9 @@ def audit_line(found: Mapping[str, Any]) -> str:
 def _baseline(trial: FrozenTrial) -> dict[str, Any]:
     value = trial.value if trial.state == TrialState.COMPLETE else None
     cause = cause_of(trial) if trial.state.is_finished() else None
-    return {"name": trial.user_attrs[BASELINE], "trial": trial.number, "value": value, "cause": cause, "state": trial.state.name.lower()}
+    left = trial.state == TrialState.RUNNING and not alive(trial.user_attrs.get(OWNER))
+    state = "interrupted" if left else trial.state.name.lower()
+    return {"name": trial.user_attrs[BASELINE], "trial": trial.number, "value": value, "cause": cause, "state": state}
 
 
 def _percent(share: float | None) -> str:
@@ -144,9 +146,9 @@ def _none_sound(latest: Mapping[int, dict[str, Any]], floor: float) -> list[str]
 
 def verdicts(study: optuna.Study) -> list[str]:
     """Why each stopped trial was stopped, one line each."""
-    stored = {t.number: t.user_attrs[VERDICT] for t in study.get_trials(deepcopy=False) if VERDICT in t.user_attrs}
-    stopped = {number: verdict for number, verdict in stored.items() if verdict["cause"] != "finished"}
-    return [f"trial {number} {v['cause']} in epoch {v['epoch']}: {v['reason']}" for number, v in stopped.items()]
+    stopped = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and cause_of(t) != "finished"]
+    epochs = {t.number: t.user_attrs.get(VERDICT, {}).get("epoch", epochs_of(t)) for t in stopped}
+    return [f"trial {t.number} {cause_of(t)} in epoch {epochs[t.number]}: {reason_of(t)}" for t in stopped]
 
 
 def report(storage_url: str, study_name: str, patience: Patience | None = None) -> Report:

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from model.config import ModelShape
 from model.corpus import Corpus
+from model.errors import ModelError
 from model.sources import DataSource
-from tuner.errors import DefinitionError
+from tuner.errors import DefinitionError, TrainerUnmade, TunerError
+from tuner.failures import device_failures, in_words
 from tuner.seam import Trainer
 
 GROUP = "tuner.trainers"
@@ -34,6 +36,21 @@ def find_trainer(name: str) -> MakeTrainer:
         raise DefinitionError(f"trainer = {name!r} is not installed; there are: {', '.join(sorted(found))} (entry points {GROUP!r})")
     try:
         made: MakeTrainer = found[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module of somebody else raises
         raise DefinitionError(f"trainer = {name!r} ({found[name].value}) cannot be imported: {error}") from error
+    return made if found[name] == OWN else _blamed(name, made)
+
+
+def _blamed(name: str, make: MakeTrainer) -> MakeTrainer:
+    """Turns what the trainer of somebody else raises when it is made into an error that names it; want of room is raised as it is."""
+
+    def made(shape: ModelShape, corpus: Corpus, slots: int, device: str, data: DataSource) -> Trainer:
+        try:
+            with device_failures():
+                return make(shape, corpus, slots, device, data)
+        except (MemoryError, ModelError, TunerError):
+            raise
+        except Exception as error:
+            raise TrainerUnmade(f"trainer = {name!r} cannot be made for {shape}: {in_words(error)}; mend it and run it again") from error
+
     return made

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CAUSES = ("finished", "plateaued", "exploded", "outpaced", "out_of_memory", "failed", "interrupted")
-PRUNED_CAUSES = ("plateaued", "exploded", "outpaced", "out_of_memory")
+STOPPED_CAUSES = ("plateaued", "exploded", "outpaced")
+"""Those of trials that the rules stop; what these would have trained is saved."""
 
 
 @dataclass(frozen=True)

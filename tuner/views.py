@@ -149,13 +149,16 @@ def _best(seen: StudyView) -> str:
     bounds = f"always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
     if best is None:
         again = " that stays so with fresh seeds" if summary["confirmation"] else ""
-        return f"No trial has finished with a sound round trip{again} yet; {bounds}."
+        sound = " with a sound round trip" if again or summary["round_trip_floor"] else ""
+        return f"No trial has finished{sound}{again} yet; {bounds}."
     baselines = [b["value"] for b in summary["baselines"] if b["value"] is not None]
-    beside = f"the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else "no baseline has finished"
+    beside = f", the best of {len(baselines)} baselines to {max(baselines):.3f}" if baselines else ", no baseline has finished"
+    beside = beside if summary["baselines"] else ""
     again, figure = "", best["confirmed"] and best["confirmed"]["component_accuracy"]
     if figure:
         again = f" (with fresh seeds on test {figure['mean']:.3f}, 95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
-    return f"Trial {best['trial']} comes to a component accuracy of {best['value']:.3f}{again}, {beside}; {bounds}."
+    called = f" ({best['suggested']})" if best["suggested"] else ""
+    return f"Trial {best['trial']}{called} comes to a component accuracy of {best['value']:.3f}{again}{beside}; {bounds}."
 
 
 def _stopped(seen: StudyView) -> str:

@@ -49,7 +49,7 @@ def baselines(study: optuna.Study) -> list[FrozenTrial]:
 def impossible(study: optuna.Study) -> dict[str, str]:
     """The baselines that ended without a value (they failed, or there was no room for them), each with the reason."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.FAIL, TrialState.PRUNED))
-    reasons = {t.user_attrs.get(BASELINE): reason_of(t) or "it failed" for t in ended}
+    reasons = {t.user_attrs.get(BASELINE): reason_of(t) for t in ended}
     return {str(name): reason for name, reason in reasons.items() if name}
 
 
@@ -187,12 +187,14 @@ def smallest(chosen: Confirmed, found: Sequence[Confirmed]) -> Confirmed | None:
 
 
 def seed_noise(found: Sequence[Confirmed]) -> dict[str, float] | None:
-    """How far two runs of one configuration differ on the validation split: the standard deviation over seeds, pooled over all of them."""
+    """How far two runs of one configuration differ on the validation split: the standard deviation over seeds, pooled over all of them.
+
+    Components that a trainer does not give there are left out."""
     several = [one for one in found if len(one.seeds) > 1]
     if not several:
         return None
     free = sum(len(one.seeds) - 1 for one in several)
-    names = ("component_accuracy", *ROLES)
+    names = [name for name in ("component_accuracy", *ROLES) if all(name in run for one in several for run in one.valid)]
     sums = {name: sum((len(one.seeds) - 1) * variance(run[name] for run in one.valid) for one in several) for name in names}
     return {name: math.sqrt(total / free) for name, total in sums.items()}
 
@@ -205,13 +207,15 @@ def told(finding: Mapping[str, Any]) -> list[str]:
     entries = ranked(finding)
     if not entries:
         return ["nothing was confirmed: no trial has finished above the floor on the round trip, baselines not counted"]
-    seeds = max(len(entry["seeds"]) for entry in entries)
-    again = (
-        "" if finding["test_uses"] < 2 else f"; the test split was used {finding['test_uses']} times, so it is no longer fully independent"
-    )
-    head = f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
-    lines = [head, f"{'mean of the test split, 95 % interval':44} {'objective':>22} {'entity':>7} {'relation':>8} {'value':>7}"]
+    lines = [heading(finding), f"{'mean of the test split, 95 % interval':44} {'objective':>22} {'entity':>7} {'relation':>8} {'value':>7}"]
     return [*lines, *map(_row, entries), *verdict_lines(finding)]
+
+
+def heading(finding: Mapping[str, Any]) -> str:
+    """With how many seeds and on how many stories something was confirmed, and how often the test split has been used."""
+    seeds, uses = max(len(entry["seeds"]) for entry in finding["confirmed"]), finding["test_uses"]
+    again = "" if uses < 2 else f"; the test split was used {uses} times, so it is no longer fully independent"
+    return f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
 
 
 def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, ClassVar
 
+import numpy as np
 import optuna
 import pytest
 from click.testing import CliRunner
@@ -27,7 +28,7 @@ from tuner.choice import best_choice
 from tuner.cli import cli
 from tuner.confirm import TEST_USES, confirm
 from tuner.definition import StudyDefinition, validated
-from tuner.errors import SearchError, StudyError, TunerError
+from tuner.errors import SearchError, StudyError, TrainerUnmade, TunerError
 from tuner.preparation import again
 from tuner.seam import Held
 from tuner.storage import DEFAULT_URL, open_storage
@@ -341,6 +342,35 @@ def test_a_trainer_that_fails_is_an_error_that_names_its_trials(lucky: Confirmin
     assert lucky.runs.by_key() == {}
 
 
+def test_figures_of_any_kind_of_number_are_stored_and_of_what_is_missing_no_noise_is_told(lucky: Confirming) -> None:
+    """A trainer of somebody else counts in NumPy; and gives the entity alone."""
+
+    class Counting(TruthfulTrainer):
+        def evaluate(self) -> list[Any]:
+            return [Scored(np.float32(one.objective), np.float32(1.0), {"entity": np.float32(0.5)}) for one in super().evaluate()]
+
+        def tally(self) -> list[Any]:
+            counted = [(np.array(one.stated), one.right) for one in super().tally()]
+            return [StoryTally(stated, {name: np.array(counts) for name, counts in right.items()}) for stated, right in counted]
+
+    found = lucky(definition(), kind=Counting)
+    assert set(found["seed_noise"]) == {"component_accuracy", "entity"}
+    assert found["seed_noise"]["entity"] == 0
+    assert found["confirmed"][0]["component_accuracy"]["mean"] > 0.5
+
+
+def test_a_tally_that_cannot_be_is_its_trainers_fault(lucky: Confirming) -> None:
+    """More right than there is, or of fewer stories."""
+    for given in ([101] * 20, [1] * 19):
+
+        class Boasting(TruthfulTrainer):
+            def tally(self, given: Any = given) -> list[Any]:
+                return [StoryTally(one.stated, {**one.right, "value": given}) for one in super().tally()]
+
+        with pytest.raises(SearchError, match="cannot be confirmed: TrainerNonsense: the trainer's tally has more value right"):
+            lucky(definition(), kind=Boasting)
+
+
 def test_inside_the_noise_there_is_no_winner(tmp_path: Path) -> None:
     """A leader no better than the baseline; one seed; no baseline at all: said in words, with the smallest that is not worse."""
     alike = Confirming(tmp_path, {5e-2: 0.9})
@@ -390,6 +420,24 @@ def test_such_a_baseline_that_cannot_be_trained_is_left_out(lucky: Confirming) -
     assert "not compared with later: ValueError: no such rate" in text
     again = lucky(definition(), kind=Picky)
     assert (found["test_uses"], again["test_uses"]) == (1, 1), "nothing was scored the second time"
+
+
+def test_a_baseline_whose_trainer_cannot_be_made_is_left_out_too(lucky: Confirming) -> None:
+    """As what cannot be loaded is; where a leader's cannot, the error names the trial."""
+
+    class Unmade(TruthfulTrainer):
+        sizes: ClassVar[list[int]] = []
+
+        def __init__(self, made: list[list[tuple[float, int]]], slots: int, room: int = 100) -> None:
+            if slots == 1:
+                raise TrainerUnmade("no such size")
+            super().__init__(made, slots, room)
+
+    lucky.study.enqueue_trial({"lr": 3e-3}, user_attrs={"baseline": "later"})
+    found = lucky(definition(seeds=1), width=4, kind=Unmade)
+    assert found["left_out"] == {"later": "no such size"}
+    with pytest.raises(SearchError, match="trial 0 cannot be confirmed: no such size; run `tuner confirm STUDY` again"):
+        lucky(definition(seeds=2), width=1, kind=Unmade)
 
 
 def test_a_baseline_that_cannot_be_trained_is_no_fault_of_those_beside_it(lucky: Confirming) -> None:

@@ -83,6 +83,9 @@ def test_a_file_takes_its_name_from_the_file(tmp_path: Path) -> None:
         ("[search]", "[pruning]\nhalving = { first = inf }\n[search]", r"halving\.first"),
         ("[search]", "[pruning]\nhalving = { first = true }\n[search]", r"halving\.first"),
         ("trials = 4", "", r"budget\.trials"),
+        ("low = 1e-4", 'low = "1e-4"', r"search\.lr\.low: allowed: a finite number \(given: '1e-4'\)"),
+        ("low = 1e-4", "low = nan", r"search\.lr\.low: allowed: a finite number \(given: nan\)"),
+        ("[search]", "[fixed]\nclip_norm = [1.0]\n[search]", r"fixed\.clip_norm: allowed: a finite number, a word, true or false \(given"),
     ],
 )
 def test_faults_name_the_key_what_was_given_and_what_is_allowed(tmp_path: Path, old: str, new: str, message: str) -> None:

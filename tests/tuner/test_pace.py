@@ -289,7 +289,8 @@ def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: py
 
 def test_a_run_in_which_nothing_began_leaves_nothing_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its minutes were over before its first trial: with more time the start is that of a new study."""
-    short, _ = searched(tmp_path / "twice", monkeypatch, 0.8, lanes=2, pruning=LENIENT, trials=40, began=-100.0)
+    short, told = searched(tmp_path / "twice", monkeypatch, 0.8, lanes=2, pruning=LENIENT, trials=40, began=-100.0)
+    assert "no trial had time to begin: give it more minutes (--timeout)" in told
     assert {trial.state for trial in short.get_trials()} == {TrialState.WAITING}
     twice, _ = searched(tmp_path / "twice", monkeypatch, 8.0, lanes=2, pruning=LENIENT, trials=40)
     once, _ = searched(tmp_path / "once", monkeypatch, 8.0, lanes=2, pruning=LENIENT, trials=40)
@@ -446,6 +447,16 @@ def test_what_fails_of_a_start_is_not_waited_for(tmp_path: Path, monkeypatch: py
     assert count(start, TrialState.FAIL) >= 1
     assert count(start, TrialState.COMPLETE) == 1
     assert count(start, TrialState.PRUNED) >= 1
+
+
+def test_beside_a_start_of_one_nothing_is_begun_that_it_would_show_to_be_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of seven trials one is a first one; the other lane's first is a step from it."""
+    study, _ = searched(tmp_path, monkeypatch, 1.0, lanes=2, pruning=LENIENT, trials=7, epochs=6)
+    assert study.user_attrs[STARTERS] == 1
+    start, *later = [trial for trial in study.get_trials()[len(NOTES) :] if trial.state != TrialState.WAITING]
+    assert start.params["hidden_dim"] == 16
+    assert STEP in later[0].user_attrs
+    assert later[0].params["hidden_dim"] > 16
 
 
 class Narrow(Timed):

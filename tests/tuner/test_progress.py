@@ -1,5 +1,6 @@
 """What a person sees while a search runs."""
 
+import dataclasses
 import io
 import os
 import pty
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.tuner.scripted import scripted
+from tests.tuner.scripted import ScriptedTrainer, Step, scripted
 from tests.tuner.test_search import definition
 from tuner.progress import BARS, BarProgress, Line, LiveProgress, screen, sparkline
 
@@ -129,6 +130,25 @@ def test_no_more_time_is_left_than_the_minutes_have(tmp_path: Path, minutes: int
         scripted(tmp_path, made, 4, observer=live, clock=lambda: now[0], began=0.0)
     shown = "\n".join(lines_of(console.file.getvalue().encode()))
     assert ("about 10 s left" in shown, bool(re.search(r"about \d+ min left", shown))) == (minutes == 1, minutes == 0)
+
+
+def test_a_baseline_below_the_floor_is_one_that_has_ended(tmp_path: Path) -> None:
+    """What the best is compared with is shown whatever its round trip, as in every other view; also when the search goes on."""
+    made = definition(objective={"round_trip_floor": 0.9})
+
+    class Mute(ScriptedTrainer):
+        """Nothing survives its round trip."""
+
+        def evaluate(self) -> list[Step | None]:
+            """As scripted otherwise."""
+            return [dataclasses.replace(step, round_trip=0.0) for step in super().evaluate()]
+
+    for trials in (3, 4):
+        console = Console(width=120, file=io.StringIO(), force_terminal=True)
+        with LiveProgress(console) as live:
+            scripted(tmp_path, made.changed(budget_trials=trials), 1, Mute, live)
+        assert live.best is None
+        assert live.best_baseline == (pytest.approx(0.01), "slow")
 
 
 def line(number: int, curve: tuple[float, ...]) -> Line:

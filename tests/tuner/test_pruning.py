@@ -104,6 +104,14 @@ def test_what_is_not_finite_anywhere_is_an_explosion(loss: list[float], place: i
     assert ExplosionRule()(History(objective, objective, 30, gradient_norm=broken)).cause == "exploded"
 
 
+def test_what_was_never_finite_is_not_said_to_have_been() -> None:
+    """There is no last finite value."""
+    verdict = ExplosionRule()(flat(3, loss=(math.nan, 1.0, 1.0)))
+    assert verdict is not None
+    assert verdict.reason == "the loss is nan in epoch 1 (it was never finite)"
+    assert verdict.evidence == {}
+
+
 def test_a_loss_that_leaves_its_minimum_and_stays_away_is_an_explosion() -> None:
     """Within five epochs of the turn; not a transient at the start, not one bad epoch, not noise at the bottom."""
     falling, rule = [10.0, 8.0, 6.0, 5.0, 4.5], ExplosionRule()

@@ -24,7 +24,7 @@ from tests.tuner.scripted import scripted
 from tests.tuner.test_failures import plain
 from tests.tuner.test_search import definition, ended, quiet, request
 from tuner import preparation
-from tuner.errors import SearchError
+from tuner.errors import DefinitionError, SearchError
 from tuner.failures import Elsewhere
 from tuner.job import run_search
 from tuner.lanes import lanes_of
@@ -33,6 +33,7 @@ from tuner.saving import SavingTrainer
 from tuner.seam import Held, Trainer
 from tuner.storage import open_storage
 from tuner.study import find_study
+from tuner.trainers import find_trainer
 from tuner.training import SYNTHETIC
 
 SHAPE = ModelShape(hidden_dim=16, batch_size=16)
@@ -53,6 +54,22 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text(ENTRY)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+
+
+def test_a_trainer_that_cannot_be_made_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Corpus) -> None:
+    """Of a package whose module breaks off, or that takes no such shape."""
+    package = tmp_path / "others-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[tuner.trainers]\nbroken = broken_at_once:make\nrefusing = refusing_shapes:make\n")
+    (tmp_path / "broken_at_once.py").write_text("1 / 0\n")
+    (tmp_path / "refusing_shapes.py").write_text("def make(shape, *others):\n    raise RuntimeError(f'not {shape.hidden_dim}')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DefinitionError, match=r"trainer = 'broken' \(broken_at_once:make\) cannot be imported: division by zero"):
+        find_trainer("broken")
+    assert find_trainer("symmetric") is SavingTrainer
+    with pytest.raises(SearchError, match=r"trainer = 'refusing' cannot be made for .*RuntimeError: not 16 .*; mend it and run it again"):
+        find_trainer("refusing")(SHAPE, corpus, 0, "cpu", SYNTHETIC)
 
 
 def test_a_corpus_is_the_same_again(corpus: Corpus) -> None:

@@ -21,6 +21,7 @@ from tuner.errors import StudyError
 from tuner.job import run_search
 from tuner.observer import Observer, Watched
 from tuner.preparation import SearchRequest
+from tuner.starters import decided
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.summary import report
@@ -182,6 +183,30 @@ def test_the_sampler_learns_from_an_earlier_study(tmp_path: Path) -> None:
         scripted(tmp_path, other, 2, warm_start="earlier")
     with pytest.raises(StudyError, match="has begun already"):
         scripted(tmp_path, definition(**plain, name="cold", seed=5), 2, warm_start="earlier")
+
+
+def test_what_learns_from_nothing_is_not_told_to(tmp_path: Path) -> None:
+    """Random sampling learns from no earlier study; and of a budget that what is put in takes up it is said that nothing is searched."""
+    first = {"name": "first", "lr": 1e-3, "hidden_dim": 16, "num_rules": 2}
+    made = definition(budget={"trials": 1, "epochs": 1}, baselines=[], enqueue=[first])
+    said = io.StringIO()
+    run_search(request(tmp_path, made, confirm=False), Console(file=said, width=200))
+    assert "1 trials are all for the 1 that the study puts in" in said.getvalue()
+    with pytest.raises(StudyError, match='has sampler = "random", which learns from nothing; leave --warm-start out'):
+        run_search(request(tmp_path, definition(sampler="random"), confirm=False, fresh=True, warm_start="tiny"), quiet())
+    assert [name.partition("@")[0] for name in optuna.get_all_study_names(request(tmp_path, made).storage)] == ["tiny"]
+
+
+def test_more_trials_make_none_that_has_begun_one_of_the_first(tmp_path: Path) -> None:
+    """A quarter of twelve took what is cheap; that stays so with forty. But where only baselines had begun the first are still to come."""
+    space = {"lr": {"low": 1e-4, "high": 4e-3}, "hidden_dim": {"choices": [16, 32], "start": 16}}
+    notes = [{"name": f"notes {number}", "lr": 1e-3, "hidden_dim": 16} for number in range(3)]
+    for folder, budgets, baselines in (("more", {12: 3, 40: 3}, []), ("one", {1: 0, 40: 0}, []), ("notes", {3: 0, 12: 3, 40: 3}, notes)):
+        for trials, starters in budgets.items():
+            made = definition(search=space, baselines=baselines, pruning={}, budget={"trials": trials, "epochs": 1})
+            study, _, _ = scripted(tmp_path / folder, made, 2)
+            assert len(study.get_trials()) == trials
+            assert decided(made, study.user_attrs) == starters
 
 
 def test_a_new_study_of_the_same_name_learns_from_the_one_before(tmp_path: Path) -> None:

@@ -140,6 +140,33 @@ def test_of_a_trial_without_a_model_it_is_said_what_was_not_looked_at(home: Path
     assert "is not here: only its curve was looked at" in elsewhere.stdout, elsewhere.stderr
 
 
+def test_another_studys_model_at_the_same_path_is_not_taken_for_a_trials(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
+    """Paths are relative, and a folder beside may have a study of the same name."""
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    trials = [trial for trial in study_in(tmp_path).get_trials() if "checkpoint" in trial.user_attrs]
+    first, second = (tmp_path / trial.user_attrs["checkpoint"] for trial in trials[:2])
+    said = [here(tmp_path, "diagnose", f"quick:{trials[0].number}").stdout]
+    shutil.copy(second, first)
+    said.append(here(tmp_path, "diagnose", f"quick:{trials[0].number}").stdout)
+    assert ["is not here: only its curve was looked at" in text for text in said] == [False, True]
+
+
+def test_a_trial_that_somebody_else_has_ended_is_told_of_everywhere(home: Path, tmp_path: Path, here: Callable[..., Called]) -> None:
+    """It is counted, so there is a line for it; and a baseline that nobody trains any more does not run."""
+    shutil.copytree(home / "runs", tmp_path / "runs")
+    study = study_in(tmp_path)
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={"baseline": "left alone"}))
+    said = here(tmp_path, "status", "quick").stdout
+    assert f"trial {len(study.trials) - 2} failed in epoch 0: nobody has said why" in said
+    assert here(tmp_path, "report", "quick", "-o", "r.md").status == 0
+    table = (tmp_path / "r.md").read_text()
+    assert f"- trial {len(study.trials) - 2} failed: nobody has said why" in table
+    assert "left alone (interrupted)" in table
+    found = re.search(r"confirmed with 2 fresh seeds, on \d+ test stories", table)
+    assert found is not None, "how many seeds and stories a table of intervals is of stands beside it"
+
+
 def test_another_kind_of_report_is_refused_with_what_there_is(home: Path, here: Callable[..., Called]) -> None:
     """Status 2, and nothing is written."""
     done = here(home, "report", "quick", "-o", "report.pdf")
