@@ -37,6 +37,9 @@ BASELINES_AT = 2 / 3
 START_RUNG = 1 / 4
 """In a search that is in a hurry from the first: after this share of their epochs only the best of the first trials goes on."""
 
+START_STEPS = 600
+"""Or after so many steps, if that is sooner: where an epoch is long more of them have room then (docs/DECISIONS.md, 2026-11-30)."""
+
 
 class Admission:
     """Says how many trials may train at once and what may begin.
@@ -76,11 +79,13 @@ class Admission:
     def begin(self, make_trainer: TrainerFactory) -> None:
         """Sets how many trials begin with cheap settings. With a budget of minutes a few timed steps show how fast it goes, and in a new
         study how many of these fit."""
-        limits, spent = self._pace.limits, self._allowance.spent()
-        if limits and not spent and planned(self._definition) and (shape := self._timed(make_trainer)) and not self._begun():
-            self._fit(shape)
-        if not spent and not limits:
-            self._fix_starters()
+        limits = self._pace.limits and planned(self._definition) > 0
+        shape = self._timed(make_trainer) if limits and not self._allowance.spent() else None
+        if not self._allowance.spent():  # else none will begin in this run, and the next one may have more time
+            if not self._pace.limits:
+                self._fix_starters()
+            elif shape is not None and not self._begun():
+                self._fit(shape)
         attributes = self._study.user_attrs
         self._starters = decided(self._definition, attributes)
         self.rung = attributes.get(RUNG) if self._pace.limits else None
@@ -110,7 +115,7 @@ class Admission:
 
     def _fit(self, shape: ModelShape) -> None:
         """Stores how many of the first trials fit into their share of the minutes, and when only the best of them goes on."""
-        rung = math.ceil(START_RUNG * self._definition.budget.epochs) if self._climbs_in_a_hurry() else None
+        rung = self._start_rung(shape) if self._climbs_in_a_hurry() else None
         most = planned(self._definition)
         room = self._pace.starters(shape, most, rung)
         if self._pace.together(shape, 1, self._allowance.left):
@@ -122,6 +127,13 @@ class Admission:
                 self._study.set_user_attr(GOING_ON, 0)
         if rung is not None or fitting < most:  # with more trials later there would be more of them
             self._study.set_user_attr(STARTERS, fitting)
+
+    def _start_rung(self, shape: ModelShape) -> int:
+        """The epoch at which first trials of this shape are compared: not before their rates have risen to where they are meant to be."""
+        epochs, warmup = self._definition.budget.epochs, self._definition.settings(cheapest(self._definition), 0)[1].warmup
+        quarter, risen = math.ceil(START_RUNG * epochs), math.floor(warmup * epochs) + 1
+        enough = math.ceil(START_STEPS * shape.batch_size / self.sentences) if self.sentences else quarter
+        return min(quarter, max(enough, risen))
 
     def _climbs_in_a_hurry(self) -> bool:
         """Whether a lane has time for only a few trials of the next larger size, if there is one, and both TPE and halving are in use: then

@@ -7,10 +7,10 @@ better, drawing and stepping both go on from there (coordinate steps from what i
 and then a trial is drawn whole, its shape included.
 
 When there is time for only a few trials one after the other, single steps would take all of it, and ten trials are too few for a sampler.
-Then the cheap trials are compared at a quarter of their epochs, and only the best goes on, or none (`admission`). The better half of them
-is tried in a larger size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended without
-success. Then come steps from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is drawn
-whole.
+Then the cheap trials are compared at a quarter of their epochs or sooner, and only the best goes on, or none (`admission`). The better half
+of them is tried in a larger size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended
+without success. Then come steps from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is
+drawn whole.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class _Array:
             with device_failures():
                 yield
         except TrainerUnmade as error:
-            raise self._failed(str(error)) from error
+            raise self._failed(error.reason) from error
         except (MemoryError, DeviceError, SearchError):
             raise
         except Exception as error:

@@ -34,7 +34,11 @@ class SearchError(TunerError):
 
 
 class TrainerUnmade(SearchError):
-    """A trainer of somebody else that cannot be made for a shape."""
+    """A trainer of somebody else that cannot be made for a shape, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; mend it and run it again")
+        self.reason = reason
 
 
 class SnapshotError(TunerError):

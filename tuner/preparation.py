@@ -116,7 +116,9 @@ def _folder(base: Path, storage: str, study: str) -> Path:
 
 def _same_device(name: str) -> str:
     """One name for a device that has several."""
-    return "cuda:0" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else name
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return "cuda:0" if name == "cuda" else name
 
 
 def _mark(name: str) -> str:
@@ -292,7 +294,7 @@ def begin(request: SearchRequest, console: Console, begun: list[Process], tell: 
     _warn_of_few(study, definition, plainly(console))
     if corpus.too_long:
         plainly(console)(corpus.too_long)
-    if definition.budget.gpu_minutes and set(request.devices) == {"cpu"}:
+    if definition.budget.gpu_minutes and set(request.devices) == {"cpu"} and request.ray is None:
         plainly(console)("time on a CPU does not count towards gpu_minutes; --timeout limits it")
     sizes = ", ".join(f"{len(corpus.sentences[split]):,} {split}" for split in corpus.sentences)
     left, asked = sum(corpus.left_out.values()), definition.data.stories

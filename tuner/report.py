@@ -46,7 +46,8 @@ def compared(seen: StudyView) -> list[list[str]]:
     rows = [_row("ceiling without copying", summary["ceiling"]["component_accuracy"], summary["ceiling"])]
     if (best := summary["best"]) is not None:
         last = trials[best["trial"]].curve[-1:] or ({},)
-        rows.append(_row(f"best: trial {best['trial']}", best["value"], last[0]))
+        called = f" ({best['suggested']})" if best["suggested"] else ""
+        rows.append(_row(f"best: trial {best['trial']}{called}", best["value"], last[0]))
     for baseline in summary["baselines"]:
         found = trials.get(baseline["trial"])
         ended = "" if baseline["value"] is not None else f" ({(baseline['cause'] or baseline['state']).replace('_', ' ')})"

@@ -51,6 +51,6 @@ def _blamed(name: str, make: MakeTrainer) -> MakeTrainer:
         except (MemoryError, ModelError, TunerError):
             raise
         except Exception as error:
-            raise TrainerUnmade(f"trainer = {name!r} cannot be made for {shape}: {in_words(error)}; mend it and run it again") from error
+            raise TrainerUnmade(f"trainer = {name!r} cannot be made for {shape}: {in_words(error)}") from error
 
     return made

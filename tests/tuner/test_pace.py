@@ -289,6 +289,16 @@ def test_minutes_are_counted_from_the_command_on(tmp_path: Path, monkeypatch: py
 
 def test_a_run_in_which_nothing_began_leaves_nothing_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its minutes were over before its first trial: with more time the start is that of a new study."""
+
+    class Slow(Timed):
+        """What is timed before the first trial takes longer than the minutes."""
+
+        def rehearse(self, steps: int) -> float:
+            """The clock goes on."""
+            Timed.now += 100
+            return super().rehearse(steps)
+
+    searched(tmp_path / "twice", monkeypatch, 0.8, Slow, lanes=2, pruning=LENIENT, trials=40)
     short, told = searched(tmp_path / "twice", monkeypatch, 0.8, lanes=2, pruning=LENIENT, trials=40, began=-100.0)
     assert "no trial had time to begin: give it more minutes (--timeout)" in told
     assert {trial.state for trial in short.get_trials()} == {TrialState.WAITING}
@@ -457,6 +467,24 @@ def test_beside_a_start_of_one_nothing_is_begun_that_it_would_show_to_be_too_sma
     assert start.params["hidden_dim"] == 16
     assert STEP in later[0].user_attrs
     assert later[0].params["hidden_dim"] > 16
+
+
+class Long(Timed):
+    """An epoch is of many steps."""
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """As of eight hundred stories."""
+        return 580
+
+
+@pytest.mark.parametrize(("make", "epochs", "rung"), [(Long, 12, 2), (Timed, 12, 3), (Long, 60, 4)])
+def test_a_start_is_compared_after_so_many_steps_where_a_quarter_of_its_epochs_is_longer(
+    make: type[Timed], epochs: int, rung: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of 580, where a quarter would be three; never while the rate still rises, which takes a twentieth of sixty."""
+    study, _ = searched(tmp_path, monkeypatch, epochs / 12, make, lanes=2, pruning=LENIENT, trials=40, epochs=epochs)
+    assert study.user_attrs[RUNG] == rung
 
 
 class Narrow(Timed):

@@ -188,10 +188,11 @@ def test_the_sampler_learns_from_an_earlier_study(tmp_path: Path) -> None:
 def test_what_learns_from_nothing_is_not_told_to(tmp_path: Path) -> None:
     """Random sampling learns from no earlier study; and of a budget that what is put in takes up it is said that nothing is searched."""
     first = {"name": "first", "lr": 1e-3, "hidden_dim": 16, "num_rules": 2}
-    made = definition(budget={"trials": 1, "epochs": 1}, baselines=[], enqueue=[first])
+    made = definition(budget={"trials": 1, "epochs": 1, "gpu_minutes": 5}, baselines=[], enqueue=[first])
     said = io.StringIO()
     run_search(request(tmp_path, made, confirm=False), Console(file=said, width=200))
     assert "1 trials are all for the 1 that the study puts in" in said.getvalue()
+    assert "time on a CPU does not count towards gpu_minutes; --timeout limits it" in said.getvalue()
     with pytest.raises(StudyError, match='has sampler = "random", which learns from nothing; leave --warm-start out'):
         run_search(request(tmp_path, definition(sampler="random"), confirm=False, fresh=True, warm_start="tiny"), quiet())
     assert [name.partition("@")[0] for name in optuna.get_all_study_names(request(tmp_path, made).storage)] == ["tiny"]
