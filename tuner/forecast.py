@@ -65,9 +65,8 @@ def _confirmation(definition: StudyDefinition, shapes: list[dict[str, Any]]) -> 
     """The runs that confirm the best, in the dearest shape at most, and the baselines in theirs; none where nothing else is trained."""
     seconds = {_said(shape): shape["seconds_a_trial_epoch"] for shape in shapes}
     own = [_said(_named(definition.settings(definition.point(baseline), 0)[0])) for baseline in definition.baselines]
-    others = max(definition.budget.trials - len(own), min(definition.budget.trials, len(definition.enqueue)))  # these begin first
-    top = min(definition.confirm.top, others)
-    taken = [max(seconds.values())] * top + [seconds[shape] for shape in own if shape in seconds] if top > 0 else []
+    top = min(definition.confirm.top, max(0, definition.budget.trials - len(own)))
+    taken = [max(seconds.values())] * top + [seconds[shape] for shape in own if shape in seconds] if top else []
     runs, epochs = len(taken) * definition.confirm.seeds, definition.budget.epochs
     return {"runs": runs, "epochs": runs * epochs, "seconds_at_most": round(definition.confirm.seeds * epochs * sum(taken))}
 

@@ -206,8 +206,7 @@ class Intake:
     def _claimed(self, waiting: Sequence[int], may_begin: MayBegin, last: bool) -> int | None:
         """A waiting trial that may begin; else a new one, unless the waiting ones take up all that is left of the budget."""
         mine = owner(self.seat.number)
-        there = self.storage.as_now(self.study._study_id, waiting) if waiting else []
-        for frozen in sorted(there, key=lambda one: BASELINE in one.user_attrs):
+        for frozen in self.storage.as_now(self.study._study_id, waiting) if waiting else ():
             if frozen.state != TrialState.WAITING:
                 continue
             if BASELINE in frozen.user_attrs and not may_begin(frozen, last):

@@ -311,10 +311,10 @@ def _warn_of_few(study: optuna.Study, definition: StudyDefinition, tell: Callabl
     begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
     if len(begun) > budget:
         tell(f"{len(begun)} trials of {study.study_name} have begun, so --trials {budget} begins none; raise it: it counts all trials")
-    elif definition.enqueue and budget <= put_in and not begun:
-        tell(f"{budget} trials are all for the {put_in} that the study puts in ([[enqueue]], [[baselines]]); raise --trials to search")
     elif budget <= baselines and len(begun) == sum(BASELINE in trial.user_attrs for trial in begun):
         tell(f"{budget} trials are all for the {baselines} baselines, nothing is searched; raise --trials")
+    elif budget <= put_in and not begun:
+        tell(f"{budget} trials are all for the {put_in} that the study puts in ([[baselines]], [[enqueue]]); raise --trials to search")
 
 
 def again(

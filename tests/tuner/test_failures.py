@@ -329,8 +329,6 @@ def test_a_forecast_counts_what_confirms_the_best() -> None:
     assert told(found)[2] == "then 8 runs, 24 epochs, to confirm the best beside the baselines: at most 0 h 1 min"
     alone = forecast(ScriptedTrainer, plain(budget={"trials": 2, "epochs": 3}, confirm={"top": 3, "seeds": 2}), 4)
     assert told(alone)[2] == "then 4 runs, 12 epochs, to confirm the best: at most 0 h 0 min"
-    first = forecast(ScriptedTrainer, plain(budget={"trials": 1, "epochs": 3}, baselines=notes, confirm={"top": 3, "seeds": 2}), 4)
-    assert first["confirmation"]["runs"] == 4, "what is enqueued begins before the baseline, and both are confirmed"
     nothing = forecast(ScriptedTrainer, plain(budget={"trials": 1, "epochs": 3}, baselines=notes, enqueue=[]), 4)
     assert nothing["confirmation"]["runs"] == 0
     assert not any("confirm" in line for line in told(nothing))
@@ -416,14 +414,6 @@ def test_the_budget_of_gpu_minutes_is_that_of_all_runs(tmp_path: Path) -> None:
     (tmp_path / "cpu").mkdir()
     study, _, _ = scripted(tmp_path / "cpu", made, 4, clock=Ticking())
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 40
-
-
-def test_what_is_put_in_to_be_tried_first_begins_before_baselines(tmp_path: Path) -> None:
-    """Also where all that is put in takes up the budget."""
-    notes = [{"name": f"notes {lr}", "lr": lr, "hidden_dim": 16} for lr in (1e-3, 2e-3)]
-    study, _, _ = scripted(tmp_path, plain(budget={"trials": 3, "epochs": 3}, baselines=notes), 1)
-    ended = [trial.number for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
-    assert ended == [0, 2, 3]
 
 
 def test_a_trial_with_settings_of_another_space_fails_alone(tmp_path: Path) -> None:
