@@ -165,8 +165,7 @@ class Admission:
 
     def measured(self, running: Sequence[Running], seconds: float, *, lent: bool = False) -> None:
         """An epoch of a lane with these has taken so long, with its own cores or with others' too."""
-        starting = self.rung is not None and any(each.number in self.starters for each in running)
-        if self._pace.limits and not (lent and starting):  # that small models do not gain by it says nothing of large ones
+        if self._pace.limits and not (lent and self._starting(running)):  # that small models do not gain by it says nothing of large ones
             self._pace.measured([self._arrays.shape(each) for each in running], seconds, lent=lent)
 
     @property
@@ -235,15 +234,19 @@ class Admission:
             return True
         if not (beside := going.get(lane)):
             return not (self._late(going) or self._are_compared_soon(going))
-        if self.rung is not None and any(running.number in self.starters for running in beside):
+        if self._starting(beside):
             return False
         dearest = self._dearest(beside)
         return self._pace.together(dearest, len(beside), self._allowance.left) and self._ends(dearest, beside)
 
     def _are_compared_soon(self, going: Mapping[int, Sequence[Running]]) -> bool:
         """Whether starters of a hurried start have not come to their rung: what is begun is a step from the best of them."""
-        starters = [running for trials in going.values() for running in trials if running.number in self.starters]
-        return self.rung is not None and any(len(running.curve) < self.rung for running in starters)
+        starters = self._starting([running for trials in going.values() for running in trials])
+        return any(len(running.curve) < (self.rung or 0) for running in starters)
+
+    def _starting(self, running: Sequence[Running]) -> list[Running]:
+        """Those of these that are starters of a hurried start."""
+        return [] if self.rung is None else [each for each in running if each.number in self.starters]
 
     def _late(self, going: Mapping[int, Sequence[Running]]) -> bool:
         """Whether an empty lane had better lend its core: what trains elsewhere would be late without it and in time with it, or late in

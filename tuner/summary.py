@@ -147,8 +147,8 @@ def _none_sound(latest: Mapping[int, dict[str, Any]], floor: float) -> list[str]
 def verdicts(study: optuna.Study) -> list[str]:
     """Why each stopped trial was stopped, one line each."""
     stopped = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and cause_of(t) != "finished"]
-    epochs = {t.number: t.user_attrs.get(VERDICT, {}).get("epoch", epochs_of(t)) for t in stopped}
-    return [f"trial {t.number} {cause_of(t)} in epoch {epochs[t.number]}: {reason_of(t)}" for t in stopped]
+    epochs = (t.user_attrs.get(VERDICT, {}).get("epoch", epochs_of(t)) for t in stopped)
+    return [f"trial {t.number} {cause_of(t)} in epoch {epoch}: {reason_of(t)}" for t, epoch in zip(stopped, epochs, strict=True)]
 
 
 def report(storage_url: str, study_name: str, patience: Patience | None = None) -> Report:

@@ -426,8 +426,6 @@ def test_a_baseline_whose_trainer_cannot_be_made_is_left_out_too(lucky: Confirmi
     """As what cannot be loaded is; where a leader's cannot, the error names the trial."""
 
     class Unmade(TruthfulTrainer):
-        sizes: ClassVar[list[int]] = []
-
         def __init__(self, made: list[list[tuple[float, int]]], slots: int, room: int = 100) -> None:
             if slots == 1:
                 raise TrainerUnmade("no such size")
