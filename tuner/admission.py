@@ -26,13 +26,17 @@ from tuner.pace import HURRY, VERY_FEW, Pace, work
 from tuner.promotion import SIZE
 from tuner.seam import TrainerFactory
 from tuner.slots import Running
-from tuner.starters import GOING_ON, RUNG, STARTERS, cheap, cheapest, decided, numbers_of, planned
+from tuner.starters import GOING_ON, RUNG, STARTERS, cheap, cheapest, decided, least_work, numbers_of, planned
 from tuner.study import BASELINE, FIXED
 from tuner.vanguard import Vanguard
 from tuner.width import rehearsed
 
 BASELINES_AT = 2 / 3
 """Baselines begin after this share of the budget, if they would end within it: they are never stopped, and most are large."""
+
+LONGEST_SHARE = 1 / 3
+"""A trial that takes no more than this share of a run's time does not begin where it would not end. A longer one is meant to go on from run
+to run, and what would be left unused is too much."""
 
 START_RUNG = 1 / 4
 """In a search that is in a hurry from the first: after this share of their epochs only the best of the first trials goes on."""
@@ -71,6 +75,10 @@ class Admission:
         """The epoch at which only the best of the first trials goes on; None: they end like others."""
         self.sentences = 0
         """About how many an epoch trains on; 0: that is not known."""
+        self._run = allowance.left
+        """How many seconds there were when the run began to train."""
+        self._alone = False
+        """Whether the lane that was asked about last is empty, and all others too."""
         self._vanguard: Vanguard | None = None
         """The first larger trials, where there is time for very few."""
 
@@ -91,6 +99,7 @@ class Admission:
         self.rung = attributes.get(RUNG) if self._pace.limits else None
         if self.rung is not None and attributes.get(GOING_ON) == 0:
             self._vanguard = Vanguard(self._lanes, self._starters, self.rung)
+        self._run = self._allowance.left
 
     def _fix_starters(self) -> None:
         """Without minutes: stores how many first trials there are. A larger budget has more of them only while no other trial has begun."""
@@ -224,10 +233,12 @@ class Admission:
         """Whether a new trial may begin in a lane: within the budget, and in a budget of minutes beside others only if it would end in time
         and training side by side pays (`Pace.together`).
 
-        The first trials may begin in any case, and so may one in an empty lane: the next run continues what does not end. But it does not
+        The first trials may begin, and so may one in an empty lane, unless whoever knows what it is finds it `too_late`. But it does not
         where another lane needs its core (`_late`), nor before the starters of a hurried start have come to their rung. What a new trial
-        costs is not known; the guess is as much as the dearest beside it. None begins beside starters of a hurried start: they end soon.
+        costs is not known here; the guess is as much as the dearest beside it. None begins beside starters of a hurried start: they end
+        soon.
         """
+        self._alone = not any(going.values())
         if self._allowance.spent():
             return False
         if not self._pace.limits or self._first_left(coming) > 0:
@@ -281,6 +292,22 @@ class Admission:
         """Whether a trial with these settings ends that begins now in a lane of its own."""
         return self._ends(self._shape(params), [])
 
+    @property
+    def bounded(self) -> bool:
+        """Whether anything can be cut off."""
+        return self._pace.bounds
+
+    def cut_off(self, params: dict[str, Any]) -> bool:
+        """Whether a trial with these settings would not end any more in an empty lane, though a run has room for it."""
+        return self._cut_off(params, self._run)
+
+    def too_late(self, params: dict[str, Any]) -> bool:
+        """Whether it is so short besides that it had better not begin; what is not named takes as little as can be."""
+        return self._cut_off({**least_work(self._definition), **params}, LONGEST_SHARE * self._run)
+
+    def _cut_off(self, params: dict[str, Any], most: float) -> bool:
+        return self._pace.cut_off(self._shape(params), self._allowance.left, most, alone=self._alone)
+
     def lets_baseline_begin(self, frozen: FrozenTrial, last: bool, *, beside: Sequence[Running], begun: int) -> bool:
         """Whether a baseline that waits may begin beside these.
 
@@ -293,7 +320,8 @@ class Admission:
             return False
         if not self._pace.limits or (last and not beside):
             return True
-        return self._ends(self._shape(frozen.system_attrs[FIXED]), beside)
+        shape = self._shape(frozen.system_attrs[FIXED])
+        return self._ends(shape, beside) if beside else not self._cut_off(frozen.system_attrs[FIXED], math.inf)
 
     def _shape(self, params: dict[str, Any]) -> ModelShape:
         return self._definition.settings(params, 0)[0]
@@ -309,18 +337,25 @@ class Admission:
         """How many trials of the study have begun, whoever trains them."""
         return self._storage.begun(self._study._study_id)
 
-    def end(self) -> None:
-        """Says that the minutes are used up, and which baselines they had no room for; or another bound, and that it is to be raised."""
+    def end(self, late: bool) -> None:
+        """Says that the minutes are used up, and which baselines they had no room for; or another bound, and that it is to be raised.
+
+        Args:
+            late: whether nothing began any more because it would not have ended.
+        """
         budget, trials = self._definition.budget, self._study.get_trials(deepcopy=False)
         ended = sum(trial.state.is_finished() for trial in trials)
         there = f"{ended} of {budget.trials} trials have ended"
         used_up = self._allowance.used_up()
         if ended < budget.trials and used_up:
             self._notice(f"{used_up}, {there}; raise that limit to go on")
-        if not budget.minutes or self._allowance.left > 0:
+        left = self._allowance.left
+        if not budget.minutes or (left > 0 and (used_up or not late)):
             return
         if ended < budget.trials and not used_up:
-            self._notice(f"{budget.minutes:g} minutes are used up, {there}; run it again to go on")
+            minutes = f"{budget.minutes:g} minutes"
+            too_few = f"the {math.ceil(left)} seconds left of {minutes} are too few for another trial"
+            self._notice(f"{minutes + ' are used up' if left <= 0 else too_few}, {there}; run it again to go on")
             if not self._begun():
                 self._notice("no trial had time to begin: give it more minutes (--timeout)")
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]

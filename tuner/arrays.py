@@ -42,12 +42,14 @@ class Epoch(NamedTuple):
         outside: the trials for which there is no room any more.
         seconds: how long the epoch took, by lane.
         lent: the lanes that had more than their own cores.
+        broken: the lanes in which something was broken off, so that how long the epoch took says nothing.
     """
 
     points: list[tuple[Running, dict[str, Any]]]
     outside: list[Running]
     seconds: dict[int, float]
     lent: set[int]
+    broken: set[int]
 
     @property
     def lanes(self) -> tuple[int, ...]:
@@ -273,7 +275,7 @@ class Arrays:
         """
         ends = {lane: self.clocks[lane] + self._work(lane) for lane in self._under_way}
         due = sorted(lane for lane, end in ends.items() if end == min(ends.values()))
-        epoch = Epoch([], [], {}, {lane for lane in due if self._cores[lane] > 1})
+        epoch = Epoch([], [], {}, {lane for lane in due if self._cores[lane] > 1}, set())
         for lane in due:
             self._take(lane, states, epoch)
             self.clocks[lane] = ends[lane]
@@ -319,6 +321,8 @@ class Arrays:
                 if outcome.error is None and outcome.record is not None and outcome.scored is not None:
                     epoch.points.append((running, running.advanced(outcome.record, outcome.scored, tried.seconds / len(array.slots))))
         epoch.seconds[lane] = sum(tried.seconds for tried in attempts)
+        if any(tried.error is not None for tried in attempts):
+            epoch.broken.add(lane)
 
     def _job(self, place: Place, array: Array) -> Job:
         watch = max(self._watch, WATCH_TIMES * self._slowest.get(place, 0.0))

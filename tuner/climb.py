@@ -11,12 +11,15 @@ Then the cheap trials are compared at a quarter of their epochs or sooner, and o
 of them is tried in a larger size, the best first (`promotion`): two sizes up, or one if two would not end in time or steps there ended
 without success. Then come steps from what has ended there; once a step is ahead of the best, new trials are drawn in its shape. None is
 drawn whole.
+
+What the minutes would cut off gives way to another step, to something in the best's shape, or to the best one size down, which shows
+whether that is enough.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
@@ -49,11 +52,21 @@ class Room(Protocol):
     def compares(self) -> bool:
         """Whether the first larger trials are compared early."""
 
+    @property
+    def bounded(self) -> bool:
+        """Whether anything can be cut off."""
+
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
 
     def ends(self, params: dict[str, Any]) -> bool:
         """Whether a trial with these settings ends that begins now in a lane of its own."""
+
+    def cut_off(self, params: dict[str, Any]) -> bool:
+        """Whether a trial with these settings would not end any more, though a run has room for it."""
+
+    def too_late(self, params: dict[str, Any]) -> bool:
+        """Whether it is so short besides that it had better not begin; what is not named takes as little as can be."""
 
 
 class Endless:
@@ -61,7 +74,7 @@ class Endless:
 
     rung: int | None = None
     sentences = 0
-    compares = False
+    compares = bounded = False
 
     def few(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
         """There is room for many."""
@@ -70,6 +83,12 @@ class Endless:
     def ends(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
         """All end."""
         return True
+
+    def cut_off(self, params: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Nothing is."""
+        return False
+
+    too_late = cut_off
 
 
 ENDLESS = Endless()
@@ -91,7 +110,8 @@ def guide(
     Args:
         trials: all trials of the study so far.
         number: the new trial's.
-        steps: how many steps may run at once; in a hurry, any number once the best is no starter and no running step is ahead of it.
+        steps: how many steps may run at once; in a hurry, any number once the best is no starter and no running step is ahead of it, and
+            in place of what would be cut off.
         starting: how many trials begin with cheap settings.
         room: what the remaining time has room for.
         warm: whether the sampler knows an earlier study, from which it draws even the first trials.
@@ -107,7 +127,7 @@ def guide(
     best = _leader(start)
     if best is None:
         return Proposal(_shape(settings) if start.training else {})
-    return _beside_others(start, number, steps, best, room)
+    return _in_time(start, best, _beside_others(start, number, steps, best, room), room)
 
 
 def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, room: Room) -> Proposal:
@@ -126,6 +146,27 @@ def _beside_others(start: Start, number: int, steps: int, best: FrozenTrial, roo
     if step is not None:
         return Proposal(step, best.number)
     return Proposal({} if number % WHOLE_EVERY == 0 else shape)
+
+
+def _in_time(start: Start, best: FrozenTrial, said: Proposal, room: Room) -> Proposal:
+    """What is said of a trial. Where that would be cut off another step from the best is tried, or something drawn in its shape, or else
+    the best is tried one size down; what was said where all these would be cut off too."""
+    if not room.cut_off({**best.params, **said.params}):
+        return said
+    step, own = next_step(start.definition, start.trials, best, last=DOWN, skip=room.cut_off), best.params.get(SIZE, 0)
+    if step is not None and step.get(SIZE, 0) > own and best.number in start.numbers:
+        step = start.enlarged(best, {SIZE: step[SIZE]})
+    ways = [] if step is None or step.get(SIZE, 0) < own else [Proposal(step, best.number)]
+    ways += [Proposal(_shape(best.params)), *_size_down(start, best)]
+    return next((one for one in ways if not room.cut_off({**best.params, **one.params})), said)
+
+
+def _size_down(start: Start, best: FrozenTrial) -> list[Proposal]:
+    """The best one size down, if there is such a size, no step has led there, and it has not been reached from one there that has ended."""
+    below = [size for size in _ladders(start.definition).get(SIZE, []) if size < best.params.get(SIZE, -math.inf)][-1:]
+    source = [trial for trial in start.trials if trial.number == best.user_attrs.get(STEP) and trial.state == TrialState.COMPLETE]
+    been = {trial.params.get(SIZE) for trial in (*source, *(step for _, step in _steps(start.trials)))}
+    return [Proposal(start.resized(best, size), best.number) for size in below if size not in been]
 
 
 def _shape(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +201,11 @@ def _leader(start: Start) -> FrozenTrial | None:
 
 
 def next_step(
-    definition: StudyDefinition, trials: Sequence[FrozenTrial], best: FrozenTrial, last: tuple[str, bool] | None = None
+    definition: StudyDefinition,
+    trials: Sequence[FrozenTrial],
+    best: FrozenTrial,
+    last: tuple[str, bool] | None = None,
+    skip: Callable[[dict[str, Any]], bool] = ENDLESS.cut_off,
 ) -> dict[str, Any] | None:
     """The best's parameters with one number of its shape, or else one other number, at a neighbouring value that is untried; None: all are.
 
@@ -168,6 +213,7 @@ def next_step(
 
     Args:
         last: a direction that comes last in any case.
+        skip: what is passed over.
     """
     ladders, steps = _ladders(definition), _steps(trials)
     shape = [name for name in ladders if name in SHAPE_NAMES]
@@ -180,7 +226,7 @@ def next_step(
         reached = [[params[name] for name in compared] for params in been]
         beside = list(_beside({name: ladders[name] for name in names}, best.params))
         beside.sort(key=lambda params: bool(worse & _ways(ladders, best.params, params)))
-        found += [params for params in beside if [params[name] for name in compared] not in reached]
+        found += [params for params in beside if [params[name] for name in compared] not in reached and not skip(params)]
     return min(found, key=lambda params: last in _ways(ladders, best.params, params), default=None)
 
 

@@ -16,7 +16,7 @@ from tuner.climb import Room, guide
 from tuner.definition import StudyDefinition
 from tuner.judges import Peer
 from tuner.ownership import OWNER, alive, in_seat, itself, owner, seat_of
-from tuner.promotion import STEP
+from tuner.promotion import STEP, Proposal
 from tuner.slots import Running
 from tuner.snapshots import Seat
 from tuner.starters import decided
@@ -82,6 +82,8 @@ class Intake:
         """Those that had to make room, and go on first."""
         self._left: list[FrozenTrial] = []
         self._behind: dict[int, SlotState] = {}
+        self.late = False
+        """Whether the new trial that was asked for last would not have ended, and did not begin."""
 
     def take_up(self, state: SearchState | None) -> tuple[Past, list[list[Running]]]:
         """The trials that had ended by this state, and those that were in slots, array by array.
@@ -190,10 +192,12 @@ class Intake:
         Args:
             waiting: the ids of the trials that wait to begin, put in by the definition or by a user.
         """
+        late = self._is_too_late()
         with self.storage.asking(self.study._study_id):  # else workers would begin too many together
             begun = self.storage.begun(self.study._study_id)
             left = self.definition.budget.trials - begun
-            trial_id = self._claimed(waiting, may_begin, len(waiting) >= left) if left > 0 else None
+            trial_id = self._claimed(waiting, may_begin, len(waiting) >= left, late) if left > 0 else None
+        self.late = late and left > 0 and trial_id is None
         if trial_id is None:
             return None
         frozen = self.storage.get_trial(trial_id)
@@ -203,8 +207,8 @@ class Intake:
         trial.set_user_attr("device", self.device)
         return self._running(trial)
 
-    def _claimed(self, waiting: Sequence[int], may_begin: MayBegin, last: bool) -> int | None:
-        """A waiting trial that may begin; else a new one, unless the waiting ones take up all that is left of the budget."""
+    def _claimed(self, waiting: Sequence[int], may_begin: MayBegin, last: bool, late: bool) -> int | None:
+        """A waiting trial that may begin; else a new one, but not if it is too late or waiting ones take up what the budget has left."""
         mine = owner(self.seat.number)
         for frozen in self.storage.as_now(self.study._study_id, waiting) if waiting else ():
             if frozen.state != TrialState.WAITING:
@@ -216,9 +220,13 @@ class Intake:
                 self.storage.get_trial(frozen._trial_id), OWNER, mine
             ):
                 return frozen._trial_id
-        if last and waiting:
+        if (last and waiting) or late:
             return None
         return self.storage.create_new_trial(self.study._study_id, create_trial(state=TrialState.RUNNING, user_attrs={OWNER: mine}))
+
+    def _is_too_late(self) -> bool:
+        """Whether a new trial would not end any more, as far as is known before it is drawn."""
+        return self.room.bounded and self.room.too_late(self._said(len(self.study.get_trials(deepcopy=False))).params)
 
     def _foreign(self, frozen: FrozenTrial) -> str | None:
         """What is wrong with the settings of a trial that somebody has put in without `tuner enqueue`."""
@@ -246,13 +254,17 @@ class Intake:
         known = self.storage.get_trial(trial_id)
         if FIXED in known.system_attrs or known.params:
             return
-        trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
-        starting, sizes_cost = decided(self.definition, self.study.user_attrs), self.device == "cpu"
-        said = guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
+        said = self._said(number)
         if said.step_from is not None:
             self.storage.set_trial_user_attr(trial_id, STEP, said.step_from)
         if said.params:
             self.storage.set_trial_system_attr(trial_id, FIXED, said.params)
+
+    def _said(self, number: int) -> Proposal:
+        """What is said of a new trial."""
+        trials, warm = self.study.get_trials(deepcopy=False), bool(self._earlier)
+        starting, sizes_cost = decided(self.definition, self.study.user_attrs), self.device == "cpu"
+        return guide(self.definition, trials, number, self.steps, warm=warm, sizes_cost=sizes_cost, starting=starting, room=self.room)
 
     def _running(self, trial: Trial | FrozenTrial) -> Running:
         seed = derived_seed(self.definition.seed, "trial", trial.number) % 2**31

@@ -6,7 +6,7 @@ leave it enough time. On a GPU an epoch takes as long for one trial as for many,
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
 from model.config import ModelShape
@@ -26,6 +26,12 @@ VERY_FEW = 4
 
 HURRY = 10
 """If a lane has time for fewer trials than this, one by one, it has too little to climb one size after the other (see `climb`)."""
+
+WITH_ALL = 4 / 3
+"""About how many times as fast a trial trains that has the cores of all lanes (a large one 1.5 times: docs/DECISIONS.md)."""
+
+LATEST = 3
+"""It is too late for a trial only if it is by the fastest of so many epochs: one that was slow may have been the machine's."""
 
 ENOUGH = 2
 """If so many epochs in a row with another lane's core took as long as without, no more is lent in this run."""
@@ -63,6 +69,7 @@ class Pace:
         """Whether anything is said at all."""
         self._budget, self._lanes = budget, lanes
         self._seconds = 0.0  # for a unit of work
+        self._latest = deque[float](maxlen=LATEST)
         self.lends = self.limits and lanes > 1
         """Whether a lane without trials lends its core; no more from when that has not helped, as where another program needs it.
         Without a limit of minutes never: sums over several cores differ in their last digits, so results would depend on when lanes end."""
@@ -74,7 +81,7 @@ class Pace:
         return self._seconds > 0
 
     @property
-    def _bounds(self) -> bool:
+    def bounds(self) -> bool:
         """Whether what is left can be too little: where the budget lets trials finish, all do."""
         return self.limits and self.known and self._budget.at_budget != "finish"
 
@@ -85,6 +92,7 @@ class Pace:
             self.lends = self.lends and self._no_help < ENOUGH
         elif shapes:
             self._seconds = seconds / lane_work(shapes)
+            self._latest.append(self._seconds)
 
     def starters(self, shape: ModelShape, most: int, rung: int | None = None) -> int:
         """How many first trials have room in their share of the minutes: as many in each lane, at least one, and no more than asked for.
@@ -105,7 +113,7 @@ class Pace:
 
     def fewer(self, count: int, shape: ModelShape, left: float) -> bool:
         """Whether a lane has room for fewer than so many more trials of this shape, one after the other, in the seconds that are left."""
-        return self._bounds and left < count * self._budget.epochs * work(shape, 1) * self._seconds
+        return self.bounds and left < count * self._budget.epochs * work(shape, 1) * self._seconds
 
     def ends(self, shape: ModelShape, beside: Sequence[tuple[ModelShape, int]], left: float) -> bool:
         """Whether one more trial of a lane ends in the seconds that are left, and all beside it.
@@ -115,13 +123,24 @@ class Pace:
         """
         return self.in_time([(shape, self._budget.epochs), *beside], left)
 
+    def cut_off(self, shape: ModelShape, left: float, most: float, *, alone: bool) -> bool:
+        """Whether a trial of this shape that begins now in an empty lane would not end, though it takes no more than `most` seconds.
+
+        Args:
+            alone: whether nothing else trains, so that it has all cores if lanes lend theirs.
+        """
+        if not self.bounds:
+            return False
+        seconds = min(self._latest) * self._budget.epochs * work(shape, 1)
+        return left * (WITH_ALL if alone and self.lends else 1) < seconds <= most
+
     def in_time(self, there: Sequence[tuple[ModelShape, int]], left: float) -> bool:
         """Whether all of a lane's trials end in the seconds that are left, with its own core.
 
         Args:
             there: the shape of each, and how many epochs it has to go.
         """
-        if not self._bounds:
+        if not self.bounds:
             return True
         units, past = 0, 0
         for epochs in sorted({epochs for _, epochs in there}):

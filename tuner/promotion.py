@@ -115,6 +115,11 @@ class Start:
             return params
         return {**params, RATE: space.within(self._rate(starter, params, space if near else None))}
 
+    def resized(self, trial: FrozenTrial, size: float) -> dict[str, Any]:
+        """A trial's settings in a model of another size, at the rate that suits it."""
+        params, space = {**trial.params, SIZE: size}, self.definition.search.get(RATE)
+        return {**params, RATE: space.within(_carried(trial.params, params))} if isinstance(space, Numbers) and RATE in params else params
+
     def _rate(self, starter: FrozenTrial, params: Mapping[str, Any], space: Numbers | None) -> float:
         """The rate of the best starter of its size, as it suits these settings. Where larger ones are compared early, that of the best step
         to this size that has ended; until there is one, this starter's own, no further from the best one's than a part into which the

@@ -187,7 +187,7 @@ class Search:
             while self._arrays.under_way and not self._allowance.stopped():
                 self._arrays.refill(self._advance(), {})
                 self._keep()
-            self._admission.end()
+            self._admission.end(self._intake.late and not self._allowance.stopped())
             if not self._intake.under_way():
                 self._keeper.forget()
         finally:
@@ -373,7 +373,7 @@ class Search:
         """
         epoch = self._arrays.advance(self._state.slots)
         for lane, seconds in epoch.seconds.items():
-            if not (lane in epoch.lent and epoch.outside):  # else it has fewer trials now than it trained
+            if lane not in epoch.broken:
                 self._admission.measured(self._arrays.of_lane(lane), seconds, lent=lane in epoch.lent)
         self._intake.park(epoch.outside)
         self.advanced = sorted((running for running, _ in epoch.points), key=lambda running: running.number)

@@ -39,6 +39,15 @@ def cheapest(definition: StudyDefinition) -> dict[str, Value]:
     return {**definition.usual, **cheap(definition)}
 
 
+def least_work(definition: StudyDefinition) -> dict[str, Value]:
+    """A whole point of the space that takes no longer than any other: the smallest model, the largest batches."""
+    found = dict(definition.usual)
+    for name, extreme in (("hidden_dim", min), ("batch_size", max)):
+        if isinstance(space := definition.search.get(name), Choices):
+            found[name] = extreme(space.choices, key=float)
+    return found
+
+
 def middling(definition: StudyDefinition) -> dict[str, Value]:
     """The middle of the sizes for which the space names a cheap one, for where that is not cheaper."""
     space = definition.search.get("hidden_dim")

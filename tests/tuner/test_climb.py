@@ -1,5 +1,6 @@
 """What is not drawn for a new trial: a cheap start, a step from the best, the best's shape."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +175,9 @@ def test_while_a_larger_model_is_tried_for_the_first_time_trials_are_drawn_in_it
 class Short:
     """Time for few more trials of some sizes, and for many of others."""
 
-    def __init__(self, few: list[int] | list[None], ends: bool = True, rung: int | None = None) -> None:
+    def __init__(self, few: list[int] | list[None], ends: bool = True, rung: int | None = None, late: Sequence[int] = ()) -> None:
         self.sizes, self.last, self.rung, self.sentences, self.compares = few, ends, rung, 0, False
+        self.late, self.bounded = late, bool(late)
 
     def few(self, params: dict[str, Any]) -> bool:
         """By size."""
@@ -184,6 +186,12 @@ class Short:
     def ends(self, params: dict[str, Any]) -> bool:
         """As said."""
         return self.last
+
+    def cut_off(self, params: dict[str, Any]) -> bool:
+        """By size."""
+        return params.get("hidden_dim") in self.late
+
+    too_late = cut_off
 
 
 def test_where_few_have_room_the_best_goes_two_sizes_up_or_one() -> None:
@@ -261,6 +269,45 @@ def test_in_a_hurry_no_step_leads_to_a_smaller_size_before_all_others() -> None:
             found.append((said["hidden_dim"], said["num_rules"], said["batch_size"]))
             there.append(trial(number, 0.0, *found[-1], step=True, source=12))
         assert found == ([(32, 2, 8), (64, 2, 16), (64, 4, 8)] if smaller_first else [(64, 2, 16), (64, 4, 8), (32, 2, 8)])
+
+
+def test_what_would_be_cut_off_gives_way_to_another_step_then_to_a_draw_in_the_bests_shape() -> None:
+    """A larger size would be; nothing smaller is tried while what is as large as the best would not."""
+    best, short = trial(12, 0.5, hidden=32), Short([32], late=[64])
+    assert guide(MADE, [best], LATE, 1, room=Short([32]))[0]["hidden_dim"] == 64
+    assert guide(MADE, [best], LATE, 1, room=short) == ({**best.params, "batch_size": 16}, 12)
+    steps = [trial(number, 0.4, hidden=32, rules=rules, batch=batch, step=True, source=12) for number, rules, batch in STEPS_AT_32]
+    assert guide(MADE, [best, *steps], LATE, 1, room=short) == ({"hidden_dim": 32, "batch_size": 8}, None)
+
+
+def test_what_is_larger_than_a_starter_takes_a_lower_rate_in_place_of_what_would_be_cut_off_too() -> None:
+    """As any step up from the start does."""
+    starters, larger = [trial(0, 0.5)], trial(10, None, hidden=64, step=True)
+    said = guide(MADE, [*starters, larger], LATE, 1, room=Short([64], late=[64]))
+    assert said == ({**starters[0].params, "hidden_dim": 32, "lr": ONE_UP}, 0)
+
+
+STEPS_AT_32 = ((13, 2, 16), (14, 4, 8))
+
+
+def test_where_nothing_as_large_as_the_best_would_end_it_is_tried_one_size_down_once() -> None:
+    """At a rate that is higher the smaller the model is; where that would not end either, or is known, what was said stays."""
+    best = trial(12, 0.5, hidden=64)
+    smaller = {**best.params, "hidden_dim": 32, "lr": pytest.approx(best.params["lr"] * 2 ** (1 / 3))}
+    stays = guide(MADE, [best], LATE, 1, room=Short([64]))
+    assert stays[0]["hidden_dim"] == 64
+    assert guide(MADE, [best], LATE, 1, room=Short([64], late=[64])) == (smaller, 12)
+    assert guide(MADE, [best], LATE, 1, room=Short([64], late=[32, 64])) == stays
+    assert guide(MADE, [best, trial(13, 0.4, hidden=32)], LATE, 1, room=Short([64], late=[64])) == (smaller, 12), "that is no step"
+    been = trial(13, 0.4, hidden=32, step=True, source=12)
+    assert guide(MADE, [best, been], LATE, 1, room=Short([64], late=[64]))[0]["hidden_dim"] == 64
+    grown = trial(13, 0.6, hidden=64, step=True, source=11)
+    for ended in (True, False):
+        source = trial(11, 0.4 if ended else None, hidden=32)
+        said = guide(MADE, [grown, source], LATE, 1, room=Short([64], late=[64]))
+        assert said[0]["hidden_dim"] == (64 if ended else 32), "it came from there"
+    least = [trial(12, 0.5)]
+    assert guide(MADE, least, LATE, 1, room=Short([16], late=[16, 32, 64])) == guide(MADE, least, LATE, 1, room=Short([16]))
 
 
 def started(*curves: tuple[float, ...]) -> list[FrozenTrial]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from model.config import Hyperparameters, ModelShape
 from tests.tuner.scripted import ScriptedTrainer, Step, scripted
@@ -25,6 +25,7 @@ from tuner.pace import FEW, Pace, lane_work, sooner_together, work
 from tuner.promotion import STEP
 from tuner.search import Search
 from tuner.starters import GOING_ON, RUNG, STARTERS
+from tuner.study import FIXED
 
 EVEN = {name: space for name, space in SPACE.items() if name != "batch_size"}
 NOTES = [{"name": f"notes {n}", "lr": 1e-4, "hidden_dim": 64, "num_rules": 4} for n in range(3)]
@@ -76,6 +77,43 @@ def test_nothing_is_said_before_it_is_measured_without_minutes_on_a_gpu_or_where
     for free in (pace(minutes=0), pace(shared=False), pace(at_budget="finish")):
         free.measured([SMALL], 6.0)
         assert free.ends(SMALL, [], 0.0)
+
+
+def test_the_minutes_cut_off_what_would_not_end_though_it_takes_no_more_than_is_asked() -> None:
+    """Four epochs at hidden 64 take three minutes; alone they have both cores. One epoch that was slow says nothing."""
+    known, finishing = pace(), pace(at_budget="finish")
+    assert not known.cut_off(LARGE, 0.0, 600.0, alone=False)
+    for each in (known, finishing):
+        each.measured([LARGE], 45.0)
+    assert [known.cut_off(LARGE, left, 200.0, alone=False) for left in (180.0, 179.0, 0.0)] == [False, True, True]
+    assert [known.cut_off(LARGE, left, 200.0, alone=True) for left in (135.0, 134.0)] == [False, True]
+    assert not known.cut_off(LARGE, 0.0, 179.0, alone=False)
+    assert known.cut_off(SMALL, 0.0, 179.0, alone=False)
+    assert not finishing.cut_off(LARGE, 0.0, 600.0, alone=False)
+    known.measured([LARGE], 90.0)
+    assert not known.cut_off(LARGE, 180.0, 600.0, alone=False)
+    one_lane = pace(lanes=1)
+    one_lane.measured([LARGE], 45.0)
+    assert one_lane.cut_off(LARGE, 179.0, 600.0, alone=True)
+
+
+def test_it_is_too_late_for_what_takes_no_more_than_a_third_of_the_run() -> None:
+    """Of twelve seconds a trial of four takes no more; a longer one goes on from run to run. With both cores it has a third more time."""
+    arrays = arrays_of(8)
+    put(arrays, 0, 64)
+    there, large = arrays.of_lane(0), {"hidden_dim": 64}
+    for run, late in ((11.9, False), (12.1, True)):
+        admission = within(run, arrays)
+        admission._allowance.left = 3.5
+        assert not admission.lets_begin(1, {0: there}, ())
+        assert (admission.cut_off(large), admission.too_late(large)) == (True, late)
+        assert admission.lets_begin(1, {}, ())
+        assert not admission.cut_off(large)
+        assert not admission.too_late(large)
+        admission._allowance.left = 2.9
+        assert admission.too_late(large) == late
+        assert admission.too_late({}) == late, "what is not named is as small as can be"
+        assert not admission.too_late({"hidden_dim": 128}), "it takes more than a third"
 
 
 @given(st.lists(SHAPES, min_size=1, max_size=6), st.floats(0.1, 100), SHAPES, BESIDE, st.floats(0, 1000))
@@ -155,7 +193,7 @@ def test_what_cannot_be_helped_keeps_no_lane_empty() -> None:
 def within(left: float, arrays: Arrays) -> Admission:
     """With so many seconds left, where a trial of hidden 64 takes four."""
     made = definition(**TWO_SHAPES, budget={"trials": 100, "epochs": 4, "minutes": 10})
-    allowance, study = SimpleNamespace(left=left, spent=lambda: False), SimpleNamespace(_study_id=0)
+    allowance, study = SimpleNamespace(left=left, spent=lambda: False, share=lambda _: 0.9), SimpleNamespace(_study_id=0)
     storage: Any = SimpleNamespace(begun=lambda _: 50)
     admission = Admission(study, storage, made, allowance, arrays, 2, shared=True, notice=pytest.fail)  # type: ignore[arg-type]
     admission.measured(arrays.running[:1], 1.0)
@@ -191,9 +229,10 @@ def searched(
     seed: int = 0,
     enqueue: Any = (),
     listener: Listener | None = None,
+    width: int = 4,
     **budget: Any,
 ) -> tuple[optuna.Study, list[str]]:
-    """A search of four at once, and what it said, but that its minutes are used up."""
+    """A search of four at once, or as many as are said, and what it said, but that its minutes are used up or too few are left."""
     monkeypatch.setattr(Timed, "now", 0.0)
     monkeypatch.setattr(Timed, "seen", [])
     content: dict[str, Any] = {
@@ -204,11 +243,14 @@ def searched(
     }
     content |= {"seed": seed, "enqueue": list(enqueue)}
     made, heard = definition(**content, budget={"trials": 1000, "epochs": 3, "minutes": minutes, **budget}), listener or Listener()
-    study, _, _ = scripted(folder, made, 4, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
+    study, _, _ = scripted(folder, made, width, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
     ended = sum(trial.state.is_finished() for trial in study.get_trials())
-    over = f"{minutes:g} minutes are used up, {ended} of {made.budget.trials} trials have ended; run it again to go on"
-    assert [text for text in heard.told if "used up" in text] == [over] * (ended < made.budget.trials)
-    return study, [text for text in heard.told if "used up" not in text]
+    left = 60 * minutes - (Timed.now - began)
+    few = f"the {math.ceil(left)} seconds left of {minutes:g} minutes are too few for another trial"
+    over = f"{minutes:g} minutes are used up" if left <= 0 else few
+    over += f", {ended} of {made.budget.trials} trials have ended; run it again to go on"
+    assert [text for text in heard.told if "run it again" in text] == [over] * (ended < made.budget.trials)
+    return study, [text for text in heard.told if "run it again" not in text]
 
 
 def count(trials: list[FrozenTrial], state: TrialState) -> int:
@@ -520,3 +562,66 @@ def test_a_run_that_goes_on_knows_how_fast_it_goes_and_has_no_other_start(tmp_pa
     study, _ = searched(tmp_path, monkeypatch, 0.8, Noted, trials=80, **options)
     assert len(timed) == 2
     assert study.user_attrs[STARTERS] == starters
+
+
+ONE_SIZE = {**EVEN, "hidden_dim": {"choices": [64]}}
+
+
+@pytest.mark.parametrize(("minutes", "left"), [(0.65, True), (0.125, False)])
+def test_what_would_not_end_does_not_begin_and_the_search_ends_sooner(
+    minutes: float, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial takes 5.1 seconds. Of 39 the last ones are left; where a run has 7.5, the second goes on in the next."""
+    one = 3 * work(LARGE, 1) / CHEAP
+    study, _ = searched(tmp_path, monkeypatch, minutes, search=ONE_SIZE, width=1)
+    assert (count(study.get_trials(), TrialState.RUNNING) == 0) == left
+    assert (0 < 60 * minutes - Timed.now < one) == left
+
+
+class Broken(Timed):
+    """Its second epoch is broken off at once; then all is as ever."""
+
+    broken = False
+
+    def train_epoch(self) -> list[Step | None]:
+        """The clock stands still in what is broken off."""
+        if len(Timed.seen) == 1 and not Broken.broken:
+            Broken.broken = True
+            raise RuntimeError("once")
+        return super().train_epoch()
+
+
+def test_an_epoch_that_was_broken_off_says_nothing_of_how_long_one_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes no time, so all would seem to end."""
+    monkeypatch.setattr(Broken, "broken", False)
+    study, _ = searched(tmp_path, monkeypatch, 0.65, Broken, search=ONE_SIZE, width=1)
+    assert Broken.broken
+    assert count(study.get_trials(), TrialState.RUNNING) == 0
+
+
+@pytest.mark.parametrize(("left", "begins"), [(4.0, True), (3.0, True), (2.9, False)])
+def test_in_an_empty_lane_a_baseline_is_reckoned_like_what_is_new(left: float, begins: bool) -> None:
+    """One of hidden 64 takes four seconds, with both cores three."""
+    arrays = arrays_of(8)
+    put(arrays, 0, 64)
+    admission = within(left, arrays)
+    frozen = create_trial(state=TrialState.WAITING, system_attrs={FIXED: {"hidden_dim": 64}})
+    assert admission.lets_begin(1, {}, ())
+    assert admission.lets_baseline_begin(frozen, False, beside=[], begun=1) == begins
+
+
+def test_a_run_that_was_slow_to_begin_trains_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two minutes two seconds are left when the first trial could begin, and it takes three: it goes on in the next run."""
+    study, _ = searched(tmp_path, monkeypatch, 2.0, began=-118.0)
+    trials = study.get_trials()
+    assert count(trials[: len(NOTES)], TrialState.WAITING) == len(NOTES)
+    assert count(trials[len(NOTES) :], TrialState.RUNNING) > 0
+
+
+def test_what_ended_sooner_goes_on_with_more_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run begins what it has room for."""
+    first, _ = searched(tmp_path, monkeypatch, 0.65, search=ONE_SIZE)
+    ended = len(first.get_trials())
+    again, _ = searched(tmp_path, monkeypatch, 0.65, search=ONE_SIZE)
+    assert len(again.get_trials()) > ended
+    assert count(again.get_trials(), TrialState.RUNNING) == 0
