@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A search by an array of workers, one GPU each: sbatch --array=0-3 deploy/slurm.sh plateau [OPTIONS OF tuner search]
 # Task 0 begins the study, the others join it within half an hour. All of them need the storage (TUNER_STORAGE, PostgreSQL) and a folder that all nodes see, or a
-# bucket (TUNER_ARTIFACTS). A task whose time is up is asked to end two minutes before, writes its state and goes to the end of the queue.
+# bucket (TUNER_ARTIFACTS); say both through these variables, for options go to task 0 alone. No --fresh: a task that is queued again would begin anew.
+# A task whose time is up is asked to end two minutes before, writes its state and goes to the end of the queue.
 #SBATCH --job-name=tuner
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4

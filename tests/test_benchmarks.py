@@ -10,7 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks import gpu_check, search_race
+from benchmarks import gpu_check, search_race, winner_noise
 from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
@@ -190,6 +190,14 @@ def test_what_only_a_gpu_can_show_runs_without_one_too() -> None:
     assert found["throughput"]["widths"]["1"]["trial_steps_per_second"] > 0
     assert sum(found["search"]["trials"].values()) == 2
     assert (found["device"], found["waits_an_epoch"], found["short_of_memory"]) == ("cpu", None, None)
+
+
+def test_intervals_and_pure_noise_are_measured_on_simulated_studies() -> None:
+    """In small: each case once, most intervals hold the truth, and noise seldom wins."""
+    found = winner_noise.measured(studies=20, seed=0)
+    assert [len(found[name]) for name in ("shares", "differences", "winners")] == [18, 24, 7]
+    assert all(case["held"] >= 0.7 and case["half"] > 0 for name in ("shares", "differences") for case in found[name])
+    assert all(case["announced"] <= 0.2 for case in found["winners"])
 
 
 def test_luck_is_what_one_setting_spreads_as_much_as_many() -> None:

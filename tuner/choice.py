@@ -14,7 +14,7 @@ from tuner.definition import SYMMETRIC, StudyDefinition
 from tuner.errors import StudyError, TunerError
 from tuner.storage import open_storage
 from tuner.study import BASELINE, definition_of, find_study, reason_of, subject_of, trial_of
-from tuner.winner import best_of, standing
+from tuner.winner import beaten_by, below_floor, best_of, standing
 
 LINE = 100
 
@@ -27,6 +27,7 @@ class Choice:
         data: as the study has it: source, stories, seed.
         confirmed: its figures with fresh seeds, if it has been confirmed.
         suggested: what it was called by whoever put it in, a baseline's name too; None: it was searched.
+        beaten_by: the number of a baseline that is better beyond the noise with fresh seeds, and what is said of it.
     """
 
     study: str
@@ -40,6 +41,7 @@ class Choice:
     confirmed: Mapping[str, Any] | None = None
     suggested: str | None = None
     trainer: str = SYMMETRIC
+    beaten_by: tuple[int, str] | None = None
 
     def check_own(self) -> None:
         """Whether `tuner train` can train it.
@@ -54,7 +56,9 @@ class Choice:
         """As `tuner best --json` prints it."""
         own = {"trial": self.trial, "value": self.value, "hyperparameters": dict(self.settings), "seed": self.seed, "epochs": self.epochs}
         data = {name: self.data[name] for name in ("source", "stories", "seed")}
-        return {**own, "data": data, "checkpoint": self.checkpoint, "confirmed": self.confirmed, "suggested": self.suggested}
+        beaten_by = None if self.beaten_by is None else self.beaten_by[0]
+        more = {"confirmed": self.confirmed, "suggested": self.suggested, "beaten_by": beaten_by}
+        return {**own, "data": data, "checkpoint": self.checkpoint, **more}
 
     def said(self, form: str | None) -> list[str]:
         """As lines: `cli` (options of `tuner train`), `toml` (a preset's file), else in words.
@@ -70,6 +74,8 @@ class Choice:
             return [settings_toml(self.settings, self.epochs)]
         again = "" if self.confirmed is None else f", {self.confirmed['component_accuracy']['mean']:.4f} on test with fresh seeds"
         lines = [f"trial {self.trial}: component accuracy {self.value or 0.0:.4f}{again}", f"checkpoint: {self.checkpoint}"]
+        if self.beaten_by is not None:
+            lines.append(self.beaten_by[1])
         return [*lines, *(f"{name} = {value}" for name, value in self.settings.items())]
 
 
@@ -90,6 +96,16 @@ def best_choice(storage_url: str, name: str) -> Choice:
         above = f" above round_trip_floor = {floor:g}" if floor else ""
         raise TunerError(f"no trial of {name} has finished{above} yet; `tuner status {name}` says how far it is")
     return choice_of(study, definition, *found)
+
+
+def _beaten_by(study: optuna.Study) -> tuple[int, str] | None:
+    """The baseline that is better than the confirmed best beyond the noise, if one is."""
+    found = standing(study)
+    if found is None or (gap := beaten_by(found)) is None:
+        return None
+    name = gap["against"]
+    number = next(entry["trial"] for entry in found["confirmed"] if entry["baseline"] and entry["name"] == name)
+    return number, f"the baseline {name!r} (trial {number}) is better beyond the noise{below_floor(found, name)}"
 
 
 def choose(storage_url: str, subject: str) -> Choice:
@@ -127,6 +143,7 @@ def choice_of(
         confirmed=confirmed,
         suggested=trial.user_attrs.get("suggested") or trial.user_attrs.get(BASELINE),
         trainer=definition.trainer,
+        beaten_by=None if confirmed is None else _beaten_by(study),
     )
 
 

@@ -62,7 +62,10 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), metavar="N", help="Total number of trials, earlier runs of the search included.")
 @click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of one trial.")
 @click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so many minutes (0: no limit); run again to go on."
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    help="Stop after so many minutes at most (0: no limit); run again to go on.",
 )
 @click.option("--total-epochs", type=click.IntRange(min=1), metavar="N", help="Epochs of all trials together, earlier runs included.")
 @click.option("--gpu-minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="GPU-minutes in total, earlier runs included.")
@@ -72,7 +75,12 @@ def cli() -> None:
     help="Trials still running when a limit is reached: kept for the next run (store, as studies say) or trained to the end.",
 )
 @width_option
-@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="Processes on this machine.  [default: one for each GPU]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes on this machine, or Ray's.  [default: one for each GPU; 1 with Ray]",
+)
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="What runs the workers.")
 @click.option("--address", metavar="ADDRESS", help="With --engine ray: the cluster, or auto; without it one on this machine.")
 @click.option("--devices", metavar="D,D", help="One worker for each, in place of --device and --workers: cuda:0,cuda:1.")
@@ -81,7 +89,11 @@ def cli() -> None:
 @storage_option
 @artifacts_option
 @click.option("--name", metavar="NAME", help="Another name for the study.")
-@click.option("--confirm/--no-confirm", default=True, help="Confirm the best at the end (see `tuner confirm`); on by default.")
+@click.option(
+    "--confirm/--no-confirm",
+    default=None,
+    help="Confirm the best at the end (see `tuner confirm`), also where a limit ended the search.  [default: once all trials have ended]",
+)
 @click.option("--warm-start", metavar="STUDY", help="Let the sampler learn from an earlier study of this storage.")
 @click.option(
     "--keep", type=click.IntRange(min=1), metavar="N", help="Keep the models of the best N trials, and of what is to be confirmed."
@@ -107,7 +119,7 @@ def search(
     engine: str,
     address: str | None,
     name: str | None,
-    confirm: bool,
+    confirm: bool | None,
     keep: int | None,
     on_end: str | None,
     warm_start: str | None,
@@ -152,7 +164,8 @@ def search(
         first,
         name or called,
         fresh,
-        confirm=confirm,
+        confirm=confirm is not False,
+        confirm_early=confirm is True,
         others=tuple(others),
         ray=(address or "local") if engine == "ray" else None,
         warm_start=warm_start,

@@ -3,7 +3,9 @@
 Runs of a configuration differ by their seed, stories by how hard they are; both are samples. A share that S seeds score on N
 stories has the variance of a two-way layout with both effects random (Searle, Casella and McCulloch 1992, chapter 4), estimated
 from the mean squares of the linearised ratio, so that stories with many propositions count as much as they do in the share.
-Student's t, with Satterthwaite's (1946) degrees of freedom. What the intervals cover is tested on studies whose truth is known.
+Two configurations have the stories in common but no seeds (Welch 1947): their difference is paired by story, and the scatter of each
+one's seeds counts by itself. Student's t, with Satterthwaite's (1946) degrees of freedom. What the intervals cover is measured on studies
+whose truth is known (`benchmarks.winner_noise`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from tuner.intervals import wilson_share
 
 Numbers = NDArray[np.float64]
 LEVEL = 0.05
+ZERO = 1e-24
+"""A variance that is none: what is left of it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -55,39 +59,81 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
-def estimate(right_SN: Numbers, of_N: Numbers) -> Estimate | None:
-    """The mean share, or mean difference of shares, with its variance; None with fewer than two seeds or two stories.
+@dataclass(frozen=True)
+class _Layout:
+    """What S seeds score on N stories, taken apart.
 
     Args:
-        right_SN: what seed s scores on story n: a count, or a difference of counts.
-        of_N: what there is to score on story n.
+        story_N: how far each story is off the mean share, over all seeds.
+        seed, rest: the part of the variance of the mean that the seeds' scatter makes, and that of seeds and stories together; both with
+            what the rest makes in them.
     """
-    seeds, stories = right_SN.shape
-    if seeds < 2 or stories < 2:
+
+    mean: float
+    seeds: int
+    story_N: Numbers
+    seed: float
+    rest: float
+
+    @classmethod
+    def of(cls, right_SN: Numbers, of_N: Numbers) -> _Layout | None:
+        """None with fewer than two seeds or two stories."""
+        seeds, stories = right_SN.shape
+        if seeds < 2 or stories < 2:
+            return None
+        mean = _mean(right_SN, of_N)
+        off_SN = (right_SN - mean * of_N) * (stories / of_N.sum())
+        seed_S, story_N = off_SN.mean(1), off_SN.mean(0)
+        rest_SN = off_SN - seed_S[:, None] - story_N
+        within = float((rest_SN**2).sum()) / ((seeds - 1) * (stories - 1))
+        return cls(mean, seeds, story_N, _of_mean(seed_S), within / (seeds * stories))
+
+    @property
+    def story(self) -> float:
+        """The part that the stories' scatter makes."""
+        return _of_mean(self.story_N)
+
+
+def _of_mean(off: Numbers) -> float:
+    """The variance of a mean, from how far each is off it."""
+    return float((off**2).sum()) / (len(off) - 1) / len(off)
+
+
+def estimate(ours_SN: Numbers, other_SN: Numbers, of_N: Numbers) -> Estimate | None:
+    """How far one configuration's share lies above another's on the same stories; None with fewer than two seeds of either or two stories.
+
+    Args:
+        ours_SN, other_SN: how many seed s has right on story n; seeds may be of any number, and are no pairs.
+        of_N: how many there are on story n.
+    """
+    ours, other = _Layout.of(ours_SN, of_N), _Layout.of(other_SN, of_N)
+    if ours is None or other is None:
         return None
-    mean = _mean(right_SN, of_N)
-    off_SN = (right_SN - mean * of_N) * (stories / of_N.sum())
-    seed_S, story_N = off_SN.mean(1), off_SN.mean(0)
-    rest_SN = off_SN - seed_S[:, None] - story_N
-    free = np.array([seeds - 1, stories - 1, (seeds - 1) * (stories - 1)], dtype=np.float64)
-    squares = np.array([stories * (seed_S**2).sum(), seeds * (story_N**2).sum(), (rest_SN**2).sum()]) / free
-    total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
-    if total <= 1e-24:
-        return Estimate(mean, 0.0, float(free[0]))
-    return Estimate(mean, float(total / (seeds * stories)), float(total**2 / (squares**2 / free).sum()))
+    mean, both, stories = ours.mean - other.mean, (ours, other), len(of_N)
+    seed, story, rest = sum(one.seed for one in both), _of_mean(ours.story_N - other.story_N), sum(one.rest for one in both)
+    total = max(seed + story - rest, seed, story)
+    if total <= ZERO:
+        return Estimate(mean, 0.0, float(min(one.seeds for one in both) - 1))
+    spread = story**2 / (stories - 1) + sum((one.seed**2 + one.rest**2 / (stories - 1)) / (one.seeds - 1) for one in both)
+    return Estimate(mean, total, total**2 / spread)
 
 
 def interval_of_share(right_SN: Numbers, of_N: Numbers, level: float = LEVEL) -> Interval:
     """The interval for a share: Wilson's, with the size of a simple sample that would be as sure (Korn and Graubard 1998).
 
-    Near 0 and 1 it stays within them and has a width even where nothing was wrong. With one seed it is the whole of [0, 1].
+    Near 0 and 1 it stays within them and has a width even where nothing was wrong. With one seed it is the whole of [0, 1]. What two or
+    three seeds say of their scatter is uncertain, and where they scatter most they make a mean look as sure as the many stories would:
+    so each part of the variance has a quantile of its own (docs/DECISIONS.md, 2026-11-30).
     """
-    mean, found = _mean(right_SN, of_N), estimate(right_SN, of_N)
+    mean, found = _mean(right_SN, of_N), _Layout.of(right_SN, of_N)
     if found is None:
         return Interval(mean, 0.0, 1.0)
-    size, quantile = float(of_N.sum()), found.quantile(level)
-    if found.variance > 0:
-        size = min(len(right_SN) * size, mean * (1 - mean) / found.variance)
+    own, story, stories = max(0.0, found.seed - found.rest), found.story, len(of_N)
+    of_seeds, of_stories = (float(stdtrit(count - 1, 1 - level / 2)) for count in (found.seeds, stories))
+    size, variance, quantile = float(of_N.sum()), max(own + story, found.seed), of_seeds
+    if variance > ZERO:
+        size = min(len(right_SN) * size, mean * (1 - mean) / variance)
+        quantile = math.sqrt((own * of_seeds**2 + story * of_stories**2) / (own + story)) if own + story > 0 else of_seeds
     return Interval(mean, *wilson_share(mean, size, quantile)) if size > 0 else Interval(mean, 0.0, 1.0)
 
 
@@ -97,7 +143,8 @@ def differences(ours_SN: Numbers, others: Sequence[Numbers], of_N: Numbers, leve
     An interval lies above or below zero exactly where Holm's procedure finds the difference at `level` for all of them together. Where
     nothing is known of the noise it is the whole of [-1, 1].
     """
-    found = [estimate(ours_SN - other_SN, of_N) or Estimate(_mean(ours_SN - other_SN, of_N), 0.0, 1.0) for other_SN in others]
+    mean = _mean(ours_SN, of_N)
+    found = [estimate(ours_SN, other_SN, of_N) or Estimate(mean - _mean(other_SN, of_N), 0.0, 1.0) for other_SN in others]
     intervals: dict[int, Interval] = {}
     going, step = True, level
     for rank, place in enumerate(sorted(range(len(found)), key=lambda place: found[place].chance)):

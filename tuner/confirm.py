@@ -219,7 +219,8 @@ def confirm(
             kept.hold({key: run for array in arrays if array.epochs for key, run in array.held_runs().items()})
     if failed:
         raise failed[0]
-    kept.forget()
+    if missing:
+        kept.forget()
     return _conclude(study, definition, runs, trials, left_out)
 
 
@@ -238,11 +239,14 @@ def _gone_on_with(arrays: Sequence[_Array], kept: Halfway, epochs: int) -> list[
 
 
 def _covering(study: optuna.Study, definition: StudyDefinition, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """What was confirmed before, where it has all of these trials with as many seeds: fewer of them would say less."""
+    """What was confirmed before, where it has all of these trials with as many seeds: fewer of them would say less. Not where these are
+    all that it has, and an earlier version concluded it."""
     known = standing(study)
     if known is None:
         return None
     seeds = {entry["trial"]: len(entry["seeds"]) for entry in known["confirmed"]}
+    if "announced" not in known and seeds == {trial.number: definition.confirm.seeds for trial in trials}:
+        return None
     return known if all(seeds.get(trial.number, 0) >= definition.confirm.seeds for trial in trials) else None
 
 
@@ -334,10 +338,15 @@ def _conclude(
     trained = [trial for trial in trials if trial.number not in left_out]
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
-    scored = noted and any(seed in made.get(trial, {}) for trial, seed in noted[-1]["runs"])
-    uses = [*noted[:-1], {**noted[-1], "concluded": True}] if scored else noted[:-1]  # what was missing could not be trained
+    there = [(trial, seed) for trial, seed in noted[-1]["runs"] if seed in made.get(trial, {})] if noted else []
+    uses = noted
+    if not there:
+        uses = noted[:-1]  # what was missing could not be trained
+    elif any(seed in seeds.get(trial, ()) for trial, seed in there):
+        uses = [*noted[:-1], {**noted[-1], "concluded": True}]
     without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
-    finding = finding_of(found, definition.objective.round_trip_floor, len(uses), {**impossible(study), **without})
+    concluded = sum(use.get("concluded", True) for use in uses)  # one that is under way has decided nothing yet
+    finding = finding_of(found, definition.objective.round_trip_floor, concluded, {**impossible(study), **without})
     if noted:
         study.set_user_attr(TEST_USES, uses)
     study.set_user_attr(CONFIRMED, finding)

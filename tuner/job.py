@@ -17,6 +17,7 @@ from model.config import ModelShape
 from model.devices import find_device
 from model.errors import DeviceError
 from tuner.artifacts import BUCKET
+from tuner.budget import STOP
 from tuner.crew import Crew
 from tuner.definition import SYMMETRIC
 from tuner.errors import TunerError
@@ -37,6 +38,7 @@ from tuner.study import complete, find_study, source_of
 from tuner.summary import Report, report
 from tuner.trainers import find_trainer
 from tuner.width import fitting
+from tuner.winner import leaders
 from tuner.winner import told as confirmation
 
 
@@ -93,7 +95,7 @@ def _aside(console: Console, words: int) -> Console:
 def _searched(request: SearchRequest, console: Console, begun: list[Process]) -> Report:
     aside = _aside(console, request.words)
     prepared = begin(request, aside, begun, plainly(console))
-    study, lost = prepared.study, False
+    study, lost, stop = prepared.study, False, prepared.study.user_attrs.get(STOP)
     width = None
     if request.ray is None:  # its workers find out for themselves
         with shared_out(request.processes):
@@ -107,7 +109,8 @@ def _searched(request: SearchRequest, console: Console, begun: list[Process]) ->
             study = find_study(prepared.storage.patience(open_storage, request.storage, create=False), study.study_name)
         if request.ray is None:
             dataclasses.replace(prepared, study=study).trim(plainly(console))
-        if request.confirm and not complete(study, prepared.definition):
+        early = request.confirm_early and study.user_attrs.get(STOP) == stop and bool(leaders(study, prepared.definition))
+        if request.confirm and not (early or complete(study, prepared.definition)):
             first = "" if request.definition.budget.bounded else "run the search again to go on, or "
             later = f"{first}run `tuner confirm {study.study_name}` to confirm what there is now"
             plainly(aside)(f"the best is not confirmed yet: that begins when all trials have ended; {later}")

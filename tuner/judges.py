@@ -153,7 +153,7 @@ class PlateauRule:
     fifth have left a plateau, its level is not taken for that of the best fifth. A flat trial may wait 1.5 times as long as nine in ten of
     the peers that left its level took for that, or half of its epochs if fewer than three have left it.
 
-    `noise` is how far two runs of one configuration differ (the standard deviation that `tuner confirm` prints): a prospect may fall short
+    `noise` is how far runs of one configuration scatter (the standard deviation that `tuner confirm` prints): a prospect may fall short
     by so much, and a level lie higher by so much, without it meaning anything. A curve's own scatter says nothing about other seeds.
     """
 

@@ -62,6 +62,9 @@ class SearchRequest:
     base: Path = BASE
     """The folder for checkpoints and snapshots."""
     confirm: bool = True
+    """Whether the best is confirmed when all trials have ended."""
+    confirm_early: bool = False
+    """Whether it is so when a limit ends the search, too."""
     others: tuple[str, ...] = ()
     """The devices of further workers."""
     ray: str | None = None

@@ -83,7 +83,7 @@ def best_of(study: optuna.Study) -> tuple[FrozenTrial, dict[str, Any] | None] | 
     return next(((t, entries[t.number]) for t in trials if t.number == found["chosen"]), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Confirmed:
     """One trial's settings under fresh seeds.
 
@@ -110,12 +110,17 @@ class Confirmed:
         """The mean objective on the validation split."""
         return fmean(one["component_accuracy"] for one in self.valid)
 
+    @property
+    def round_trip(self) -> float:
+        """The mean round trip there."""
+        return fmean(self.round_trips)
+
     def entry(self) -> dict[str, Any]:
         """As `tuner confirm --json` shows it: test figures, and the validation figures that chose."""
         figures = {name: interval_of_share(right_SN, self.of_N).as_dict() for name, right_SN in self.right_SN.items()}
         values = [one["component_accuracy"] for one in self.valid]
         own = {"name": self.name, "trial": self.trial, "baseline": self.baseline, "seeds": list(self.seeds)}
-        return {**own, **figures, "search_value": self.search_value, "mean": self.mean, "values": values}
+        return {**own, **figures, "search_value": self.search_value, "mean": self.mean, "values": values, "round_trip": self.round_trip}
 
 
 def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[int, Mapping[str, Any]]) -> Confirmed:
@@ -141,25 +146,27 @@ def confirmed_of(definition: StudyDefinition, trial: FrozenTrial, runs: Mapping[
 def finding_of(found: Sequence[Confirmed], floor: float, uses: int, left_out: Mapping[str, str]) -> dict[str, Any]:
     """What the fresh runs say, as `tuner confirm --json` prints it.
 
+    Whoever is not compared because of its round trip has had its chance to be lucky too, so it counts among the leaders.
+
     Args:
         floor: on the round trip; a leader whose mean lies below it is not chosen.
         uses: how often the test split has been used for this study.
         left_out: the baselines that cannot be trained, each with the reason.
     """
-    sound = [one for one in found if fmean(one.round_trips) >= floor]
-    ours = [one for one in sound if not one.baseline]
-    chosen = max(ours, key=lambda one: (one.mean, fmean(one.round_trips), -one.trial), default=None)
-    against = [one for one in found if one.baseline]
-    gaps = [] if chosen is None else _gaps(chosen, against, LEVEL * min(1.0, 2 / len(ours)))
+    sound, ours = [one for one in found if one.round_trip >= floor], [one for one in found if not one.baseline]
+    chosen = max((one for one in ours if one in sound), key=lambda one: (one.mean, one.round_trip, -one.trial), default=None)
+    against, level = [one for one in found if one.baseline], LEVEL * min(1.0, 2 / max(1, len(ours)))
+    gaps = [] if chosen is None else _gaps(chosen, against, level)
     won = chosen is not None and bool(gaps) and all(gap.low > 0 for gap in gaps)
     return {
         "confirmed": [one.entry() for one in found],
         "chosen": chosen.trial if chosen else None,
         "winner": chosen.name if chosen and won else None,
         "differences": [{"against": one.name, **gap.as_dict()} for one, gap in zip(against, gaps, strict=False)],
-        "smallest": one.name if chosen and (one := smallest(chosen, sound)) else None,
-        "too_high": (chosen.search_value or 0.0) - chosen.mean if chosen else None,
+        "smallest": one.name if chosen and (one := smallest(chosen, sound, dict(zip(against, gaps, strict=False)), level)) else None,
+        **_announced(ours),
         "seed_noise": seed_noise(found),
+        "floor": floor,
         "stories": len(found[0].of_N) if found else 0,
         "test_uses": uses,
         "left_out": dict(left_out),
@@ -167,27 +174,38 @@ def finding_of(found: Sequence[Confirmed], floor: float, uses: int, left_out: Ma
 
 
 def _gaps(ours: Confirmed, others: Sequence[Confirmed], level: float = LEVEL) -> list[Interval]:
-    """How far ours scores above each of the others; all with as many seeds as the one with the fewest has.
+    """How far ours scores above each of the others.
 
     The runs that choose among L leaders are also those that are compared, so luck is chosen too: an interval lies above zero by luck alone
     in up to L times half of `level` of cases. With `level` at 2 / L of the level that is meant, that stays within the latter (Bonferroni).
     """
-    seeds = min(len(one.seeds) for one in (ours, *others))
-    whole = [one.right_SN["component_accuracy"][:seeds] for one in (ours, *others)]
+    whole = [one.right_SN["component_accuracy"] for one in (ours, *others)]
     return differences(whole[0], whole[1:], ours.of_N, level)
 
 
-def smallest(chosen: Confirmed, found: Sequence[Confirmed]) -> Confirmed | None:
-    """The smallest model that is not worse than the chosen one beyond the noise; None where nothing is known of the noise."""
+def _announced(ours: Sequence[Confirmed]) -> dict[str, Any]:
+    """Which trial the search called the best, baselines not counted, and by how much its figure was too high: what it has with fresh seeds
+    chose nothing."""
+    best = max((one for one in ours if one.search_value is not None), key=lambda one: one.search_value or 0.0, default=None)
+    return {"announced": best and best.name, "too_high": (best.search_value or 0.0) - best.mean if best else None}
+
+
+def smallest(chosen: Confirmed, found: Sequence[Confirmed], gaps: Mapping[Confirmed, Interval], level: float) -> Confirmed | None:
+    """The smallest model that is not worse than the chosen one beyond the noise; None where nothing is known of the noise.
+
+    Args:
+        gaps: how far the chosen one is above each baseline: one by which it has not won is not worse.
+        level: at which the other leaders are compared, chosen from among them as it is.
+    """
     if min(chosen.right_SN["component_accuracy"].shape) < LEAST_KNOWN:
         return None
     others = [one for one in found if one is not chosen]
-    alike = [one for one in others if _gaps(chosen, [one])[0].low <= 0]
+    alike = [one for one in others if (gaps[one] if one in gaps else _gaps(chosen, [one], level)[0]).low <= 0]
     return min((chosen, *alike), key=lambda one: (one.size, one is not chosen))
 
 
 def seed_noise(found: Sequence[Confirmed]) -> dict[str, float] | None:
-    """How far two runs of one configuration differ on the validation split: the standard deviation over seeds, pooled over all of them.
+    """How far runs of one configuration scatter on the validation split: the standard deviation over seeds, pooled over all of them.
 
     Components that a trainer does not give there are left out."""
     several = [one for one in found if len(one.seeds) > 1]
@@ -248,28 +266,42 @@ def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]
         lines = [f"no winner: there is no baseline to compare {chosen['name']} with, the best of what was searched"]
     elif finding["winner"] is not None:
         every = "every baseline that can be trained" if finding.get("left_out") else "every baseline"
-        lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least)}"]
+        lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least, finding)}"]
     elif len(chosen["seeds"]) < 2:
-        lines = [f"no winner: one fresh seed says nothing of the noise; run `tuner confirm STUDY --seeds 3`; {_gap(least)}"]
+        lines = [f"no winner: one fresh seed says nothing of the noise; run `tuner confirm STUDY --seeds 3`; {_gap(least, finding)}"]
+    elif (better := beaten_by(finding)) is not None:
+        lines = [f"no winner: {better['against']} is better than {chosen['name']} beyond the noise; {_gap(better, finding)}"]
     else:
-        lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least)}"]
-    if finding["smallest"] not in (None, chosen["name"]):
+        lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least, finding)}"]
+    if finding["smallest"] and not beaten_by(finding) and (finding["winner"] is None or finding["smallest"] != chosen["name"]):
         lines.append(f"the smallest model that is not worse beyond the noise: {finding['smallest']}")
     return lines
 
 
-def _gap(gap: Mapping[str, Any]) -> str:
-    return f"{100 * gap['mean']:+.2f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f}) against {gap['against']}"
+def beaten_by(finding: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The difference to the baseline that is furthest above the chosen one, if one is beyond the noise."""
+    return min((gap for gap in finding["differences"] if gap["high"] < 0), key=lambda gap: float(gap["mean"]), default=None)
+
+
+def _gap(gap: Mapping[str, Any], finding: Mapping[str, Any]) -> str:
+    points = f"{100 * gap['mean']:+.2f} points ({100 * gap['low']:.1f} to {100 * gap['high']:.1f})"
+    return f"{points} against {gap['against']}{below_floor(finding, gap['against'])}"
+
+
+def below_floor(finding: Mapping[str, Any], baseline: str) -> str:
+    """What is said of a baseline that could not have been chosen itself; nothing of others."""
+    entry = next(entry for entry in finding["confirmed"] if entry["baseline"] and entry["name"] == baseline)
+    return ", whose round trip is below the floor" if entry.get("round_trip", math.inf) < finding.get("floor", 0.0) else ""
 
 
 def _noise(finding: Mapping[str, Any]) -> list[str]:
     if finding["chosen"] is None:
         return []
-    side = "high" if finding["too_high"] >= 0 else "low"
-    lines = [
-        f"the search's own figure was {100 * abs(finding['too_high']):.2f} points too {side} (validation, its seed against fresh ones)"
-    ]
+    side, names = "high" if finding["too_high"] >= 0 else "low", {entry["trial"]: entry["name"] for entry in finding["confirmed"]}
+    whose = "" if finding.get("announced") in (None, names[finding["chosen"]]) else f" of {finding['announced']}, the best searched,"
+    figure = f"{100 * abs(finding['too_high']):.2f} points too {side}"
+    lines = [f"the search's own figure{whose} was {figure} (validation, its seed against fresh ones)"]
     if (noise := finding["seed_noise"]) is not None:
         parts = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f}" for name, value in noise.items())
-        lines.append(f"two runs of one configuration differ by (standard deviation, points): {parts}")
+        lines.append(f"runs of one configuration scatter by (standard deviation over seeds, points): {parts}")
     return lines

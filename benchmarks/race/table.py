@@ -7,6 +7,7 @@ Tables of other rows name them, `<!-- race: --stories 100 --minutes 4 --epochs 1
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ def tables(rows: Sequence[Row], minutes: float) -> str:
 
     def both(group: Sequence[str]) -> list[str]:
         soon = _table(_soon_columns(found), [_soon(name, found[name]) for name in group])
-        return [*_table(FOUND, [_found(name, found[name], rows, said["target"]) for name in group]), "", *soon]
+        return [*_table(FOUND, [_found(name, found[name], rows, said["target"], 60 * minutes) for name in group]), "", *soon]
 
     searchers = [name for name in names if _title(name) != name]
     lines = [f"Best known {said['best_known']:.4f}, target {said['target']:.4f}.", "", *both(searchers)]
@@ -95,7 +96,7 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *lines)]
 
 
-def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: float) -> list[str]:
+def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: float, whole: float) -> list[str]:
     own = sorted((row for row in rows if row["searcher"] == name), key=lambda row: row["task"]["seed"])
     after = [reached(row, target) for row in own]
     bounds = len(own) >= LEAST_SEEDS
@@ -103,7 +104,7 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
         _title(name),
         f"{figures['reached']} of {figures['seeds']}",
         ", ".join("-" if seconds is None else f"{seconds:.0f}" for seconds in after),
-        _between(figures["seconds_to_target"], 0, bounds),
+        _between(figures["seconds_to_target"], 0, bounds and figures["reached"] > 0, most=whole),
         _between(figures["epochs_to_target"], 0, bounds),
         _between(figures["best_value"], 3, bounds),
         _between(figures["test"], 3, bounds),
@@ -120,12 +121,14 @@ def _title(name: str) -> str:
     return TITLES[plain] + name.removeprefix(plain) if plain in TITLES else name
 
 
-def _between(figure: Mapping[str, float | None], places: int, bounds: bool) -> str:
-    """A mean, with its interval where that is asked for."""
+def _between(figure: Mapping[str, float | None], places: int, bounds: bool, most: float = math.inf) -> str:
+    """A mean, with its interval where that is asked for, as far as it can be: from nothing to the most."""
     if figure["mean"] is None:
         return "-"
-    mean = f"{figure['mean']:.{places}f}"
-    return f"{mean} ({figure['low']:.{places}f} to {figure['high']:.{places}f})" if bounds else mean
+    mean, low, high = f"{figure['mean']:.{places}f}", figure["low"], figure["high"]
+    if not bounds or low is None or high is None:
+        return mean
+    return f"{mean} ({max(0.0, low):.{places}f} to {min(most, high):.{places}f})"
 
 
 def _soon_columns(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

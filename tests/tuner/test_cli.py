@@ -25,7 +25,7 @@ from model.trainer import FusedTrainer
 from tests.conftest import Called
 from tuner import training
 from tuner.errors import SearchError, StorageAway, StorageError, StudyError
-from tuner.preparation import _folder
+from tuner.preparation import SearchRequest, _folder
 from tuner.saving import SavingTrainer
 from tuner.storage import DEFAULT_URL, open_storage
 
@@ -460,6 +460,22 @@ def test_what_may_succeed_when_it_is_run_again_is_no_bad_usage(
 
     monkeypatch.setattr("tuner.job.run_search", failing)
     assert inside("search", "tiny.toml") == (status, "", "error: what happened\n")
+
+
+@pytest.mark.parametrize(("words", "asked"), [((), (True, False)), (("--confirm",), (True, True)), (("--no-confirm",), (False, False))])
+def test_the_best_is_confirmed_at_the_end_or_in_any_case_or_not(
+    inside: Callable[..., Called], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], asked: tuple[bool, bool]
+) -> None:
+    """As is asked for."""
+    seen = list[SearchRequest]()
+
+    def looking(request: SearchRequest, *_: object) -> None:
+        seen.append(request)
+        raise StudyError("seen")
+
+    monkeypatch.setattr("tuner.job.run_search", looking)
+    assert inside("search", "tiny.toml", *words).stderr == "error: seen\n"
+    assert [(request.confirm, request.confirm_early) for request in seen] == [asked]
 
 
 def test_a_study_of_another_program_is_named_as_such(inside: Callable[..., Called], tmp_path: Path) -> None:

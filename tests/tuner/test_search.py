@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -116,6 +117,25 @@ def test_a_trial_below_the_floor_on_the_round_trip_is_never_best(tmp_path: Path)
     highest = max(ends, key=lambda number: (ends[number], -number))
     assert f"the highest so far is trial {highest}: component accuracy {100 * ends[highest]:.2f}%, round trip" in "\n".join(found.lines)
     assert found.lines[-1].startswith("next: tuner diagnose ")
+
+
+def test_where_it_is_asked_for_the_best_is_confirmed_when_a_limit_ends_the_search(tmp_path: Path) -> None:
+    """Some of eight trials have ended; but not where somebody stopped it."""
+    made, said, stops = definition(budget={"trials": 8, "epochs": 1, "total_epochs": 2}), io.StringIO(), itertools.count()
+    found = run_search(request(tmp_path, made, confirm_early=True), Console(file=said, force_terminal=False, width=200))
+    assert sum(found.summary["trials"].values()) < 8
+    assert found.summary["confirmation"]["chosen"] == found.summary["best"]["trial"]
+    assert "not confirmed yet" not in said.getvalue()
+
+    class Stopped(Console):
+        def print(self, *what: Any, **how: Any) -> None:
+            study = find_study(open_storage(request(tmp_path, made).storage), "tiny")
+            study.set_user_attr("stop", str(next(stops)))
+            super().print(*what, **how)
+
+    stopped = io.StringIO()
+    run_search(request(tmp_path, made, confirm_early=True), Stopped(file=stopped, force_terminal=False, width=200))
+    assert "not confirmed yet" in stopped.getvalue()
 
 
 def test_confirmation_can_be_left_out_and_waits_for_the_last_trial(tmp_path: Path) -> None:
