@@ -2,8 +2,9 @@
 
 A trial that the minutes cut off has taught little and slowed its neighbours. So only as many of the first, cheap trials begin as fit into
 their share of the minutes. When a lane has time for only a few more, they train one after the other, each drawn with what the last one has
-shown. Towards the end, no more trials run side by side than will end in time. Baselines that would not end in time do not begin:
-confirming trains them in any case.
+shown. Towards the end, no more trials run side by side than will end in time, and what would be cut off gives way to something that ends
+(`climb`) or does not begin (`intake`), so that the search ends sooner. Baselines that would not end in time do not begin: confirming trains
+them in any case.
 """
 
 from __future__ import annotations
