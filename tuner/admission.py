@@ -355,7 +355,7 @@ class Admission:
             return
         if ended < budget.trials and not used_up:
             minutes = f"{budget.minutes:g} minutes"
-            too_few = f"the {math.ceil(left)} seconds left of {minutes} are too few for another trial"
+            too_few = f"the {math.ceil(left)} s left of {minutes} are too few for another trial"
             self._notice(f"{minutes + ' are used up' if left <= 0 else too_few}, {there}; run it again to go on")
             if not self._begun():
                 self._notice("no trial had time to begin: give it more minutes (--timeout)")

@@ -246,7 +246,7 @@ def searched(
     study, _, _ = scripted(folder, made, width, make, heard, clock=lambda: Timed.now, began=began, lanes=lanes)
     ended = sum(trial.state.is_finished() for trial in study.get_trials())
     left = 60 * minutes - (Timed.now - began)
-    few = f"the {math.ceil(left)} seconds left of {minutes:g} minutes are too few for another trial"
+    few = f"the {math.ceil(left)} s left of {minutes:g} minutes are too few for another trial"
     over = f"{minutes:g} minutes are used up" if left <= 0 else few
     over += f", {ended} of {made.budget.trials} trials have ended; run it again to go on"
     assert [text for text in heard.told if "run it again" in text] == [over] * (ended < made.budget.trials)
