@@ -16,6 +16,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from benchmarks.command import command, tell
 from tuner.comparison import Interval, Numbers, differences, interval_of_share
@@ -39,16 +40,11 @@ DIFFERENCES = [(seeds, stories, spread) for seeds in (2, 3, 5) for stories in (3
 WINNERS = [(1, 1, 3), (1, 1, 5), (1, 4, 3), (3, 1, 3), (3, 1, 5), (3, 4, 3), (10, 1, 5)]
 
 
-def logistic(odds: Any) -> Any:
-    """Shares from log odds."""
-    return 1 / (1 + np.exp(-odds))
-
-
 def runs(chance: np.random.Generator, level: float, seeds: int, of_N: Numbers, story_N: Numbers, spread: Spread) -> Numbers:
     """What runs of one configuration get right, `right_SN`."""
     stories = len(of_N)
     suits = chance.normal(0, spread.configuration, stories) + chance.normal(0, spread.run, (seeds, stories))
-    return chance.binomial(of_N.astype(int), logistic(level + story_N + suits + chance.normal(0, spread.seed, (seeds, 1)))).astype(float)
+    return chance.binomial(of_N.astype(int), expit(level + story_N + suits + chance.normal(0, spread.seed, (seeds, 1)))).astype(float)
 
 
 def study(chance: np.random.Generator, stories: int) -> tuple[Numbers, Numbers]:
@@ -58,7 +54,7 @@ def study(chance: np.random.Generator, stories: int) -> tuple[Numbers, Numbers]:
 
 def truth(level: float, spread: Spread) -> float:
     """The mean share over all seeds and stories."""
-    return float(logistic(level + np.random.default_rng(0).normal(0, math.hypot(HARD, *spread), DRAWS)).mean())
+    return float(expit(level + np.random.default_rng(0).normal(0, math.hypot(HARD, *spread), DRAWS)).mean())
 
 
 def held(intervals: list[Interval], true: float) -> dict[str, float]:
@@ -92,8 +88,8 @@ def noise(chance: np.random.Generator, leaders: int, baselines: int, seeds: int,
     found = []
     for trial in range(leaders + baselines):
         luck_S1 = chance.normal(0, 0.4, (seeds, 1))
-        valid = logistic(1.5 + luck_S1[:, 0] + chance.normal(0, 0.05, seeds))
-        right_SN = chance.binomial(of_N.astype(int), logistic(1.5 + luck_S1 + story_N)).astype(float)
+        valid = expit(1.5 + luck_S1[:, 0] + chance.normal(0, 0.05, seeds))
+        right_SN = chance.binomial(of_N.astype(int), expit(1.5 + luck_S1 + story_N)).astype(float)
         parts = tuple(dict.fromkeys(PARTS[:4], float(one)) for one in valid)
         rounds, ours = (1.0,) * seeds, dict.fromkeys(PARTS, right_SN)
         found.append(Confirmed(f"trial {trial}", trial, trial >= leaders, (trial,), 0.9, tuple(range(seeds)), parts, rounds, ours, of_N))

@@ -295,8 +295,8 @@ class Admission:
 
     @property
     def bounded(self) -> bool:
-        """Whether anything can be cut off."""
-        return self._pace.bounds
+        """Whether so little time is left that it can be too late for something."""
+        return self._pace.bounds and self._allowance.left < LONGEST_SHARE * self._run
 
     def cut_off(self, params: dict[str, Any]) -> bool:
         """Whether a trial with these settings would not end any more in an empty lane, though a run has room for it."""
@@ -321,8 +321,8 @@ class Admission:
             return False
         if not self._pace.limits or (last and not beside):
             return True
-        shape = self._shape(frozen.system_attrs[FIXED])
-        return self._ends(shape, beside) if beside else not self._cut_off(frozen.system_attrs[FIXED], math.inf)
+        params = frozen.system_attrs[FIXED]
+        return self._ends(self._shape(params), beside) if beside else not self._cut_off(params, math.inf)
 
     def _shape(self, params: dict[str, Any]) -> ModelShape:
         return self._definition.settings(params, 0)[0]

@@ -54,7 +54,7 @@ class Room(Protocol):
 
     @property
     def bounded(self) -> bool:
-        """Whether anything can be cut off."""
+        """Whether so little time is left that it can be too late for something."""
 
     def few(self, params: dict[str, Any]) -> bool:
         """Whether a lane has room for few more trials with these settings, one after the other."""
@@ -153,10 +153,8 @@ def _in_time(start: Start, best: FrozenTrial, said: Proposal, room: Room) -> Pro
     the best is tried one size down; what was said where all these would be cut off too."""
     if not room.cut_off({**best.params, **said.params}):
         return said
-    step, own = next_step(start.definition, start.trials, best, last=DOWN, skip=room.cut_off), best.params.get(SIZE, 0)
-    if step is not None and step.get(SIZE, 0) > own and best.number in start.numbers:
-        step = start.enlarged(best, {SIZE: step[SIZE]})
-    ways = [] if step is None or step.get(SIZE, 0) < own else [Proposal(step, best.number)]
+    step = next_step(start.definition, start.trials, best, last=DOWN, skip=room.cut_off)
+    ways = [] if step is None or step.get(SIZE, 0) < best.params.get(SIZE, 0) else [_step_from(start, best, step)]
     ways += [Proposal(_shape(best.params)), *_size_down(start, best)]
     return next((one for one in ways if not room.cut_off({**best.params, **one.params})), said)
 
@@ -246,7 +244,13 @@ def _in_a_hurry(start: Start, best: FrozenTrial, step: dict[str, Any] | None, ro
         return promoted
     if step is None:
         return Proposal(shape)
-    return Proposal(start.enlarged(best, {SIZE: up[SIZE]}) if of_start and up is not None else step, best.number)
+    return _step_from(start, best, step)
+
+
+def _step_from(start: Start, best: FrozenTrial, step: dict[str, Any]) -> Proposal:
+    """A step; from a starter to a larger size with the rate and the batch that suit it."""
+    up = best.number in start.numbers and step.get(SIZE, 0) > best.params.get(SIZE, 0)
+    return Proposal(start.enlarged(best, {SIZE: step[SIZE]}) if up else step, best.number)
 
 
 def _size_up(start: Start, best: FrozenTrial, room: Room) -> dict[str, Any] | None:

@@ -68,8 +68,7 @@ class Pace:
         self.limits = shared and budget.minutes > 0
         """Whether anything is said at all."""
         self._budget, self._lanes = budget, lanes
-        self._seconds = 0.0  # for a unit of work
-        self._latest = deque[float](maxlen=LATEST)
+        self._latest = deque[float](maxlen=LATEST)  # seconds for a unit of work
         self.lends = self.limits and lanes > 1
         """Whether a lane without trials lends its core; no more from when that has not helped, as where another program needs it.
         Without a limit of minutes never: sums over several cores differ in their last digits, so results would depend on when lanes end."""
@@ -79,6 +78,11 @@ class Pace:
     def known(self) -> bool:
         """Whether anything has been measured."""
         return self._seconds > 0
+
+    @property
+    def _seconds(self) -> float:
+        """For a unit of work, by the last epoch; 0 before the first."""
+        return self._latest[-1] if self._latest else 0.0
 
     @property
     def bounds(self) -> bool:
@@ -91,8 +95,7 @@ class Pace:
             self._no_help = 0 if seconds < self._seconds * lane_work(shapes) else self._no_help + 1
             self.lends = self.lends and self._no_help < ENOUGH
         elif shapes:
-            self._seconds = seconds / lane_work(shapes)
-            self._latest.append(self._seconds)
+            self._latest.append(seconds / lane_work(shapes))
 
     def starters(self, shape: ModelShape, most: int, rung: int | None = None) -> int:
         """How many first trials have room in their share of the minutes: as many in each lane, at least one, and no more than asked for.

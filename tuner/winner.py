@@ -260,7 +260,7 @@ def percent(figure: Mapping[str, float]) -> str:
 def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]]) -> list[str]:
     if finding["chosen"] is None:
         return ["no winner: no leader keeps its round trip above the floor with fresh seeds"]
-    chosen, gaps = entries[finding["chosen"]], finding["differences"]
+    chosen, gaps, better = entries[finding["chosen"]], finding["differences"], beaten_by(finding)
     least = min(gaps, key=lambda gap: gap["low"], default=None)
     if least is None:
         lines = [f"no winner: there is no baseline to compare {chosen['name']} with, the best of what was searched"]
@@ -269,11 +269,11 @@ def _verdict(finding: Mapping[str, Any], entries: Mapping[int, Mapping[str, Any]
         lines = [f"winner: {chosen['name']}, better than {every}; {_gap(least, finding)}"]
     elif len(chosen["seeds"]) < 2:
         lines = [f"no winner: one fresh seed says nothing of the noise; run `tuner confirm STUDY --seeds 3`; {_gap(least, finding)}"]
-    elif (better := beaten_by(finding)) is not None:
+    elif better is not None:
         lines = [f"no winner: {better['against']} is better than {chosen['name']} beyond the noise; {_gap(better, finding)}"]
     else:
         lines = [f"no winner: {chosen['name']} is not better than every baseline beyond the noise; {_gap(least, finding)}"]
-    if finding["smallest"] and not beaten_by(finding) and (finding["winner"] is None or finding["smallest"] != chosen["name"]):
+    if finding["smallest"] and better is None and (finding["winner"] is None or finding["smallest"] != chosen["name"]):
         lines.append(f"the smallest model that is not worse beyond the noise: {finding['smallest']}")
     return lines
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import stdtr
 
+from benchmarks.winner_noise import noise
 from tuner.comparison import Estimate, differences, estimate, interval_of_share
 from tuner.intervals import wilson
 from tuner.winner import Confirmed, finding_of
@@ -84,16 +85,9 @@ def confirmed(trial: int, name: str, baseline: bool, right_SN: np.ndarray, valid
 @pytest.mark.parametrize(("leaders", "baselines"), [(1, 1), (3, 1), (10, 1), (3, 4)])
 def test_at_most_five_of_100_studies_of_pure_noise_announce_a_winner(leaders: int, baselines: int) -> None:
     """All configurations are alike; of the leaders the one that looks best on validation is chosen, with the luck of its seeds."""
-    chance, stories, announced = np.random.default_rng(leaders), 60, 0
+    chance, announced = np.random.default_rng(leaders), 0
     for _ in range(STUDIES):
-        of_N, story_N = chance.integers(4, 40, stories), chance.normal(0, 0.7, stories)
-        made = []
-        for trial in range(leaders + baselines):
-            luck_S1 = chance.normal(0, 0.4, (5, 1))  # a lucky seed is lucky on both splits
-            valid = logistic(1.5 + luck_S1[:, 0] + chance.normal(0, 0.05, 5))
-            right = chance.binomial(of_N, logistic(1.5 + luck_S1 + story_N)).astype(float)
-            made.append(confirmed(trial, f"trial {trial}", trial >= leaders, right, valid, of_N.astype(float)))
-        announced += finding_of(made, 0.0, 1, {})["winner"] is not None
+        announced += finding_of(noise(chance, leaders, baselines, seeds=5), 0.0, 1, {})["winner"] is not None
     low, _ = wilson(announced, STUDIES)
     assert low <= 0.05, announced
 
