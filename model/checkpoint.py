@@ -146,12 +146,19 @@ class Checkpoint:
         return unseen
 
     def evaluate(
-        self, source: str | None, stories: int | None, split: str, parsing: Progress = silent, tell: Callable[[str], None] = lambda _: None
+        self,
+        source: str | None,
+        stories: int | None,
+        split: str,
+        parsing: Progress = silent,
+        tell: Callable[[str], None] = lambda _: None,
+        scoring: Callable[[str], None] | None = None,
     ) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
 
         Args:
             tell: is told of sentences that are too long for the model, and of those that it was trained on.
+            scoring: is told the fingerprint of the data that are about to be scored.
 
         Raises:
             CheckpointError: these data are no longer those that it was trained on, the split is empty, or nothing in it states anything.
@@ -159,7 +166,7 @@ class Checkpoint:
         data = self.data if source is None else DataSource(source, stories, self.data.seed)
         wanted = data.stories if stories is None else stories
         _, sentences = load_sentences(data.source, wanted, data.seed, parsing)
-        splits = split_sentences(sentences, data.seed)[0]
+        whole = splits = split_sentences(sentences, data.seed)[0]
         empty = split != "all" and not splits[split]
         own = source is None or (split != "all" and _same(source, self.data.source))
         if own and wanted != self.data.stories:
@@ -175,6 +182,8 @@ class Checkpoint:
             raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
         if not any(sentence.propositions for sentence in chosen):
             raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")
+        if scoring is not None:
+            scoring(fingerprint_of(whole))
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
         evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]

@@ -16,7 +16,7 @@ from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
 from benchmarks.pruning_replay import judged, ours, read, replay, replay_rule
 from benchmarks.race.score import best_by, corpora, epochs_by, of_race, reached, score
-from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten
+from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten, tables
 from benchmarks.race.task import Task
 from model.config import ModelShape
 from tests.postgres import binaries
@@ -120,10 +120,21 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert ahead["seconds_to_target"]["high"] - 25 == pytest.approx(12.706 * 5, rel=1e-3)  # t of one degree, an error of five
     assert (ahead["reached"], behind["reached"]) == (2, 0)
     assert behind["seconds_to_target"]["mean"] == 120
+    assert (list(ahead["anytime"])[:2], len(ahead["anytime"]), behind["anytime"]["120"]["mean"]) == (["5", "10"], 24, 0.6)
     assert behind["test"]["mean"] is None
     assert behind["errors"] == ["Traceback", "Traceback"]
     assert ahead["overhead"]["mean"] == pytest.approx(0.1)
     assert (ahead["ms_a_step"]["mean"], behind["ms_a_step"]["mean"]) == (20.0, None)
+
+
+def test_a_searcher_that_did_not_start_is_no_slow_one() -> None:
+    """It says so in the table; of its seconds nothing is left out."""
+    seen = {"searcher": "syne-asha", "task": {"seed": 0}, "busy_share": 0.0, "peak_mb": 0, "error": "", "pick": None}
+    rows = [
+        {**seen, "ends": [[20.0, 0.6]], "epochs": [[20.0, 9]]},
+        {**seen, "ends": [], "epochs": [], "error": "No module named 'syne_tune'"},
+    ]
+    assert "| Syne Tune, ASHA | 1 of 2, 1 did not start | 20, - |" in tables(rows, 2)
 
 
 def row_of(seed: int, corpus: str, epochs: list[list[float]]) -> dict[str, object]:

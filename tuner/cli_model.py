@@ -130,6 +130,7 @@ def _loaded(path: Path, device: str) -> Checkpoint:
 @click.option("--split", type=click.Choice(["test", "valid", "all"]), default="test", show_default=True, help="Which sentences.")
 @click.option("--hidden-dim", type=int, metavar="N", help="Checked against the checkpoint.")
 @click.option("--num-rules", type=int, metavar="N", help="Checked against the checkpoint.")
+@storage_option
 @device_option
 @json_option
 def evaluate(
@@ -138,14 +139,16 @@ def evaluate(
     data: str | None,
     num_stories: int | None,
     split: str,
+    storage: str,
     device: str,
     as_json: bool,
     **expected: int | None,
 ) -> None:
-    """Scores a checkpoint on the data it was made for, or on others.
+    """Scores a checkpoint on the data it was made for, or on others. Studies of these data note that their test split was used.
 
     Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
     """
+    from tuner.ledger import note_evaluation
     from tuner.progress import BarProgress
     from tuner.saving import at_work
 
@@ -154,8 +157,9 @@ def evaluate(
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
     loaded = _loaded(path, device)
     loaded.check(expected)
+    scoring = None if split == "valid" else partial(note_evaluation, storage, model=path, tell=say_aside)
     with BarProgress(Console(stderr=True), "parsing stories") as parsing, at_work(device):
-        figures = loaded.evaluate(data, num_stories, split, parsing, say_aside).as_dict()
+        figures = loaded.evaluate(data, num_stories, split, parsing, say_aside, scoring).as_dict()
     show(as_json, figures, _flat(figures))
 
 

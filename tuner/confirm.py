@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +20,12 @@ from tuner.errors import SearchError, TrainerUnmade
 from tuner.failures import TrainerNonsense, as_json, device_failures, in_words
 from tuner.halfway import Halfway, HeldRuns, Key
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
+from tuner.ledger import TEST_USES, after_use, begin_use, uses_of
 from tuner.pace import work
 from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
 from tuner.study import BASELINE, attributes_of
 from tuner.tables import RunTable
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
-
-TEST_USES = "test_uses"
-"""The study's attribute that names every use of the test split: when, which trials with which seeds, and whether it came to a finding."""
 
 
 class _Untrainable(SearchError):
@@ -190,7 +187,7 @@ def confirm(
     missing = [run for array in arrays for run in array.runs]
     if not missing and (known := _covering(study, definition, trials)) is not None:
         return known
-    _use_test(study, missing, tell)
+    begin_use(study, [run.key for run in missing], tell)
     epochs = definition.budget.epochs
     if missing:
         among = ", baselines among them," if len(trials) > len(ahead) else ""
@@ -276,23 +273,6 @@ def _arrays(definition: StudyDefinition, trials: Sequence[FrozenTrial], runs: Ru
     return sorted((_Array(shape, slots, spare) for shape, spare, slots in parts), key=lambda array: -array.work)
 
 
-def _use_test(study: optuna.Study, missing: Sequence[Run], tell: Callable[[str], None]) -> None:
-    """Notes that the test split is used. A use that was interrupted has come to no finding and decided nothing: it goes on as this one."""
-    uses: list[dict[str, Any]] = study.user_attrs.get(TEST_USES, [])
-    names = [[run.trial, run.hyperparameters.seed] for run in missing]
-    if not names:
-        return
-    if uses and not uses[-1].get("concluded", True):
-        names += [name for name in uses[-1]["runs"] if name not in names]
-        uses = uses[:-1]
-    elif uses:
-        tell(
-            f"the test split of {study.study_name} is used again ({len(uses) + 1} times by now, first on {uses[0]['at'][:10]}): "
-            "the more often its figures decide anything, the less they are worth"
-        )
-    study.set_user_attr(TEST_USES, [*uses, {"at": datetime.datetime.now(datetime.UTC).isoformat(), "runs": names, "concluded": False}])
-
-
 def _epoch(arrays: Sequence[_Array], make_trainer: TrainerFactory, lanes: int) -> list[tuple[_Array, Attempt]]:
     """One epoch of each array, all at once."""
     jobs, tried = dict[_Array, Job](), list[tuple[_Array, Attempt]]()
@@ -334,20 +314,15 @@ def _conclude(
     study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial], left_out: Mapping[int, str]
 ) -> dict[str, Any]:
     """What all these runs say but those of what is left out, stored with the study."""
-    made, noted = runs.by_key(), study.user_attrs.get(TEST_USES, [])
+    made, attributes = runs.by_key(), study.user_attrs
     trained = [trial for trial in trials if trial.number not in left_out]
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
-    there = [(trial, seed) for trial, seed in noted[-1]["runs"] if seed in made.get(trial, {})] if noted else []
-    uses = noted
-    if not there:
-        uses = noted[:-1]  # what was missing could not be trained
-    elif any(seed in seeds.get(trial, ()) for trial, seed in there):
-        uses = [*noted[:-1], {**noted[-1], "concluded": True}]
+    uses = after_use(attributes, made, seeds)
     without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
-    concluded = sum(use.get("concluded", True) for use in uses)  # one that is under way has decided nothing yet
-    finding = finding_of(found, definition.objective.round_trip_floor, concluded, {**impossible(study), **without})
-    if noted:
+    times = len(uses_of({**attributes, TEST_USES: uses}))
+    finding = finding_of(found, definition.objective.round_trip_floor, times, {**impossible(study), **without})
+    if TEST_USES in attributes:
         study.set_user_attr(TEST_USES, uses)
     study.set_user_attr(CONFIRMED, finding)
     return finding

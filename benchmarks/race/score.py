@@ -16,7 +16,7 @@ Row = dict[str, Any]
 SHARE = 0.98
 LEVELS = (0.92, 0.94, 0.96, 0.98)
 """Shares of the best value that any row knows: how soon each is reached."""
-QUARTERS, DRAWN_FROM = 4, 0.7
+QUARTERS, POINTS, DRAWN_FROM = 4, 24, 0.7
 
 
 def of_race(row: Row, stories: int, epochs: int, minutes: float, device: str = "cpu", corpus: str | None = None) -> bool:
@@ -59,6 +59,11 @@ def _soon(row: Row, level: float, whole: float) -> float:
     return whole if at is None else at
 
 
+def _points(minutes: float, count: int) -> list[int]:
+    """Seconds, evenly over so many minutes."""
+    return [round(60 * minutes * point / count) for point in range(1, count + 1)]
+
+
 def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
     """Each searcher's figures over its seeds. One that never reached the target counts with the whole time."""
     best = max((best_by(row, math.inf) for row in rows), default=0.0)
@@ -72,10 +77,8 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
             "seconds_to_target": {**between(whole), "median": median(whole)},
             "epochs_to_target": between([float(epochs_by(row, seconds)) for row, seconds in zip(own, whole, strict=True)]),
             "seconds_to_share": {str(share): round(fmean(_soon(row, share * best, 60 * minutes) for row in own), 1) for share in LEVELS},
-            "best_by_second": {
-                str(round(second)): round(fmean(best_by(row, second) for row in own), 4)
-                for second in (60 * minutes * quarter / QUARTERS for quarter in range(1, QUARTERS + 1))
-            },
+            "best_by_second": {str(second): round(fmean(best_by(row, second) for row in own), 4) for second in _points(minutes, QUARTERS)},
+            "anytime": {str(second): between([best_by(row, second) for row in own]) for second in _points(minutes, POINTS)},
             "best_value": between([best_by(row, math.inf) for row in own]),
             "test": between([row["pick"]["test"]["component_accuracy"] for row in own if row["pick"]]),
             "epochs": between([float(row["epochs"][-1][1]) for row in own if row["epochs"]]),

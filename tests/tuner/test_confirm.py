@@ -26,9 +26,10 @@ from tuner import halfway as kept
 from tuner.buffer import BufferedStorage
 from tuner.choice import best_choice
 from tuner.cli import cli
-from tuner.confirm import TEST_USES, confirm
+from tuner.confirm import confirm
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import SearchError, StudyError, TrainerUnmade, TunerError
+from tuner.ledger import TEST_USES
 from tuner.preparation import again
 from tuner.seam import Held
 from tuner.storage import DEFAULT_URL, open_storage

@@ -22,6 +22,7 @@ from tests.postgres import PASSWORD, Server, serving
 from tests.vehicle import light
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
+from tuner.ledger import evaluations, note_evaluation
 from tuner.storage import Patience, asking, open_storage, shown
 from tuner.summary import report
 from tuner.tables import CurveTable
@@ -76,6 +77,21 @@ def test_the_password_comes_from_a_file_that_the_environment_names(server: Serve
     secret.unlink()
     with pytest.raises(StorageError, match=r"TUNER_STORAGE_PASSWORD_FILE names .*secret, which cannot be read"):
         open_storage(url)
+
+
+def test_an_evaluation_is_no_error_where_the_account_may_only_read(server: Server, tmp_path: Path) -> None:
+    """That the test split was used can then not be noted, which is said in a line."""
+    url, model, told = server.create(next(names)), tmp_path / "model", list[str]()
+    study = optuna.create_study(storage=open_storage(url))
+    study.set_user_attr("data", {"fingerprint": "ours"})
+    model.write_bytes(b"any")
+    note_evaluation(f"{url}?options=-c%20default_transaction_read_only%3Don", "ours", model, told.append)
+    assert len(told) == 1
+    assert told[0].startswith("the use of the test split could not be noted: ")
+    assert "read-only" in told[0]
+    assert evaluations(study.user_attrs) == []
+    note_evaluation(url, "ours", model, told.append)
+    assert (len(told), len(evaluations(study.user_attrs))) == (1, 1)
 
 
 def test_a_server_that_dies_is_waited_for_and_nothing_is_lost(server: Server) -> None:
