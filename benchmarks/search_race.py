@@ -17,8 +17,9 @@ import json
 from pathlib import Path
 
 from benchmarks.command import command
+from benchmarks.race.picture import draw
 from benchmarks.race.row import ABLATIONS, SEARCHERS, run
-from benchmarks.race.score import Row, corpora, draw, of_race, score
+from benchmarks.race.score import Row, corpora, of_race, score
 from benchmarks.race.table import has_tables, rewritten
 from benchmarks.race.task import BARE, Task
 from model.files import whole

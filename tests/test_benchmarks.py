@@ -15,6 +15,7 @@ from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
 from benchmarks.pruning_replay import judged, ours, read, replay, replay_rule
+from benchmarks.race.picture import draw
 from benchmarks.race.score import best_by, corpora, epochs_by, of_race, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten, tables
 from benchmarks.race.task import Task
@@ -135,6 +136,13 @@ def test_a_searcher_that_did_not_start_is_no_slow_one() -> None:
         {**seen, "ends": [], "epochs": [], "error": "No module named 'syne_tune'"},
     ]
     assert "| Syne Tune, ASHA | 1 of 2, 1 did not start | 20, - |" in tables(rows, 2)
+
+
+def test_the_anytime_curve_is_drawn_also_of_few_seeds(tmp_path: Path) -> None:
+    """A picture of ours and another; one searcher has ended nothing."""
+    rows = [{"searcher": name, "ends": [[20.0, 0.6 + seed / 100]]} for name in ("tuner", "random") for seed in range(3)]
+    draw([*rows, {"searcher": "syne-asha", "ends": []}], 1, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def row_of(seed: int, corpus: str, epochs: list[list[float]]) -> dict[str, object]:

@@ -27,7 +27,7 @@ tally probe trainer checkpoint inference
 TUNER = """
 errors options health intervals verdict judges space definition starters pruning storage tables patient buffer study budget pace
 promotion climb warm seam failures saving single trainers width forecast wire remote_end remote lanes artifacts states snapshots
-slots arrays ownership intake peers vanguard admission bench diagnosis faults comparison winner halfway ledger confirm observer endings
+slots arrays ownership intake peers vanguard admission bench diagnosis faults comparison winner halfway tested confirm observer endings
 choice summary inspection search progress events metrics views charts plots pictures report display publish watch gate dashboard doctor
 training crew ray_engine preparation job signals cli_model cli_study cli_view cli __main__
 """

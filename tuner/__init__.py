@@ -30,7 +30,7 @@ verdict.py       why a trial ended
 judges.py        when to stop a trial, as pure rules; pruning.py the same as Optuna pruners
 diagnosis.py     where in a study's space the plateau is left; faults.py what is wrong with one run, inspection.py looks into it
 intervals.py     how far a figure may be from the truth; comparison.py how sure a mean is
-confirm.py       the best few and the baselines again, with fresh seeds; halfway.py goes on with runs that were broken off, ledger.py
+confirm.py       the best few and the baselines again, with fresh seeds; halfway.py goes on with runs that were broken off, tested.py
                  remembers the uses of the test split; winner.py says who has won
 
 What is stored

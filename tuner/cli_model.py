@@ -148,9 +148,9 @@ def evaluate(
 
     Example: tuner evaluate runs/checkpoints/train.safetensors --split test --json
     """
-    from tuner.ledger import note_evaluation
     from tuner.progress import BarProgress
     from tuner.saving import at_work
+    from tuner.tested import note_evaluation
 
     path = checkpoint or named
     if path is None:

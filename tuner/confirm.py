@@ -20,11 +20,11 @@ from tuner.errors import SearchError, TrainerUnmade
 from tuner.failures import TrainerNonsense, as_json, device_failures, in_words
 from tuner.halfway import Halfway, HeldRuns, Key
 from tuner.lanes import WATCH_SECONDS, WATCH_TIMES, Attempt, Job, advance_all
-from tuner.ledger import TEST_USES, after_use, begin_use, uses_of
 from tuner.pace import work
 from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
 from tuner.study import BASELINE, attributes_of
 from tuner.tables import RunTable
+from tuner.tested import TEST_USES, after_use, begin_use, uses_of
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
 
 

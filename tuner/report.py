@@ -76,6 +76,7 @@ def _share(value: Any) -> str:
 
 
 COLUMNS = ("", "component accuracy", *FIGURES)
+SEARCHED = "In the search, on the validation split"
 CONFIRMED = "With fresh seeds, on the test split (mean, 95 % interval)"
 
 
@@ -126,7 +127,7 @@ def _settings(seen: StudyView) -> tuple[str, str] | None:
 
 def markdown(seen: StudyView) -> str:
     """The finding, the table, what was stopped, the plateau, the settings."""
-    parts = [f"# {seen.name}", " ".join(sentences(seen)), _piped(COLUMNS, compared(seen))]
+    parts = [f"# {seen.name}", " ".join(sentences(seen)), f"## {SEARCHED}", _piped(COLUMNS, compared(seen))]
     if rows := confirmed(seen):
         found = seen.summary["confirmation"]
         parts += [f"## {CONFIRMED}", _piped(COLUMNS, rows), *(f"- {line}" for line in (heading(found), *verdict_lines(found)))]
@@ -174,7 +175,7 @@ def page(seen: StudyView) -> str:
     from tuner.pictures import svg
 
     parts = [f"<h1>{html.escape(seen.name)}</h1>", *(f"<p>{html.escape(sentence)}</p>" for sentence in sentences(seen))]
-    parts += [_cells(COLUMNS, compared(seen))]
+    parts += [f"<h2>{SEARCHED}</h2>", _cells(COLUMNS, compared(seen))]
     if rows := confirmed(seen):
         again = seen.summary["confirmation"]
         lines = [f"<li>{html.escape(line)}</li>" for line in (heading(again), *verdict_lines(again))]

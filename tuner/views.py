@@ -146,7 +146,7 @@ def sentences(seen: StudyView) -> list[str]:
 def _best(seen: StudyView) -> str:
     summary, best = seen.summary, seen.summary["best"]
     frequent, ceiling = summary["most_frequent"]["component_accuracy"], summary["ceiling"]["component_accuracy"]
-    bounds = f"always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
+    bounds = f"on validation, always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
     if best is None:
         again = " that stays so with fresh seeds" if summary["confirmation"] else ""
         sound = " with a sound round trip" if again or summary["round_trip_floor"] else ""

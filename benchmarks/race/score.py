@@ -6,7 +6,6 @@ import math
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -16,7 +15,7 @@ Row = dict[str, Any]
 SHARE = 0.98
 LEVELS = (0.92, 0.94, 0.96, 0.98)
 """Shares of the best value that any row knows: how soon each is reached."""
-QUARTERS, POINTS, DRAWN_FROM = 4, 24, 0.7
+QUARTERS, POINTS = 4, 24
 
 
 def of_race(row: Row, stories: int, epochs: int, minutes: float, device: str = "cpu", corpus: str | None = None) -> bool:
@@ -88,21 +87,3 @@ def score(rows: Sequence[Row], minutes: float) -> dict[str, Any]:
             "errors": [row["error"] for row in own if row["error"]],
         }
     return {"best_known": best, "target": SHARE * best, "searchers": found, "cores": os.cpu_count(), "python": platform.python_version()}
-
-
-def draw(rows: Sequence[Row], minutes: float, path: Path) -> None:
-    """The anytime curve: the best value of an ended trial by second, the mean over seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    seconds = range(0, int(60 * minutes) + 1)
-    for searcher in dict.fromkeys(row["searcher"] for row in rows):
-        own = [row for row in rows if row["searcher"] == searcher]
-        curve = [fmean(best_by(row, second) for row in own) for second in seconds]
-        ours: dict[str, Any] = {"linewidth": 2.5, "color": "black"} if searcher == "tuner" else {"linewidth": 1.2}
-        axes.plot(seconds, curve, label=searcher, **ours)
-    axes.set(xlabel="wall time, seconds", ylabel="best component accuracy of an ended trial (validation)")
-    axes.set_ylim(bottom=DRAWN_FROM * max((best_by(row, math.inf) for row in rows), default=1.0))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=120)

@@ -85,7 +85,7 @@ def tables(rows: Sequence[Row], minutes: float) -> str:
         soon = _table(_soon_columns(found), [_soon(name, found[name]) for name in group])
         return [*_table(FOUND, [_found(name, found[name], rows, said["target"], 60 * minutes) for name in group]), "", *soon]
 
-    searchers = [name for name in names if _title(name) != name]
+    searchers = [name for name in names if title(name) != name]
     lines = [f"Best known {said['best_known']:.4f}, target {said['target']:.4f}.", "", *both(searchers)]
     if others := [name for name in names if name not in searchers]:
         lines += ["", f"<details><summary>{ASIDE}</summary>", "", *both(others), "", "</details>"]
@@ -101,7 +101,7 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
     after = [reached(row, target) for row in own]
     bounds, failed = len(own) >= LEAST_SEEDS, sum(not row["epochs"] for row in own)
     return [
-        _title(name),
+        title(name),
         f"{figures['reached']} of {figures['seeds']}" + (f", {failed} did not start" if failed else ""),
         ", ".join("-" if seconds is None else f"{seconds:.0f}" for seconds in after),
         _between(figures["seconds_to_target"], 0, bounds and figures["reached"] > 0, most=whole),
@@ -115,8 +115,8 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
     ]
 
 
-def _title(name: str) -> str:
-    """How a searcher is called, one that need not train the baselines too; ours as it was, or with something left out, has its name."""
+def title(name: str) -> str:
+    """How a searcher is called, in Markdown, one without baselines too; ours as it was, or with something left out, has its name."""
     plain = name if name.startswith("tuner") else name.removesuffix(BARE)
     return TITLES[plain] + name.removeprefix(plain) if plain in TITLES else name
 
@@ -139,4 +139,4 @@ def _soon_columns(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _soon(name: str, figures: Mapping[str, Any]) -> list[str]:
     shares = [f"{seconds:.0f}" for seconds in figures["seconds_to_share"].values()]
-    return [_title(name), *shares, *(f"{value:.3f}" for value in figures["best_by_second"].values())]
+    return [title(name), *shares, *(f"{value:.3f}" for value in figures["best_by_second"].values())]

@@ -29,13 +29,13 @@ from tuner.cli import cli
 from tuner.confirm import confirm
 from tuner.definition import StudyDefinition, validated
 from tuner.errors import SearchError, StudyError, TrainerUnmade, TunerError
-from tuner.ledger import TEST_USES
 from tuner.preparation import again
 from tuner.seam import Held
 from tuner.storage import DEFAULT_URL, open_storage
 from tuner.study import find_study
 from tuner.summary import audit, audit_line, finding, summarise
 from tuner.tables import RunTable
+from tuner.tested import TEST_USES
 from tuner.winner import best_of, leaders, standing, told
 
 SPACE = FloatDistribution(1e-4, 1e-1)

@@ -22,10 +22,10 @@ from tests.postgres import PASSWORD, Server, serving
 from tests.vehicle import light
 from tuner.buffer import BufferedStorage
 from tuner.errors import StorageError
-from tuner.ledger import evaluations, note_evaluation
 from tuner.storage import Patience, asking, open_storage, shown
 from tuner.summary import report
 from tuner.tables import CurveTable
+from tuner.tested import evaluations, note_evaluation
 
 AWAY_SECONDS = int(os.environ.get("TUNER_TEST_AWAY", "1"))
 """For so long at least the server is away in the middle of a search; `make outage` has a minute."""

@@ -14,10 +14,10 @@ from tests.conftest import Called
 from tests.tuner.test_storage import only_read
 from tuner.buffer import BufferedStorage
 from tuner.definition import StudyDefinition, validated
-from tuner.ledger import TEST_USES, after_use, begin_use, evaluations, uses_of
 from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
 from tuner.study import open_study
+from tuner.tested import TEST_USES, after_use, begin_use, evaluations, uses_of
 
 
 def definition(stories: int) -> StudyDefinition:
@@ -82,7 +82,7 @@ def test_where_nothing_can_be_noted_the_figures_are_printed_all_the_same(
     models: tuple[str, str], here: Callable[..., Called], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No storage, of which no word is lost and none is made; one that cannot be opened; one that may only be read."""
-    monkeypatch.setattr("tuner.ledger.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("tuner.tested.PATIENCE_SECONDS", 0.0)
     alone = here(tmp_path, "evaluate", models[0], "--json")
     assert (alone.status, alone.stderr, (tmp_path / "runs").exists()) == (0, "", False)
     closed = here(tmp_path, "evaluate", models[0], "--json", "--storage", "postgresql+psycopg://user:secret@127.0.0.1:1/name")
