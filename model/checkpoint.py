@@ -152,7 +152,7 @@ class Checkpoint:
         split: str,
         parsing: Progress = silent,
         tell: Callable[[str], None] = lambda _: None,
-        scoring: Callable[[str], None] | None = None,
+        scoring: Callable[[str], None] = lambda _: None,
     ) -> Evaluation:
         """Scores the model on a split of `source`, or of the data it was trained on; `all` takes every sentence.
 
@@ -163,27 +163,8 @@ class Checkpoint:
         Raises:
             CheckpointError: these data are no longer those that it was trained on, the split is empty, or nothing in it states anything.
         """
-        data = self.data if source is None else DataSource(source, stories, self.data.seed)
-        wanted = data.stories if stories is None else stories
-        _, sentences = load_sentences(data.source, wanted, data.seed, parsing)
-        whole = splits = split_sentences(sentences, data.seed)[0]
-        empty = split != "all" and not splits[split]
-        own = source is None or (split != "all" and _same(source, self.data.source))
-        if own and wanted != self.data.stories:
-            splits = self._unseen(splits, parsing)
-        elif own:
-            self.check_data(fingerprint_of(splits))
-        elif split != "all":
-            splits = self._fresh(splits, split, parsing, tell)
-        chosen = sentences if split == "all" else splits[split]
-        if not chosen:
-            count = len({s.story_id for s in sentences})
-            why = "is empty" if empty else "has nothing that it was not trained on"
-            raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
-        if not any(sentence.propositions for sentence in chosen):
-            raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")
-        if scoring is not None:
-            scoring(fingerprint_of(whole))
+        chosen, fingerprint = self._chosen(source, stories, split, parsing, tell)
+        scoring(fingerprint)
         encoded: Split = encode_sentences(chosen, self.vocabulary, self.max_tokens).to(self.store.device)
         parameters = self.network.with_tables(self.store.views)
         evaluation = evaluate_split(self.network, parameters, encoded, relation_kinds(self.vocabulary))[0]
@@ -195,6 +176,32 @@ class Checkpoint:
         if said := too_long(chosen, self.max_tokens):
             tell(said)
         return Evaluation(evaluation.figures, references)
+
+    def _chosen(
+        self, source: str | None, stories: int | None, split: str, parsing: Progress, tell: Callable[[str], None]
+    ) -> tuple[Sequence[Sentence], str]:
+        """The sentences to be scored, and the fingerprint of the data that they are of."""
+        data = self.data if source is None else DataSource(source, stories, self.data.seed)
+        wanted = data.stories if stories is None else stories
+        _, sentences = load_sentences(data.source, wanted, data.seed, parsing)
+        splits = split_sentences(sentences, data.seed)[0]
+        fingerprint = fingerprint_of(splits)
+        empty = split != "all" and not splits[split]
+        own = source is None or (split != "all" and _same(source, self.data.source))
+        if own and wanted != self.data.stories:
+            splits = self._unseen(splits, parsing)
+        elif own:
+            self.check_data(fingerprint)
+        elif split != "all":
+            splits = self._fresh(splits, split, parsing, tell)
+        chosen = sentences if split == "all" else splits[split]
+        if not chosen:
+            count = len({s.story_id for s in sentences})
+            why = "is empty" if empty else "has nothing that it was not trained on"
+            raise CheckpointError(f"the {split} split of {count} stories {why}; use --split all or more stories")
+        if not any(sentence.propositions for sentence in chosen):
+            raise CheckpointError(f"none of the {len(chosen):,} sentences of the {split} split has propositions: there is nothing to score")
+        return chosen, fingerprint
 
 
 def _same(source: str, other: str) -> bool:

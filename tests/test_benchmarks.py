@@ -15,7 +15,7 @@ from benchmarks.flops import step_flops
 from benchmarks.label_noise import agreement
 from benchmarks.luck import compared, drawn
 from benchmarks.pruning_replay import judged, ours, read, replay, replay_rule
-from benchmarks.race.picture import draw
+from benchmarks.race.picture import curves, draw
 from benchmarks.race.score import best_by, corpora, epochs_by, of_race, reached, score
 from benchmarks.race.table import MARKED, USUAL_ROWS, rewritten, tables
 from benchmarks.race.task import Task
@@ -128,21 +128,29 @@ def test_the_race_counts_what_had_ended_by_when() -> None:
     assert (ahead["ms_a_step"]["mean"], behind["ms_a_step"]["mean"]) == (20.0, None)
 
 
-def test_a_searcher_that_did_not_start_is_no_slow_one() -> None:
-    """It says so in the table; of its seconds nothing is left out."""
+def test_a_searcher_that_came_to_no_epoch_is_no_slow_one() -> None:
+    """It says so in the table, and counts with the whole time."""
     seen = {"searcher": "syne-asha", "task": {"seed": 0}, "busy_share": 0.0, "peak_mb": 0, "error": "", "pick": None}
     rows = [
         {**seen, "ends": [[20.0, 0.6]], "epochs": [[20.0, 9]]},
         {**seen, "ends": [], "epochs": [], "error": "No module named 'syne_tune'"},
     ]
-    assert "| Syne Tune, ASHA | 1 of 2, 1 did not start | 20, - |" in tables(rows, 2)
+    assert "| Syne Tune, ASHA | 1 of 2, 1 without an epoch | 20, - | 70 |" in tables(rows, 2)
 
 
-def test_the_anytime_curve_is_drawn_also_of_few_seeds(tmp_path: Path) -> None:
-    """A picture of ours and another; one searcher has ended nothing."""
-    rows = [{"searcher": name, "ends": [[20.0, 0.6 + seed / 100]]} for name in ("tuner", "random") for seed in range(3)]
-    draw([*rows, {"searcher": "syne-asha", "ends": []}], 1, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+def test_the_anytime_curve_is_the_mean_over_seeds_with_its_interval(tmp_path: Path) -> None:
+    """What ends best first; no interval before all seeds have ended a trial, nor of two seeds. A picture also where nothing has ended."""
+    rows = [{"searcher": "random", "ends": [[20.0 + seed, 0.5 + seed / 10]]} for seed in range(3)]
+    rows += [{"searcher": "tuner", "ends": [[10.0, 0.7]]}, {"searcher": "tuner", "ends": [[30.0, 0.9]]}]
+    nothing = [{"searcher": "syne-asha", "ends": []}]
+    ours, other, none = curves([*nothing, *rows], 1)
+    assert [curve.name for curve in (ours, other, none)] == ["tuner", "random", "syne-asha"]
+    assert [ours.mean[second] for second in (9, 10, 60)] == pytest.approx([0.0, 0.35, 0.8])
+    assert (ours.band, none.band, min(other.band)) == ({}, {}, 22)
+    assert other.band[60] == pytest.approx((0.6 - 4.303 * 0.1 / 3**0.5, 0.6 + 4.303 * 0.1 / 3**0.5), abs=1e-3)
+    for number, raced in enumerate(([*nothing, *rows], nothing)):
+        draw(raced, 1, tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def row_of(seed: int, corpus: str, epochs: list[list[float]]) -> dict[str, object]:

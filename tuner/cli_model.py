@@ -113,6 +113,13 @@ def train(
     )
 
 
+def _noting(storage: str, model: Path) -> Callable[[str], None]:
+    """What is told on which data the model is scored, and notes it with their studies."""
+    from tuner.tested import digest_of, note_evaluation
+
+    return partial(note_evaluation, storage, digest_of(model), model, say_aside)
+
+
 def _loaded(path: Path, device: str) -> Checkpoint:
     from model.checkpoint import load_checkpoint
     from model.devices import find_device
@@ -150,14 +157,13 @@ def evaluate(
     """
     from tuner.progress import BarProgress
     from tuner.saving import at_work
-    from tuner.tested import note_evaluation
 
     path = checkpoint or named
     if path is None:
         raise click.UsageError("give the CHECKPOINT to evaluate; `tuner best --json` names the best trial's")
     loaded = _loaded(path, device)
     loaded.check(expected)
-    scoring = None if split == "valid" else partial(note_evaluation, storage, model=path, tell=say_aside)
+    scoring = _noting(storage, path) if split != "valid" else lambda _: None
     with BarProgress(Console(stderr=True), "parsing stories") as parsing, at_work(device):
         figures = loaded.evaluate(data, num_stories, split, parsing, say_aside, scoring).as_dict()
     show(as_json, figures, _flat(figures))

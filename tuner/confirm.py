@@ -24,7 +24,7 @@ from tuner.pace import work
 from tuner.seam import Held, Scored, Tally, Trainer, TrainerFactory
 from tuner.study import BASELINE, attributes_of
 from tuner.tables import RunTable
-from tuner.tested import TEST_USES, after_use, begin_use, uses_of
+from tuner.tested import begin_use, end_use
 from tuner.winner import CONFIRMED, FIGURES, baselines, confirmed_of, finding_of, impossible, leaders, standing
 
 
@@ -314,15 +314,12 @@ def _conclude(
     study: optuna.Study, definition: StudyDefinition, runs: RunTable, trials: Sequence[FrozenTrial], left_out: Mapping[int, str]
 ) -> dict[str, Any]:
     """What all these runs say but those of what is left out, stored with the study."""
-    made, attributes = runs.by_key(), study.user_attrs
+    made = runs.by_key()
     trained = [trial for trial in trials if trial.number not in left_out]
     seeds = {t.number: [fresh_seed(definition, t.number, number) for number in range(definition.confirm.seeds)] for t in trained}
     found = [confirmed_of(definition, t, {seed: made[t.number][seed] for seed in seeds[t.number]}) for t in trained]
-    uses = after_use(attributes, made, seeds)
     without = {str(trial.user_attrs[BASELINE]): left_out[trial.number] for trial in trials if trial.number in left_out}
-    times = len(uses_of({**attributes, TEST_USES: uses}))
-    finding = finding_of(found, definition.objective.round_trip_floor, times, {**impossible(study), **without})
-    if TEST_USES in attributes:
-        study.set_user_attr(TEST_USES, uses)
+    uses = end_use(study, made, seeds)
+    finding = finding_of(found, definition.objective.round_trip_floor, uses, {**impossible(study), **without})
     study.set_user_attr(CONFIRMED, finding)
     return finding

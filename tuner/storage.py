@@ -211,9 +211,14 @@ def _refused(error: BaseException) -> bool:
 def _outage(error: BaseException) -> str | None:
     """What the storage said if it is away, in one line; None where the call itself is at fault."""
     found = _of_driver(error)
-    if isinstance(found, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) or (found and found.connection_invalidated):
-        return str(found.orig).strip().partition("\n")[0] or type(found.orig).__name__
-    return None
+    away = isinstance(found, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError) or (found and found.connection_invalidated)
+    return in_a_line(error) if away else None
+
+
+def in_a_line(error: BaseException) -> str:
+    """What the driver said, or else the error itself, in one line."""
+    cause = getattr(_of_driver(error), "orig", None) or error
+    return str(cause).strip().partition("\n")[0] or type(cause).__name__
 
 
 @contextlib.contextmanager

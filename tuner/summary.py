@@ -21,7 +21,7 @@ from tuner.storage import Patience, open_storage, shown
 from tuner.study import BASELINE, VERDICT, cause_of, definition_of, epochs_of, find_study, reason_of
 from tuner.tables import CurveTable
 from tuner.verdict import STOPPED_CAUSES, counted
-from tuner.winner import best_of, candidates, standing, told
+from tuner.winner import best_by, candidates, standing, told
 
 ENOUGH_AUDITS = 20
 
@@ -40,7 +40,8 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
     ended = [t for t in trials if t.state.is_finished()]
     under_way = [t for t in trials if t.state == TrialState.RUNNING]
     running = sum(alive(t.user_attrs.get(OWNER)) for t in under_way)
-    best = best_of(study)
+    found = standing(study)
+    best = best_by(study, found)
     stopped = [t for t in ended if cause_of(t) in STOPPED_CAUSES]
     saved = sum(definition.budget.epochs - t.user_attrs.get("epochs_run", 0) for t in stopped)
     seconds = seconds_of(study)
@@ -53,7 +54,7 @@ def summarise(study: optuna.Study, storage_shown: str) -> dict[str, Any]:
         "epochs_run": sum(map(epochs_of, trials)),
         "epochs_saved": saved,
         "best": None if best is None else choice_of(study, definition, *best).as_dict(),
-        "confirmation": standing(study),
+        "confirmation": found,
         "round_trip_floor": definition.objective.round_trip_floor,
         "baselines": [_baseline(t) for t in trials if t.user_attrs.get(BASELINE)],
         "audit": audit(ended),

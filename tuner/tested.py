@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import hashlib
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -14,14 +13,14 @@ from optuna.exceptions import StorageInternalError
 
 from tuner.errors import NoStorage, StorageError
 from tuner.halfway import Key
-from tuner.storage import Patience, open_storage
+from tuner.storage import DEFAULT_URL, Patience, in_a_line, open_storage
 
 TEST_USES = "test_uses"
 """The study's attribute that names the uses by confirmations: when, which trials with which seeds, and whether it came to a finding."""
 EVALUATED = "evaluated_on_test:"
 """How the attributes begin that each name a model which was evaluated on the test split, and when; its digest follows."""
 PATIENCE_SECONDS = 10.0
-"""How long an evaluation waits for a storage that is away."""
+"""How long an evaluation goes on trying to reach a storage that is away."""
 
 Use = Mapping[str, Any]
 
@@ -56,50 +55,60 @@ def begin_use(study: optuna.Study, runs: Sequence[Key], tell: Callable[[str], No
     study.set_user_attr(TEST_USES, [*uses, {"at": _now(), "runs": names, "concluded": False}])
 
 
-def after_use(attributes: Mapping[str, Any], made: Mapping[int, Container[int]], counted: Mapping[int, Container[int]]) -> list[Use]:
-    """The uses by confirmations when the last one has come to its end.
+def end_use(study: optuna.Study, made: Mapping[int, Container[int]], counted: Mapping[int, Container[int]]) -> int:
+    """Notes that the last confirmation has come to its end. Returns how often the test split has been used by now.
 
     Args:
         made: the seeds of the runs that have been scored, whenever that was, by trial.
         counted: those that the finding counts.
     """
-    uses = list[Use](attributes.get(TEST_USES, []))
-    there = [(trial, seed) for trial, seed in uses[-1]["runs"] if seed in made.get(trial, ())] if uses else []
-    if not there:
-        return uses[:-1]  # what was missing could not be trained
-    if any(seed in counted.get(trial, ()) for trial, seed in there):
-        uses[-1] = {**uses[-1], "concluded": True}
-    return uses
+    attributes = study.user_attrs
+    if uses := list[Use](attributes.get(TEST_USES, [])):
+        last = uses.pop()
+        there = [(trial, seed) for trial, seed in last["runs"] if seed in made.get(trial, ())]
+        if any(seed in counted.get(trial, ()) for trial, seed in there):
+            last = {**last, "concluded": True}
+        if there:  # else what was missing could not be trained
+            uses.append(last)
+        study.set_user_attr(TEST_USES, uses)
+    return len(uses_of({**attributes, TEST_USES: uses}))
 
 
-def note_evaluation(url: str, fingerprint: str, model: Path, tell: Callable[[str], None]) -> None:
+def digest_of(model: Path) -> str:
+    """By which a model is known, whatever its file is called."""
+    with model.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def note_evaluation(url: str, digest: str, model: Path, tell: Callable[[str], None], fingerprint: str) -> None:
     """Notes with every study of these data that a model is evaluated on their test split; the same model only once.
 
     Args:
+        digest: see `digest_of`.
+        tell: is told that a split is used again, or why nothing could be noted; not where the usual storage has never been made.
         fingerprint: of the data, as studies and checkpoints have it.
-        tell: is told that a split is used again, or why nothing could be noted; without a storage there is nothing to note it in.
     """
     try:
-        Patience(seconds=PATIENCE_SECONDS)(_note, url, fingerprint, model, tell)
-    except NoStorage:
-        return
-    except StorageError as error:
-        tell(f"the use of the test split could not be noted: {error}")
-    except StorageInternalError as error:  # as where a server's account may only read
-        tell(f"the use of the test split could not be noted: {str(error.__cause__ or error).strip().partition(chr(10))[0]}")
+        Patience(tell, PATIENCE_SECONDS)(_note, url, digest, model, tell, fingerprint)
+    except NoStorage as error:
+        if url != DEFAULT_URL:
+            tell(f"the use of the test split is noted nowhere: {error}")
+    except (StorageError, StorageInternalError) as error:  # the latter where a server's account may only read
+        tell(f"the use of the test split is not noted ({in_a_line(error)}); evaluate again to have it noted")
 
 
-def _note(url: str, fingerprint: str, model: Path, tell: Callable[[str], None]) -> None:
-    storage, use = open_storage(url, create=False), {"at": _now(), "model": str(model.absolute())}
-    with model.open("rb") as file:
-        name = EVALUATED + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _note(url: str, digest: str, model: Path, tell: Callable[[str], None], fingerprint: str) -> None:
+    storage, name, use = open_storage(url, create=False), EVALUATED + digest, {"at": _now(), "model": str(model.absolute())}
     for study in storage.get_all_studies():
-        attributes, data = study.user_attrs, study.user_attrs.get("data")  # which another program may have called something else so
-        if not isinstance(data, dict) or data.get("fingerprint") != fingerprint or name in attributes:
+        data = study.user_attrs.get("data")  # which another program may have called something else so
+        if not isinstance(data, dict) or data.get("fingerprint") != fingerprint or name in study.user_attrs:
             continue
-        with contextlib.suppress(KeyError):  # it is being deleted
+        try:
             storage.set_study_user_attr(study._study_id, name, use)
-            _announce(study.study_name, uses_of(attributes), tell)
+            attributes = storage.get_study_user_attrs(study._study_id)
+        except KeyError:  # it is being deleted
+            continue
+        _announce(study.study_name, uses_of({key: value for key, value in attributes.items() if key != name}), tell)
 
 
 def _announce(study_name: str, before: Sequence[Use], tell: Callable[[str], None]) -> None:

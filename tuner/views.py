@@ -146,7 +146,8 @@ def sentences(seen: StudyView) -> list[str]:
 def _best(seen: StudyView) -> str:
     summary, best = seen.summary, seen.summary["best"]
     frequent, ceiling = summary["most_frequent"]["component_accuracy"], summary["ceiling"]["component_accuracy"]
-    bounds = f"on validation, always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
+    where = "on validation, " if best and best["confirmed"] else ""
+    bounds = f"{where}always giving the most frequent answer comes to {frequent:.3f}, and {ceiling:.3f} can be had without copying"
     if best is None:
         again = " that stays so with fresh seeds" if summary["confirmation"] else ""
         sound = " with a sound round trip" if again or summary["round_trip_floor"] else ""
@@ -164,7 +165,7 @@ def _reached(summary: Mapping[str, Any]) -> str:
         within = f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
         said = f"{figure['mean']:.3f} on the test split with fresh seeds ({within}; {best['value']:.3f} in the search, on validation)"
     else:
-        baselines, said = [b["value"] for b in summary["baselines"] if b["value"] is not None], f"{best['value']:.3f}"
+        baselines, said = [b["value"] for b in summary["baselines"] if b["value"] is not None], f"{best['value']:.3f} on validation"
     if baselines:
         return f"{said}, the best of {len(baselines)} baselines to {max(baselines):.3f}"
     return said if figure or not summary["baselines"] else f"{said}, no baseline has finished"

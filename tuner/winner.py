@@ -75,7 +75,12 @@ def best_of(study: optuna.Study) -> tuple[FrozenTrial, dict[str, Any] | None] | 
 
     None if no trial has finished above the floor on the round trip, or no leader stays above it with fresh seeds.
     """
-    found, trials = standing(study), study.get_trials(deepcopy=False)
+    return best_by(study, standing(study))
+
+
+def best_by(study: optuna.Study, found: Mapping[str, Any] | None) -> tuple[FrozenTrial, dict[str, Any] | None] | None:
+    """The same by a finding that stands, or by none."""
+    trials = study.get_trials(deepcopy=False)
     if found is None:
         best = feasible(trials)
         return (best[0], None) if best else None
@@ -219,7 +224,7 @@ def seed_noise(found: Sequence[Confirmed]) -> dict[str, float] | None:
 
 # ---- in words
 
-FEW = "with two seeds an interval is a little narrow: it holds in some 92 % of cases, not in 95; `tuner confirm STUDY --seeds 3` adds one"
+TWO_SEEDS = "with two seeds the interval of each holds in 92 to 95 % of cases; `tuner confirm STUDY --seeds 3` adds a third"
 """As `python -m benchmarks.winner_noise` has it."""
 
 
@@ -247,7 +252,7 @@ def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def verdict_lines(finding: Mapping[str, Any]) -> list[str]:
     """Who has won, by how much the search's figure was off, the noise, and that two seeds are few."""
     missing = [f"not compared with {name}: {reason}" for name, reason in finding.get("left_out", {}).items()]
-    few = [FEW] if finding["confirmed"] and max(len(entry["seeds"]) for entry in finding["confirmed"]) == 2 else []
+    few = [TWO_SEEDS] if finding["confirmed"] and max(len(entry["seeds"]) for entry in finding["confirmed"]) == 2 else []
     return [*_verdict(finding, {entry["trial"]: entry for entry in finding["confirmed"]}), *missing, *_noise(finding), *few]
 
 

@@ -99,10 +99,10 @@ def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: float, whole: float) -> list[str]:
     own = sorted((row for row in rows if row["searcher"] == name), key=lambda row: row["task"]["seed"])
     after = [reached(row, target) for row in own]
-    bounds, failed = len(own) >= LEAST_SEEDS, sum(not row["epochs"] for row in own)
+    bounds, without = len(own) >= LEAST_SEEDS, sum(not row["epochs"] for row in own)
     return [
         title(name),
-        f"{figures['reached']} of {figures['seeds']}" + (f", {failed} did not start" if failed else ""),
+        f"{figures['reached']} of {figures['seeds']}" + (f", {without} without an epoch" if without else ""),
         ", ".join("-" if seconds is None else f"{seconds:.0f}" for seconds in after),
         _between(figures["seconds_to_target"], 0, bounds and figures["reached"] > 0, most=whole),
         _between(figures["epochs_to_target"], 0, bounds),

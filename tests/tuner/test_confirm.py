@@ -35,8 +35,8 @@ from tuner.storage import DEFAULT_URL, open_storage
 from tuner.study import find_study
 from tuner.summary import audit, audit_line, finding, summarise
 from tuner.tables import RunTable
-from tuner.tested import TEST_USES
-from tuner.winner import best_of, leaders, standing, told
+from tuner.tested import EVALUATED, TEST_USES
+from tuner.winner import TWO_SEEDS, best_of, leaders, standing, told
 
 SPACE = FloatDistribution(1e-4, 1e-1)
 TRUTH = {1e-3: 0.6, 2e-3: 0.7, 3e-3: 0.65, 4e-3: 0.8, 5e-2: 0.4}
@@ -204,6 +204,17 @@ def test_nothing_is_trained_twice_and_every_use_of_the_test_split_is_announced(l
     before, after = (dict(zip(one["confirmed"][0]["seeds"], one["confirmed"][0]["values"], strict=True)) for one in (first, more))
     assert before.items() < after.items()
     assert len(lucky.study.user_attrs[TEST_USES]) == 3 == more["test_uses"]
+
+
+def test_a_model_that_was_evaluated_on_the_test_split_counts_as_a_use(lucky: Confirming) -> None:
+    """So what is confirmed after that is no longer fully independent, and says so."""
+    lucky.study.set_user_attr(f"{EVALUATED}0123456789abcdef", {"at": "2026-11-30T12:00:00+00:00", "model": "/a/model"})
+    found = lucky(definition())
+    assert "is used again (2 times by now, first on 2026-11-30)" in lucky.told[0]
+    assert found["test_uses"] == 2
+    assert "the test split was used 2 times" in told(found)[0]
+    assert told(found)[-1] == TWO_SEEDS
+    assert TWO_SEEDS not in told(lucky(definition(seeds=3)))
 
 
 def test_what_was_confirmed_stands_until_another_trial_is_among_the_best(lucky: Confirming) -> None:

@@ -1,6 +1,7 @@
 """A study remembers who has looked at its test split: confirmations, and whoever evaluated a model on it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tuner.definition import StudyDefinition, validated
 from tuner.saving import SavingTrainer
 from tuner.storage import open_storage
 from tuner.study import open_study
-from tuner.tested import TEST_USES, after_use, begin_use, evaluations, uses_of
+from tuner.tested import TEST_USES, begin_use, end_use, evaluations, uses_of
 
 
 def definition(stories: int) -> StudyDefinition:
@@ -81,21 +82,34 @@ def test_an_evaluation_on_the_test_split_is_noted_with_every_study_of_these_data
 def test_where_nothing_can_be_noted_the_figures_are_printed_all_the_same(
     models: tuple[str, str], here: Callable[..., Called], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No storage, of which no word is lost and none is made; one that cannot be opened; one that may only be read."""
+    """No storage, of which no word is lost and none is made; one by another name; one that cannot be reached; one that may only be read."""
     monkeypatch.setattr("tuner.tested.PATIENCE_SECONDS", 0.0)
     alone = here(tmp_path, "evaluate", models[0], "--json")
     assert (alone.status, alone.stderr, (tmp_path / "runs").exists()) == (0, "", False)
+    missed = here(tmp_path, "evaluate", models[0], "--json", "--storage", "sqlite:///elsewhere.db")
+    assert (missed.status, missed.stdout) == (0, alone.stdout)
+    assert "is noted nowhere: there is no storage elsewhere.db" in missed.stderr, "somebody thought that there was one"
     closed = here(tmp_path, "evaluate", models[0], "--json", "--storage", "postgresql+psycopg://user:secret@127.0.0.1:1/name")
     assert (closed.status, closed.stdout) == (0, alone.stdout)
-    assert "the use of the test split could not be noted: the storage stayed away" in closed.stderr
+    assert re.search(r"the use of the test split is not noted \(.*refused.*\); evaluate again", closed.stderr)
     assert "secret" not in closed.stderr
     storage = BufferedStorage(open_storage(f"sqlite:///{tmp_path}/runs/tuner.db"))
     study = open_study(storage, definition(30), load_corpus("synthetic", 30, 1))
     monkeypatch.setattr("tuner.storage._tune_sqlite", only_read)
     kept = here(tmp_path, "evaluate", models[0], "--json")
     assert (kept.status, kept.stdout) == (0, alone.stdout)
-    assert "could not be noted: the storage cannot be written" in kept.stderr
+    assert "is not noted (attempt to write a readonly database); evaluate again" in kept.stderr
     assert evaluations(study.user_attrs) == []
+
+
+def test_what_could_not_be_scored_is_no_use(
+    studies: tuple[optuna.Study, optuna.Study], models: tuple[str, str], here: Callable[..., Called], tmp_path: Path
+) -> None:
+    """A split with nothing in it; a model that is none."""
+    assert here(tmp_path, "evaluate", models[0], "--num-stories", "1").status == 2
+    (tmp_path / "none.safetensors").write_bytes(b"nothing")
+    assert here(tmp_path, "evaluate", "none.safetensors").status == 2
+    assert [models_of(study) for study in studies] == [[], []]
 
 
 def test_confirmations_and_evaluations_are_counted_together(
@@ -117,5 +131,10 @@ def test_confirmations_and_evaluations_are_counted_together(
     (use,) = attributes[TEST_USES]
     assert (sorted(use["runs"]), use["concluded"]) == ([[0, 11], [0, 12], [1, 13], [1, 14]], False)
     assert len(uses_of(attributes)) == 2
-    for made, counted, uses in (({}, {}, []), ({1: [13]}, {}, [False]), ({1: [13]}, {1: [13]}, [True])):
-        assert [use["concluded"] for use in after_use(attributes, made, counted)] == uses
+    assert end_use(study, {1: [13]}, {}) == 2, "what was scored is no part of the finding"
+    assert end_use(study, {1: [13]}, {1: [13]}) == 3
+    assert [use["concluded"] for use in study.user_attrs[TEST_USES]] == [True]
+    begin_use(study, [(2, 15)], told.append)
+    assert "is used again (4 times by now" in told[2]
+    assert end_use(study, {1: [13]}, {1: [13]}) == 3, "what was missing could not be trained: the split was not used"
+    assert len(study.user_attrs[TEST_USES]) == 1

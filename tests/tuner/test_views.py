@@ -44,7 +44,7 @@ from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.summary import audit
 from tuner.tables import CurveTable
-from tuner.views import StudyView, view
+from tuner.views import StudyView, sentences, view
 from tuner.watch import lines
 
 SEARCH = ("search", "quick.toml", "--num-stories", "30", "--trials", "12", "--epochs", "8", "--width", "6")
@@ -100,6 +100,25 @@ def test_the_report_is_one_page_that_asks_for_nothing(home: Path) -> None:
         assert seen.hosts == {"file"}
         assert seen.errors == []
         seen.picture("report")
+
+
+def test_what_is_confirmed_is_named_before_what_the_search_found(seen: StudyView) -> None:
+    """Both on the test split; without a confirmation the search's own figure, on validation. The tables say which split they are of."""
+    best, found = seen.summary["best"], seen.summary["confirmation"]
+    ours = best["confirmed"]["component_accuracy"]
+    others = [entry["component_accuracy"]["mean"] for entry in found["confirmed"] if entry["baseline"]]
+    said = sentences(seen)[0]
+    assert f" comes to a component accuracy of {ours['mean']:.3f} on the test split with fresh seeds" in said
+    assert f"{best['value']:.3f} in the search, on validation), the best of {len(others)} baselines to {max(others):.3f}; on val" in said
+    summary = {**seen.summary, "best": {**best, "confirmed": None}, "confirmation": None}
+    searched = max(baseline["value"] for baseline in seen.summary["baselines"] if baseline["value"] is not None)
+    plain = sentences(dataclasses.replace(seen, summary=summary))[0]
+    assert f"of {best['value']:.3f} on validation, the best of " in plain
+    assert f" baselines to {searched:.3f}; always" in plain
+    none = {**summary, "baselines": [{**baseline, "value": None} for baseline in seen.summary["baselines"]]}
+    assert "on validation, no baseline has finished; always" in sentences(dataclasses.replace(seen, summary=none))[0]
+    text = render(seen, "md")
+    assert text.index("## In the search, on the validation split") < text.index("## With fresh seeds, on the test split")
 
 
 def test_the_settings_of_the_report_are_a_command_that_runs(home: Path, seen: StudyView) -> None:
