@@ -158,8 +158,9 @@ def _best(seen: StudyView) -> str:
 
 def _reached(summary: Mapping[str, Any]) -> str:
     """The best trial's figure beside that of the best baseline: with fresh seeds on the test split once it is confirmed."""
-    best, figure = summary["best"], summary["best"]["confirmed"] and summary["best"]["confirmed"]["component_accuracy"]
-    if figure:
+    best = summary["best"]
+    if best["confirmed"]:
+        figure = best["confirmed"]["component_accuracy"]
         entries = summary["confirmation"]["confirmed"]
         baselines = [entry["component_accuracy"]["mean"] for entry in entries if entry["baseline"]]
         within = f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
@@ -168,7 +169,7 @@ def _reached(summary: Mapping[str, Any]) -> str:
         baselines, said = [b["value"] for b in summary["baselines"] if b["value"] is not None], f"{best['value']:.3f} on validation"
     if baselines:
         return f"{said}, the best of {len(baselines)} baselines to {max(baselines):.3f}"
-    return said if figure or not summary["baselines"] else f"{said}, no baseline has finished"
+    return said if best["confirmed"] or not summary["baselines"] else f"{said}, no baseline has finished"
 
 
 def _stopped(seen: StudyView) -> str:

@@ -239,9 +239,14 @@ def told(finding: Mapping[str, Any]) -> list[str]:
 
 def heading(finding: Mapping[str, Any]) -> str:
     """With how many seeds and on how many stories something was confirmed, and how often the test split has been used."""
-    seeds, uses = max(len(entry["seeds"]) for entry in finding["confirmed"]), finding["test_uses"]
+    seeds, uses = _seeds(finding), finding["test_uses"]
     again = "" if uses < 2 else f"; the test split was used {uses} times, so it is no longer fully independent"
     return f"confirmed with {seeds} fresh {'seed' if seeds == 1 else 'seeds'}, on {finding['stories']} test stories{again}"
+
+
+def _seeds(finding: Mapping[str, Any]) -> int:
+    """With how many seeds something was confirmed."""
+    return max((len(entry["seeds"]) for entry in finding["confirmed"]), default=0)
 
 
 def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -252,7 +257,7 @@ def ranked(finding: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def verdict_lines(finding: Mapping[str, Any]) -> list[str]:
     """Who has won, by how much the search's figure was off, the noise, and that two seeds are few."""
     missing = [f"not compared with {name}: {reason}" for name, reason in finding.get("left_out", {}).items()]
-    few = [TWO_SEEDS] if finding["confirmed"] and max(len(entry["seeds"]) for entry in finding["confirmed"]) == 2 else []
+    few = [TWO_SEEDS] if _seeds(finding) == 2 else []
     return [*_verdict(finding, {entry["trial"]: entry for entry in finding["confirmed"]}), *missing, *_noise(finding), *few]
 
 

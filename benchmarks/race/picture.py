@@ -11,10 +11,10 @@ from typing import Any
 
 from benchmarks.race.score import Row, best_by, between
 from benchmarks.race.table import LEAST_SEEDS, TITLES, title
+from benchmarks.race.task import OURS
 
 DRAWN_FROM, SHADED, BANDS = 0.7, 2, 0.15
 """The share of the best value from which on is drawn, of how many searchers an interval is, and how dark it is."""
-OURS = "tuner"
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ import tomli_w
 import torch
 
 from benchmarks.race.machine import measured
-from benchmarks.race.task import BARE, EVENTS, Task, without_start
+from benchmarks.race.task import BARE, EVENTS, OURS, Task, without_start
 from model.checkpoint import load_checkpoint
 from tuner.storage import open_storage
 from tuner.study import find_study
 from tuner.summary import summarise
 
-OURS, UNFUSED, EMPTY, PEERS = (
-    "tuner",
+UNFUSED, EMPTY, PEERS = (
     "tuner without fusing",
     "tuner without refill",
     ("optuna-tpe", "optuna-median", "optuna-hyperband", "random", "look-once"),

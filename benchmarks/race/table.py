@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.race.score import Row, corpora, of_race, reached, score
-from benchmarks.race.task import BARE
+from benchmarks.race.task import BARE, OURS
 
 TITLES = {
-    "tuner": "**`tuner search`**",
+    OURS: "**`tuner search`**",
     "optuna-median": "Optuna, TPE, MedianPruner",
     "optuna-hyperband": "Optuna, TPE, HyperbandPruner",
     "optuna-tpe": "Optuna, TPE, no pruner",
@@ -117,7 +117,7 @@ def _found(name: str, figures: Mapping[str, Any], rows: Sequence[Row], target: f
 
 def title(name: str) -> str:
     """How a searcher is called, in Markdown, one without baselines too; ours as it was, or with something left out, has its name."""
-    plain = name if name.startswith("tuner") else name.removesuffix(BARE)
+    plain = name if name.startswith(OURS) else name.removesuffix(BARE)
     return TITLES[plain] + name.removeprefix(plain) if plain in TITLES else name
 
 

@@ -17,6 +17,8 @@ from tuner.definition import StudyDefinition, validated
 from tuner.saving import SavingTrainer
 
 EVENTS = "events.jsonl"
+OURS = "tuner"
+"""How a searcher of ours is called, or begins: its earlier versions, and it with something left out."""
 BARE = " without baselines"
 """The suffix of a searcher that need not train them."""
 REDUCTION = 3
